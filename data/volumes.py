@@ -1,0 +1,49 @@
+"""Whole volumes for inference and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.data import Dataset
+from monai.transforms import Compose
+
+from ragsam.data.cards import Card
+from ragsam.data.datalist import Case
+from ragsam.data.validation import read_volume_checked, require_sound
+
+
+class VolumeDataset(Dataset):
+    """Preprocessed volumes: an item is what the chain returns for the case's files, with `case` and `patient`.
+
+    Args:
+        data: cases.
+        transform: the preprocessing chain.
+        card: given, every case is checked against it before anything else.
+        labels: whether labels are loaded too.
+
+    Raises:
+        InputError: a faulty file: at once where there is a card, else on access.
+    """
+
+    def __init__(
+        self, data: Sequence[Case], transform: Compose, *, card: Card | None = None, labels: bool = False
+    ) -> None:
+        if card is not None:
+            require_sound(data, card)
+        super().__init__(list(data), transform)
+        self.labels = labels
+
+    @property
+    def images(self) -> dict[str, Path]:
+        """Return the path of each case's image."""
+        return {case.case: case.image for case in self.data}
+
+    def _transform(self, index: int) -> dict[str, Any]:
+        case: Case = self.data[index]
+        files = {"image": case.image, **({"label": case.label} if self.labels else {})}
+        for path in files.values():
+            read_volume_checked(path, case.case)
+        item = {name: str(path) for name, path in files.items()}
+        return self.transform({**item, "case": case.case, "patient": case.patient})

@@ -1,0 +1,179 @@
+"""The command line: `ragsam COMMAND ...`. Thin: each command reads its arguments and calls one job."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ragsam.errors import InputError
+
+# Everything heavy is imported by the command that needs it: `ragsam --help` answers at once.
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from ragsam.workflows.bundle import parse_knob
+    from ragsam.workflows.demo import run_demo
+
+    result = run_demo(args.output, datalist=args.data, **dict(parse_knob(text) for text in args.set))
+    for name in ("without", "with"):
+        _say(f"mean Dice {name} retrieval: {result[name]['mean']:.4f} (n = {result[name]['n']} patients)")
+    _say(f"took {sum(result['seconds'].values()):.0f} s: " + ", ".join(f"{k} {v:.0f}" for k, v in result["seconds"].items()))
+    _say(f"report: {result['report']}")
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from ragsam.data.datalist import load_datalist
+    from ragsam.data.prepare import prepare
+
+    path = prepare(
+        args.card,
+        args.source,
+        args.output,
+        seed=args.seed,
+        validation=args.validation,
+        test=args.test,
+        subjects=args.patients,
+    )
+    for name, cases in load_datalist(path).sections.items():
+        _say(f"{name}: {len(cases)} volumes of {len({case.patient for case in cases})} patients")
+    _say(f"next: ragsam train sam_lora --data {path} --output RUN")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from ragsam.workflows.bundle import make_run, parse_knob, run_config
+
+    run = make_run(args.bundle, args.data, args.output, dict(parse_knob(text) for text in args.set))
+    run_config(run, "train")
+    _say(f"run: {run}")
+    _say(f"next: ragsam index {run}")
+
+
+def _index(args: argparse.Namespace) -> None:
+    from ragsam.workflows.jobs import index_run
+
+    folder, slices, patients = index_run(args.run, args.output)
+    _say(f"bank: {folder}, {slices} slices of {patients} patients")
+
+
+def _segment(args: argparse.Namespace) -> None:
+    from ragsam.workflows.jobs import segment_with_run
+
+    cases = segment_with_run(
+        args.run, args.input, args.output, section=args.section, bank=args.bank, retrieval=not args.no_retrieval
+    )
+    _say(f"label volumes: {len(cases)} in {args.output}")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from ragsam.data.cards import load_card
+    from ragsam.data.datalist import load_datalist
+    from ragsam.files import read_json
+    from ragsam.report.evaluation import pairs_from_cases, pairs_from_folders
+    from ragsam.workflows.report_handler import report_evaluation
+
+    support_cases, card_name = (), args.card
+    if args.reference.suffix == ".json":
+        data = load_datalist(args.reference)
+        pairs = pairs_from_cases(data.section(args.section), args.prediction)
+        support_cases, card_name = data.sections.get("training", ()), card_name or data.card
+    else:
+        pairs = pairs_from_folders(args.reference, args.prediction)
+    if card_name is None:
+        raise InputError("--card: needed with a folder of references; name a card or its .yaml file")
+    metrics = report_evaluation(
+        pairs,
+        load_card(card_name),
+        args.prediction,
+        args.output,
+        bank=args.bank,
+        support_cases=support_cases,
+        baseline=read_json(args.baseline) if args.baseline else None,
+        protocol=args.protocol,
+    )
+    dice = metrics["summary"]["mean"]["dice"]
+    if dice["mean"] is not None:
+        _say(f"mean Dice {dice['mean']:.4f} (n = {dice['n']} patients; {metrics['patients']})")
+    _say(f"report: {args.output / 'report.html'}")
+    if metrics["faults"]:
+        for fault in metrics["faults"]:
+            sys.stderr.write(f"ragsam: {fault}\n")
+        raise SystemExit(2)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(prog="ragsam", description=__doc__.split(":")[0] + " of RAG-SAM.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="the whole main job, on made patients or given data")
+    demo.add_argument("--output", type=Path, default=Path("runs/demo"))
+    demo.add_argument("--data", type=Path, metavar="DATALIST", help="data to use instead of phantoms")
+    demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a knob of the training")
+    demo.set_defaults(job=_demo)
+
+    prepare = commands.add_parser("prepare", help="official raw layout to a datalist; copies no voxel")
+    prepare.add_argument("card", help="the data set's card")
+    prepare.add_argument("source", type=Path, help="folder of the raw data")
+    prepare.add_argument("--output", type=Path, required=True, metavar="DATALIST.json")
+    prepare.add_argument("--patients", type=Path, metavar="CSV", help="table of case and patient")
+    prepare.add_argument("--validation", type=int, help="patients for validation")
+    prepare.add_argument("--test", type=int, help="patients for testing")
+    prepare.add_argument("--seed", type=int, default=0, help="of the split")
+    prepare.set_defaults(job=_prepare)
+
+    train = commands.add_parser("train", help="train a bundle; the run is a bundle itself")
+    train.add_argument("bundle", help="a bundle's folder, or the name of a packaged one (sam_lora)")
+    train.add_argument("--data", type=Path, required=True, metavar="DATALIST")
+    train.add_argument("--output", type=Path, required=True, metavar="RUN")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a knob of train.yaml")
+    train.set_defaults(job=_train)
+
+    index = commands.add_parser("index", help="build the support bank of a run's training patients")
+    index.add_argument("run", type=Path)
+    index.add_argument("--output", type=Path, metavar="BANK", help="default: the run's own bank/")
+    index.set_defaults(job=_index)
+
+    segment = commands.add_parser("segment", help="label volumes on the inputs' own grid")
+    segment.add_argument("run", type=Path)
+    segment.add_argument("input", type=Path, nargs="+", help="NIfTI files or datalists")
+    segment.add_argument("--output", type=Path, required=True, metavar="DIR")
+    segment.add_argument("--section", default="test", help="of a datalist (default: test)")
+    segment.add_argument("--bank", type=Path, help="default: the run's own bank/")
+    segment.add_argument("--no-retrieval", action="store_true")
+    segment.set_defaults(job=_segment)
+
+    evaluate = commands.add_parser("evaluate", help="metrics.json, metrics.csv and report.html")
+    evaluate.add_argument("--reference", type=Path, required=True, help="folder of label volumes, or a datalist")
+    evaluate.add_argument("--prediction", type=Path, required=True, metavar="DIR")
+    evaluate.add_argument("--card", help="needed where the reference is a folder")
+    evaluate.add_argument("--output", type=Path, required=True, metavar="DIR")
+    evaluate.add_argument("--section", default="test", help="of a datalist (default: test)")
+    evaluate.add_argument("--protocol", default="clinical", choices=["clinical"])
+    evaluate.add_argument("--bank", type=Path, help="the bank searched, to show the neighbours' pictures")
+    evaluate.add_argument("--baseline", type=Path, metavar="METRICS.json", help="another run to compare with")
+    evaluate.set_defaults(job=_evaluate)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code: 0 done, 2 bad input (one line on stderr). A bug shows its traceback."""
+    args = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("ragsam").setLevel(logging.INFO)
+    try:
+        args.job(args)
+    except InputError as error:
+        sys.stderr.write(f"ragsam: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,10 @@
+"""The one exception that stands for bad input."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Bad input, told in one line: the case, the cause and the way out.
+
+    The command line prints it to stderr without a traceback and exits with code 2.
+    """

@@ -1,0 +1,1 @@
+"""Pure functions on arrays that tell how well a segmentation agrees with its reference."""

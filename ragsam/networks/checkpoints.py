@@ -1,0 +1,134 @@
+"""Weights in and out: SAM's own checkpoints at another size, and our safetensors files with what they were made for."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ragsam.errors import InputError
+from ragsam.files import atomic_write
+
+#: Parts of a SAM that count masks: made anew when the number of masks differs (3 in SAM, K classes here).
+PER_MASK_PARTS = ("mask_decoder.mask_tokens.", "mask_decoder.output_hypernetworks_mlps.", "mask_decoder.iou_prediction_head.")
+#: What differs with the image size and is resized.
+RESIZED_PARTS = ("rel_pos_h", "rel_pos_w", "pos_embed", "patch_embed.proj.weight")
+
+
+@dataclass
+class LoadReport:
+    """What became of every key of a checkpoint."""
+
+    used: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{len(self.used)} tensors used, {len(self.resized)} resized, {len(self.dropped)} dropped (per mask)"
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read a state dict of tensors from `.safetensors`, or from `.pth`/`.pt` with `weights_only=True`.
+
+    Raises:
+        InputError: missing, truncated, or not a plain dict of tensors. A pickle that carries code is refused unrun.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise InputError(f"{path.name}: not a readable weights file ({reason}); fetch it again from its source") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(f"{path.name}: not a plain state dict of tensors; save `model.state_dict()`")
+    return content
+
+
+def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
+    """Load a SAM state dict into a SAM of any image size and number of masks.
+
+    Position embeddings, relative positions and the patch kernel are resized bilinearly to this network's size; the
+    parts that count masks are left as initialised when their number differs (SAMed's rule).
+
+    Args:
+        sam: the network, changed in place.
+        state: keys as in `sam_vit_b_01ec64.pth`.
+
+    Raises:
+        InputError: a key that the network lacks or misses, or a shape that no resizing explains.
+    """
+    own = sam.state_dict()
+    unknown, missing = sorted(set(state) - set(own)), sorted(set(own) - set(state))
+    missing = [key for key in missing if not key.startswith(PER_MASK_PARTS)]
+    unknown = [key for key in unknown if not key.startswith(PER_MASK_PARTS)]
+    if unknown or missing:
+        raise InputError(
+            f"base weights: not a SAM of this size: {len(unknown)} unknown keys ({', '.join(unknown[:2])}), "
+            f"{len(missing)} missing ({', '.join(missing[:2])}); check `backbone` against the file"
+        )
+    masks_differ = state["mask_decoder.mask_tokens.weight"].shape != own["mask_decoder.mask_tokens.weight"].shape
+    report, loaded = LoadReport(), dict(own)
+    for key, tensor in state.items():
+        if key.startswith(PER_MASK_PARTS) and masks_differ:
+            report.dropped.append(key)
+        elif tensor.shape == own[key].shape:
+            loaded[key] = tensor
+            report.used.append(key)
+        elif key.endswith(RESIZED_PARTS) and tensor.ndim == own[key].ndim:
+            loaded[key] = _resize(key, tensor, own[key].shape)
+            report.resized.append(key)
+        else:
+            raise InputError(f"base weights: {key} is {tuple(tensor.shape)}, the network needs {tuple(own[key].shape)}")
+    sam.load_state_dict(loaded)
+    return report
+
+
+def _resize(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Resize a position embedding [1, h, w, C], a relative position table [L, C] or a patch kernel [C, 3, p, p]."""
+    tensor = tensor.float()
+    if key.endswith("pos_embed"):
+        return F.interpolate(tensor.permute(0, 3, 1, 2), shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
+    if key.endswith("patch_embed.proj.weight"):
+        # The kernel sums over its area, so its values shrink as the area grows.
+        scale = tensor.shape[-1] * tensor.shape[-2] / (shape[-1] * shape[-2])
+        return F.interpolate(tensor, shape[-2:], mode="bilinear") * scale
+    return F.interpolate(tensor.T[None], shape[0], mode="linear")[0].T
+
+
+def save_weights(path: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write tensors and what they were made for as safetensors, whole or not at all.
+
+    Args:
+        metadata: values are kept as JSON text, since the format allows text only.
+    """
+    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    with atomic_write(path) as temporary:
+        safetensors.torch.save_file(plain, temporary, {key: json.dumps(value) for key, value in metadata.items()})
+
+
+def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file of `save_weights`: its tensors and its metadata.
+
+    Raises:
+        InputError: missing, damaged, or without metadata.
+    """
+    tensors = read_state_dict(path)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+    except ValueError as error:
+        raise InputError(f"{Path(path).name}: its metadata are not ours; import the checkpoint first") from error
+    return tensors, metadata

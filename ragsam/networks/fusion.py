@@ -1,0 +1,31 @@
+"""Fusion of supports: how the neighbours' labels enter the decoder. Every fusion starts at exactly zero effect."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ragsam.networks.supports import Supports, label_prior, resize_prior
+
+
+class LabelPriorFusion(nn.Module):
+    """Two convolutions that turn the neighbours' label vote into features, the last one zero-initialised.
+
+    Args:
+        num_classes: classes with background (K + 1).
+        channels: channels of the decoder's features that the result is added to.
+    """
+
+    def __init__(self, num_classes: int, channels: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.convs = nn.Sequential(
+            nn.Conv2d(num_classes, channels, 3, padding=1), nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1)
+        )
+        nn.init.zeros_(self.convs[-1].weight)
+        nn.init.zeros_(self.convs[-1].bias)
+
+    def forward(self, features: Tensor, supports: Supports) -> Tensor:
+        """Add the prior to `features` [B, C, h, w]; a query whose weights are all zero is left untouched."""
+        prior = label_prior(supports, self.num_classes).to(features.dtype)
+        found = (supports.weights.sum(1) > 0).to(features.dtype)[:, None, None, None]
+        return features + found * self.convs(resize_prior(prior, features.shape[-2:]))

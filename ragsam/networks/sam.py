@@ -1,0 +1,93 @@
+"""Segment Anything (SAM), built from segment-anything's own modules at any image and patch size.
+
+Source: Kirillov et al., "Segment Anything", 2023 (arXiv:2304.02643).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+WINDOW_SIZE = 14
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Size of a SAM: the image encoder's width, depth and heads, and the width of prompts and decoder."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    global_blocks: tuple[int, ...]
+    patch_size: int = 16
+    prompt_dim: int = 256
+    decoder_mlp_dim: int = 2048
+
+
+BACKBONES: dict[str, Backbone] = {
+    "vit_tiny": Backbone(192, 6, 6, (2, 5), patch_size=8, decoder_mlp_dim=512),
+    "vit_b": Backbone(768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": Backbone(1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": Backbone(1280, 32, 16, (7, 15, 23, 31)),
+}
+
+
+def build_sam(backbone: str, *, image_size: int, patch_size: int | None = None, num_masks: int = 3) -> Sam:
+    """Build a SAM with random weights.
+
+    `vit_b`, `vit_l` and `vit_h` are SAM's own sizes. `vit_tiny` is small enough for two CPU cores; on grids that fit one
+    attention window its attention is global, since a window would only add padding.
+
+    Args:
+        backbone: name in `BACKBONES`.
+        image_size: height and width of the input, pixels; a multiple of the patch size.
+        patch_size: side of a patch, pixels; None takes the backbone's own (16; 8 for `vit_tiny`).
+        num_masks: masks beside the first one: SAM has 3; K classes take K, the first being the background.
+
+    Raises:
+        ValueError: unknown backbone, or an image size that the patch size does not divide.
+    """
+    if backbone not in BACKBONES:
+        raise ValueError(f"backbone {backbone!r} is unknown; choose one of {', '.join(BACKBONES)}")
+    size = BACKBONES[backbone]
+    patch = patch_size or size.patch_size
+    if image_size % patch:
+        raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch}; choose one that is")
+    grid = image_size // patch
+    window = 0 if backbone == "vit_tiny" and grid <= WINDOW_SIZE else WINDOW_SIZE
+    return Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=image_size,
+            patch_size=patch,
+            embed_dim=size.embed_dim,
+            depth=size.depth,
+            num_heads=size.num_heads,
+            mlp_ratio=4,
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+            qkv_bias=True,
+            use_rel_pos=True,
+            global_attn_indexes=size.global_blocks,
+            window_size=window,
+            out_chans=size.prompt_dim,
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=size.prompt_dim,
+            image_embedding_size=(grid, grid),
+            input_image_size=(image_size, image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=num_masks,
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=size.prompt_dim, mlp_dim=size.decoder_mlp_dim, num_heads=8
+            ),
+            transformer_dim=size.prompt_dim,
+            iou_head_depth=3,
+            iou_head_hidden_dim=256,
+        ),
+        pixel_mean=[0.0, 0.0, 0.0],
+        pixel_std=[1.0, 1.0, 1.0],
+    )

@@ -1,0 +1,51 @@
+"""Supports: the labelled slices of other patients that steer the segmentation of a query slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass
+class Supports:
+    """The neighbours of a batch of query slices.
+
+    Attributes:
+        labels: [B, k, H, W], uint8, class of each pixel, 0 is background.
+        weights: [B, k], float, trust in each neighbour, summing to 1 a query; all zero means that the query has no
+            supports, and then the network's output is exactly that without retrieval.
+    """
+
+    labels: Tensor
+    weights: Tensor
+
+    def to(self, device: object) -> Supports:
+        """Move both tensors to a device."""
+        return Supports(self.labels.to(device), self.weights.to(device))
+
+
+#: What a network asks for its supports: (image [B, 3, H, W], embedding [B, C, h, w], height [B]) -> Supports.
+SupportLookup = Callable[[Tensor, Tensor, Tensor], "Supports | None"]
+
+
+def label_prior(supports: Supports, num_classes: int) -> Tensor:
+    """Return the neighbours' weighted vote: [B, num_classes, H, W], 0-1, summing to the sum of the weights."""
+    # One-hot of each neighbour would be k times as large as the vote: sum neighbour by neighbour.
+    batch, count, height, width = supports.labels.shape
+    vote = supports.weights.new_zeros(batch, num_classes, height, width)
+    for index in range(count):
+        labels = supports.labels[:, index : index + 1].long()
+        vote.scatter_add_(1, labels, supports.weights[:, index, None, None, None].expand_as(labels).to(vote.dtype))
+    return vote
+
+
+def resize_prior(prior: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average a prior [B, C, H, W] down (or bilinearly up) to `size`."""
+    if prior.shape[-2:] == size:
+        return prior
+    if size[0] < prior.shape[-2]:
+        return F.adaptive_avg_pool2d(prior, size)
+    return F.interpolate(prior, size, mode="bilinear", align_corners=False)

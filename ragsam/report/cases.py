@@ -1,0 +1,174 @@
+"""The cases a report shows: worst first, each with its telling slices and the neighbours retrieved for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragsam.data.cards import Card
+from ragsam.data.datalist import Case
+from ragsam.errors import InputError
+from ragsam.metrics.protocols import COUNTED
+from ragsam.report.figures import difference_png, slice_png
+from ragsam.report.pairs import CasePair
+from ragsam.report.text import without_folders
+from ragsam.report.views import View, crop_box, keep_values, telling_slices, view_image, view_labels, window_of
+
+NEIGHBOURS = 4
+NEIGHBOUR_PIXELS = 260
+_CACHED_VOLUMES = 4
+
+Picture = tuple[str, bytes]
+
+
+def worst_first(cases: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float | None]]:
+    """Return (case, mean Dice of its organs that count), the lowest first, without a score last; ties by name."""
+    scored = [(case, _mean_dice(case)) for case in cases]
+    return sorted(scored, key=lambda item: (item[1] is None, item[1] or 0.0, item[0]["case"]))
+
+
+def only_status(case: Mapping[str, Any]) -> str | None:
+    """Return the one status that all annotated organs of a case share, None where they differ."""
+    statuses = {entry["status"] for entry in case["organs"].values()} - {"not_annotated"}
+    return statuses.pop() if len(statuses) == 1 else None
+
+
+def neighbour_loader(support_cases: Mapping[str, Case] | None) -> Callable[[str], tuple[View, View | None] | None]:
+    """Return a function that gives a support case's image and label views by pseudonym, None where it is not at hand.
+
+    The last few volumes are kept, since neighbouring slices share their neighbours.
+    """
+
+    @lru_cache(maxsize=_CACHED_VOLUMES)
+    def load(pseudonym: str) -> tuple[View, View | None] | None:
+        case = (support_cases or {}).get(pseudonym)
+        if case is None:
+            return None
+        try:
+            # The pseudonym, not the case's name, so that no message can undo it.
+            image = view_image(case.image, pseudonym)
+            return image, None if case.label is None else view_labels(case.label, pseudonym)
+        except InputError:
+            return None
+
+    return load
+
+
+def case_section(
+    scores: Mapping[str, Any],
+    pair: CasePair,
+    card: Card,
+    *,
+    trace: Mapping[str, Any] | None,
+    load_neighbour: Callable[[str], tuple[View, View | None] | None],
+) -> dict[str, Any]:
+    """Return what the page shows of one case.
+
+    Args:
+        scores: the case's entry in metrics.json.
+        pair: its files.
+        card: colours and window.
+        trace: retrieval.json, or None.
+        load_neighbour: see `neighbour_loader`.
+
+    Returns:
+        notes: lines about what could not be shown; slices: for each z, why, panels [(title, PNG)] and neighbours.
+    """
+    notes: list[str] = []
+    annotated = {o.value for o in card.organs if pair.annotated is None or o.name in pair.annotated}
+    reference = _read(lambda: view_labels(pair.reference, pair.case), notes)
+    if reference is None:
+        return {"notes": notes, "slices": []}
+    prediction = None if pair.prediction is None else _read(lambda: view_labels(pair.prediction, pair.case), notes)
+    image = None if pair.image is None else _read(lambda: view_image(pair.image, pair.case), notes)
+    if pair.prediction is None:
+        notes.append("No prediction for this case.")
+    for name, view in (("prediction", prediction), ("image", image)):
+        if view is not None and view.array.shape != reference.array.shape:
+            notes.append(f"The {name} lies on another grid and is not shown.")
+            prediction, image = (None, image) if name == "prediction" else (prediction, None)
+    if image is None:
+        notes.append("Drawn without the image.")
+    expected = keep_values(reference.array, annotated)
+    found = np.zeros_like(expected) if prediction is None else keep_values(prediction.array, annotated)
+    window = (0.0, 1.0) if image is None else window_of(image.array, card.window)
+    neighbours = ((trace or {}).get("cases") or {}).get(scores["case"])
+    slices = [
+        {
+            "z": z,
+            "why": why,
+            "panels": _panels(z, expected, found, image, reference.spacing_mm, window, card),
+            "traced": neighbours is not None,
+            "neighbours": [_neighbour(entry, card, load_neighbour) for entry in _traced(neighbours, z)[:NEIGHBOURS]],
+            "more_neighbours": max(0, len(_traced(neighbours, z)) - NEIGHBOURS),
+        }
+        for z, why in telling_slices(expected, found)
+    ]
+    return {"notes": list(dict.fromkeys(notes)), "slices": slices}
+
+
+def _panels(
+    z: int,
+    expected: NDArray[np.integer],
+    found: NDArray[np.integer],
+    image: View | None,
+    spacing_mm: tuple[float, float, float],
+    window: tuple[float, float],
+    card: Card,
+) -> list[Picture]:
+    box = crop_box([expected[:, :, z], found[:, :, z]])
+    plane = None if image is None else image.array[:, :, z][box]
+    first, second = expected[:, :, z][box], found[:, :, z][box]
+    place: dict[str, Any] = {"spacing_mm": spacing_mm[:2], "window": window}
+    colours = {organ.value: organ.colour for organ in card.organs}
+    panels = [
+        ("reference", slice_png(plane, first, colours=colours, **place)),
+        ("prediction", slice_png(plane, second, colours=colours, **place)),
+        ("difference", difference_png(plane, first, second, **place)),
+    ]
+    return panels if plane is None else [("image", slice_png(plane, None, colours={}, **place)), *panels]
+
+
+def _neighbour(
+    entry: Mapping[str, Any], card: Card, load: Callable[[str], tuple[View, View | None] | None]
+) -> dict[str, Any]:
+    """Return a neighbour's picture, None where its volume is not at hand, with what the trace says of it."""
+    views, z, png = load(str(entry["case"])), int(entry["slice"]), None
+    if views is not None and 0 <= z < views[0].array.shape[2]:
+        image, labels = views
+        fits = labels is not None and labels.array.shape == image.array.shape
+        plane = labels.array[:, :, z] if labels is not None and fits else None
+        box = crop_box([plane]) if plane is not None else (slice(None), slice(None))
+        png = slice_png(
+            image.array[:, :, z][box],
+            None if plane is None else plane[box],
+            spacing_mm=image.spacing_mm[:2],
+            window=window_of(image.array, card.window),
+            colours={organ.value: organ.colour for organ in card.organs},
+            pixels=NEIGHBOUR_PIXELS,
+        )
+    return {key: entry.get(key) for key in ("patient", "case", "slice", "similarity", "weight")} | {"png": png}
+
+
+def _traced(neighbours: Mapping[str, Any] | None, z: int) -> list[Mapping[str, Any]]:
+    """Return a slice's neighbours, the heaviest first."""
+    entries: Iterable[Mapping[str, Any]] = ((neighbours or {}).get("slices") or {}).get(str(z)) or []
+    return sorted(entries, key=lambda e: (-(e.get("weight") or 0.0), -(e.get("similarity") or 0.0)))
+
+
+def _read(read: Callable[[], View], notes: list[str]) -> View | None:
+    """Read a volume; what is wrong with it becomes a note."""
+    try:
+        return read()
+    except InputError as error:
+        notes.append(without_folders(str(error)))
+        return None
+
+
+def _mean_dice(case: Mapping[str, Any]) -> float | None:
+    values = [entry["dice"] for entry in case["organs"].values() if entry["status"] in COUNTED]
+    return float(np.mean(values)) if values else None

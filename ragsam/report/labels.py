@@ -1,0 +1,64 @@
+"""Label volumes as they are read for scoring and for pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragsam.data.validation import read_volume_checked
+from ragsam.errors import InputError
+
+WHOLE_NUMBER_TOLERANCE = 1e-3
+GEOMETRY_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class LabelVolume:
+    """A label map and where it lies.
+
+    Attributes:
+        labels: [X, Y, Z], whole numbers; the file's own integer type, or int32.
+        affine: (4, 4), voxel to mm.
+    """
+
+    labels: NDArray[np.integer]
+    affine: NDArray[np.float64]
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel spacing in array order, from the affine's columns, which say where the voxels lie."""
+        x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)).tolist()
+        return x, y, z
+
+
+def read_labels(path: Path, case: str) -> LabelVolume:
+    """Read a label volume; floats within 1e-3 of whole numbers are taken as those numbers.
+
+    Raises:
+        InputError: as `read_volume_checked`, and where a value is no whole number.
+    """
+    image = read_volume_checked(path, case)
+    values = np.asanyarray(image.dataobj)
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if np.issubdtype(values.dtype, np.integer):
+        return LabelVolume(values, affine)
+    labels = np.rint(values)
+    if broken := int(np.count_nonzero(~(np.abs(values - labels) <= WHOLE_NUMBER_TOLERANCE))):
+        raise InputError(f"{case}: {broken} labels are no whole numbers; save them as integers")
+    limits = np.iinfo(np.int32)
+    if labels.min() < limits.min or labels.max() > limits.max:
+        raise InputError(f"{case}: labels beyond 32 bits; save them as small integers")
+    return LabelVolume(labels.astype(np.int32), affine)
+
+
+def geometry_fault(reference: LabelVolume, prediction: LabelVolume) -> str | None:
+    """Return what differs between two volumes' grids, or None where they are the same to 1e-3."""
+    if reference.labels.shape != prediction.labels.shape:
+        return f"the prediction's shape is {prediction.labels.shape}, the reference's {reference.labels.shape}"
+    apart = float(np.abs(reference.affine - prediction.affine).max())
+    if not apart <= GEOMETRY_TOLERANCE:
+        return f"the prediction's affine differs from the reference's by up to {apart:.4g}"
+    return None

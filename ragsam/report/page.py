@@ -1,0 +1,195 @@
+"""report.html: one file that holds the whole evaluation, pictures included, and needs no script and no network."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from ragsam.data.cards import Card
+from ragsam.data.datalist import Case
+from ragsam.files import write_text_atomic
+from ragsam.metrics.protocols import METRICS
+from ragsam.report import text
+from ragsam.report.cases import case_section, neighbour_loader, only_status, worst_first
+from ragsam.report.comparison import compare_metrics
+from ragsam.report.figures import DIFFERENCE_COLOURS
+from ragsam.report.pairs import CasePair
+from ragsam.report.plots import dice_plot, gain_plot, volume_plot
+from ragsam.report.tables import summary_rows
+from ragsam.report.views import ORIENTATION_NOTE
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+HEADLINES = {
+    "dice": ("Dice", "overlap; 1 is perfect"),
+    "nsd": ("NSD", "surface within tolerance; 1 is perfect"),
+    "hd95_mm": ("HD95", "95 % of the surface is closer; 0 is perfect"),
+}
+STATUS_TITLES = {
+    "missed": "Missed",
+    "false_positive": "False positive",
+    "absent": "Absent in both",
+    "not_annotated": "Not annotated",
+}
+
+
+def write_report(
+    metrics: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    card: Card,
+    pairs: Sequence[CasePair],
+    trace: Mapping[str, Any] | None = None,
+    baseline: Mapping[str, Any] | None = None,
+    baseline_name: str = "without retrieval",
+    support_cases: Mapping[str, Case] | None = None,
+    provenance: Mapping[str, str] | None = None,
+    max_cases: int = 6,
+    name: str = "with retrieval",
+) -> None:
+    """Write the report, whole or not at all; the same input gives the same bytes.
+
+    Every text is escaped, and folders are cut from paths. Nothing from a volume's header is shown; case and patient are
+    the study's own keys as metrics.json has them, neighbours are the trace's pseudonyms.
+
+    Args:
+        metrics: content of metrics.json, from `evaluate_cases`.
+        path: the HTML file.
+        card: the card the metrics were made with.
+        pairs: the cases' files, for the pictures.
+        trace: content of retrieval.json; None leaves the neighbours out.
+        baseline: metrics of another run on the same cases, for the paired comparison.
+        baseline_name: what that run is, as in "against ...".
+        support_cases: {pseudonym: case} for the neighbours' pictures; None shows them as text.
+        provenance: what made this, shown at the end as it is given.
+        max_cases: how many of the worst cases are shown with pictures.
+        name: what this run is, where there is a baseline.
+
+    Raises:
+        InputError: where the baseline is not comparable (see `compare_metrics`), or the file cannot be written.
+    """
+    comparison = None if baseline is None else compare_metrics(metrics, baseline)
+    content = {
+        "metrics": metrics,
+        "card": card,
+        "headlines": _headlines(metrics, baseline),
+        "name": name,
+        "baseline_name": baseline_name,
+        "comparison": comparison and _comparison(comparison, metrics, baseline or {}, name, baseline_name),
+        "rows": summary_rows(metrics),
+        "plots": _plots(metrics, card, comparison),
+        "events": _events(metrics),
+        "cases": _cases(metrics, card, pairs, trace, support_cases, max_cases),
+        "all_cases": [{**case, "dice": mean} for case, mean in worst_first(metrics["cases"])],
+        "trace": trace,
+        "provenance": {str(k): text.without_folders(str(v)) for k, v in (provenance or {}).items()},
+        "difference_colours": DIFFERENCE_COLOURS,
+        "orientation_note": ORIENTATION_NOTE,
+    }
+    write_text_atomic(path, _render(content))
+
+
+def _asset(name: str) -> str:
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _render(content: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "number": text.number,
+        "signed": text.signed,
+        "interval": text.interval,
+        "readable": text.readable,
+        "without_folders": text.without_folders,
+        "png": lambda data: "data:image/png;base64," + base64.b64encode(data).decode("ascii"),
+        "rgb": lambda colour: "rgb({:d},{:d},{:d})".format(*colour),
+    }
+    return environment.from_string(_asset("page.html")).render(
+        **content,
+        policy=POLICY,
+        style=_asset("page.css"),
+        metric_titles=text.TITLES,
+        metric_names=METRICS,
+        status_titles=STATUS_TITLES,
+    )
+
+
+def _headlines(metrics: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    means = metrics["summary"]["mean"]
+    other = None if baseline is None else baseline["summary"]["mean"]
+    return [
+        {"metric": m, "title": title, "meaning": meaning, "value": means[m], "baseline": other and other[m]}
+        for m, (title, meaning) in HEADLINES.items()
+    ]
+
+
+def _comparison(
+    comparison: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    baseline: Mapping[str, Any],
+    name: str,
+    baseline_name: str,
+) -> dict[str, Any]:
+    """Return the comparison's sentences and its rows, the overall one first."""
+    runs = metrics["summary"], baseline["summary"]
+    rows = [("mean of organs", comparison["mean"], [run["mean"]["dice"]["mean"] for run in runs])]
+    rows += [
+        (organ, paired, [run["organs"][organ]["dice"]["mean"] for run in runs])
+        for organ, paired in comparison["organs"].items()
+    ]
+    return {
+        "findings": [
+            (text.verdict(comparison["mean"][m], m), *text.finding(comparison["mean"][m], m, name, baseline_name))
+            for m in HEADLINES
+        ],
+        "rows": [
+            {"organ": o, "paired": p, "dice": dice, "verdict": {m: text.verdict(p[m], m) for m in HEADLINES}}
+            for o, p, dice in rows
+        ],
+        "n_cases": comparison["n_cases"],
+        "cases_in_one_run": comparison["cases_in_one_run"],
+        "unpaired": comparison["mean"]["dice"]["unpaired"],
+    }
+
+
+def _plots(metrics: Mapping[str, Any], card: Card, comparison: Mapping[str, Any] | None) -> dict[str, bytes | None]:
+    gain = None if comparison is None else gain_plot(comparison, card)
+    return {"gain": gain, "dice": dice_plot(metrics, card), "volume": volume_plot(metrics, card)}
+
+
+def _events(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return, for each status that is not ok, the cases by organ; a case with all its organs is named once."""
+    events = []
+    for status, title in STATUS_TITLES.items():
+        where: dict[str, list[str]] = {}
+        count = 0
+        for case in metrics["cases"]:
+            organs = [organ for organ, scores in case["organs"].items() if scores["status"] == status]
+            count += len(organs)
+            for organ in ["every organ"] if only_status(case) == status else organs:
+                where.setdefault(organ, []).append(case["case"])
+        events.append({"title": title, "where": where, "count": count})
+    return events
+
+
+def _cases(
+    metrics: Mapping[str, Any],
+    card: Card,
+    pairs: Sequence[CasePair],
+    trace: Mapping[str, Any] | None,
+    support_cases: Mapping[str, Case] | None,
+    max_cases: int,
+) -> list[dict[str, Any]]:
+    """Return the worst cases with their pictures; one volume's data is held at a time."""
+    by_name = {pair.case: pair for pair in pairs}
+    shown = [(case, dice) for case, dice in worst_first(metrics["cases"]) if case["case"] in by_name][:max_cases]
+    load = neighbour_loader(support_cases)
+    return [
+        {**case, "dice": dice, "only_status": only_status(case)}
+        | case_section(case, by_name[case["case"]], card, trace=trace, load_neighbour=load)
+        for case, dice in shown
+    ]

@@ -1,0 +1,106 @@
+"""Axial views of a volume: closest-canonical orientation, the slices worth seeing, the radiologist's way up."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from ragsam.data.validation import read_volume_checked
+from ragsam.report.labels import read_labels
+
+ORIENTATION_NOTE = "Axial slices, anterior up, the patient's left on the right of the picture."
+
+
+@dataclass(frozen=True)
+class View:
+    """A volume in closest-canonical (RAS) orientation.
+
+    Attributes:
+        array: [X, Y, Z]; X grows to the patient's right, Y to the front, Z to the head.
+        spacing_mm: (3,), mm, array order.
+    """
+
+    array: NDArray
+    spacing_mm: tuple[float, float, float]
+
+
+def canonical(array: NDArray, affine: NDArray[np.float64]) -> View:
+    """Turn an array to its closest-canonical orientation by flips and swaps of axes; nothing is resampled."""
+    orientation = nib.io_orientation(affine)
+    turned = affine @ nib.orientations.inv_ornt_aff(orientation, array.shape)
+    x, y, z = nib.affines.voxel_sizes(turned).tolist()
+    return View(nib.apply_orientation(array, orientation), (x, y, z))
+
+
+def view_labels(path: Path, case: str) -> View:
+    """Read a label volume in canonical orientation; raises InputError as `read_labels`."""
+    volume = read_labels(path, case)
+    return canonical(volume.labels, volume.affine)
+
+
+def view_image(path: Path, case: str) -> View:
+    """Read an image in canonical orientation; raises InputError as `read_volume_checked`."""
+    image = read_volume_checked(path, case)
+    return canonical(np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64))
+
+
+def keep_values(labels: NDArray[np.integer], values: Collection[int]) -> NDArray[np.integer]:
+    """Return the labels with every value that is not among `values` set to background."""
+    return np.where(np.isin(labels, list(values)), labels, 0)
+
+
+def telling_slices(reference: NDArray[np.integer], prediction: NDArray[np.integer]) -> list[tuple[int, str]]:
+    """Return up to three axial slices with the reason each is shown.
+
+    They are the slice with most voxels in error, the slice with most reference, and the worst slice that is at least a
+    tenth of the volume's height from both.
+
+    Args:
+        reference, prediction: [X, Y, Z], label maps of one shape.
+    """
+    errors = np.count_nonzero(reference != prediction, axis=(0, 1))
+    sizes = np.count_nonzero(reference, axis=(0, 1))
+    chosen: dict[int, str] = {}
+    if errors.any():
+        chosen[int(errors.argmax())] = "largest error"
+    if sizes.any():
+        largest = int(sizes.argmax())
+        chosen[largest] = "largest error and largest reference" if largest in chosen else "largest reference"
+    near = max(1, round(0.1 * len(errors)))
+    apart = [z for z in np.flatnonzero(errors).tolist() if all(abs(z - other) >= near for other in chosen)]
+    if apart:
+        chosen[max(apart, key=lambda z: (errors[z], -z))] = "next largest error"
+    return sorted(chosen.items()) if chosen else [(len(errors) // 2, "middle slice, nothing is labelled")]
+
+
+def window_of(image: NDArray, window: tuple[float, float] | None) -> tuple[float, float]:
+    """Return the grey window: the card's, or the volume's 0.5 and 99.5 percentiles where it has none."""
+    if window is not None:
+        return window
+    # Every n-th voxel is enough for a percentile, and keeps a large volume quick.
+    sample = np.asarray(image).ravel()[:: max(1, image.size // 1_000_000)]
+    low, high = np.percentile(sample, (0.5, 99.5)).tolist()
+    return low, high
+
+
+def crop_box(labels: list[NDArray[np.integer]], margin: float = 0.2) -> tuple[slice, slice]:
+    """Return the box around everything labelled in these slices, [X, Y], with a margin in parts of the slice's size."""
+    labelled = np.any([part != 0 for part in labels], axis=0)
+    box = []
+    for axis in (0, 1):
+        length = labelled.shape[axis]
+        hit = np.flatnonzero(labelled.any(axis=1 - axis))
+        edge = round(margin * length)
+        low, high = (int(hit[0]) - edge, int(hit[-1]) + 1 + edge) if hit.size else (0, length)
+        box.append(slice(max(0, low), min(length, high)))
+    return box[0], box[1]
+
+
+def as_picture(plane: NDArray) -> NDArray:
+    """Turn a canonical axial slice [X, Y] to a picture [rows, columns]: anterior up, patient left on the right."""
+    return plane[::-1, ::-1].T

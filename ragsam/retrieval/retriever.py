@@ -1,0 +1,140 @@
+"""The retriever: for each query slice the nearest labelled slices of other patients, and how far each is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ragsam.networks.supports import Supports
+from ragsam.retrieval.bank import Bank
+from ragsam.retrieval.descriptors import DESCRIPTORS
+from ragsam.retrieval.store import FaissStore, VectorStore
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What a search found: rows of the bank [B, k], -1 where there is none, cosines [B, k], weights [B, k]."""
+
+    rows: np.ndarray
+    similarity: np.ndarray
+    weights: np.ndarray
+
+
+class Retriever:
+    """Finds supports in a bank. As a network's `lookup` it is called inside the forward pass.
+
+    Args:
+        descriptor: name in `DESCRIPTORS`.
+        neighbours: supports a query (k).
+        temperature: neighbours are weighted by softmax(cosine / temperature).
+
+    Attributes:
+        bank: where it looks; None until one is attached, and then every query comes back without supports.
+        query: (patient, case) of the volume at hand, whose own slices are left out; set before a volume is segmented.
+        trace: what was found, by lookup, when `record` is set.
+    """
+
+    def __init__(self, *, descriptor: str = "thumbnail", neighbours: int = 8, temperature: float = 0.05) -> None:
+        if descriptor not in DESCRIPTORS:
+            raise ValueError(f"descriptor {descriptor!r} is unknown; choose one of {', '.join(DESCRIPTORS)}")
+        self.descriptor = descriptor
+        self.neighbours = neighbours
+        self.temperature = temperature
+        self.bank: Bank | None = None
+        self.query: tuple[str | None, str | None] = (None, None)
+        self.record = False
+        self.trace: list[tuple[np.ndarray, Neighbours]] = []
+        self._store: VectorStore | None = None
+
+    @property
+    def needs_embedding(self) -> bool:
+        """Whether queries are described by the encoder's embedding."""
+        return DESCRIPTORS[self.descriptor].needs_embedding
+
+    def describe(self, image: Tensor, embedding: Tensor | None, height: Tensor) -> np.ndarray:
+        """Return unit descriptors [B, D] of slices [B, 3, H, W] at heights [B]."""
+        with torch.no_grad():
+            vectors = DESCRIPTORS[self.descriptor].describe(image, embedding, height)
+        return vectors.float().cpu().numpy()
+
+    def attach(self, bank: Bank) -> None:
+        """Search in `bank` from now on."""
+        self.bank, self._store = bank, FaissStore(bank.descriptors)
+
+    def build(self, batches: Iterable[Mapping[str, Any]], fit: dict[str, Any], encode: Any = None) -> Bank:
+        """Make a bank of a loader's batches {"image", "label", "patient", "case", "slice", "height"} and attach it.
+
+        Args:
+            fit: what the bank is made for, see `Bank`.
+            encode: image [B, 3, H, W] to embedding [B, C, h, w]; needed by descriptors that look at it.
+        """
+
+        def described() -> Iterable[dict[str, Any]]:
+            for batch in batches:
+                embedding = encode(batch["image"]) if self.needs_embedding else None
+                vectors = self.describe(batch["image"], embedding, batch["height"])
+                yield {**batch, "descriptor": vectors, "label": batch["label"][:, 0].numpy()}
+
+        bank = Bank.collect(described(), fit)
+        self.attach(bank)
+        return bank
+
+    def search(self, vectors: np.ndarray, own: Sequence[set[str]]) -> Neighbours:
+        """Return the nearest slices of other patients.
+
+        As many more than k are fetched as the queries' own patients have slices in the bank, so leaving those out can
+        never leave fewer than k where k others exist.
+
+        Args:
+            vectors: [B, D], unit.
+            own: for each query the pseudonyms of its own patient.
+
+        Returns:
+            Neighbours; a query without any neighbour has rows -1 and weights 0.
+        """
+        bank, count = self.bank, self.neighbours
+        wanted = set().union(*own) & set(np.unique(bank.patients)) if own else set()
+        most_own = int(np.isin(bank.patients, list(wanted)).sum()) if wanted else 0
+        cosines, rows = self._store.search(vectors, min(count + most_own, len(bank)))
+        found = Neighbours(
+            np.full((len(vectors), count), -1), np.zeros((len(vectors), count)), np.zeros((len(vectors), count))
+        )
+        for index, patients in enumerate(own):
+            keep = rows[index] >= 0
+            if patients:
+                keep &= ~np.isin(bank.patients[rows[index]], list(patients))
+            chosen = np.flatnonzero(keep)[:count]
+            found.rows[index, : len(chosen)] = rows[index, chosen]
+            found.similarity[index, : len(chosen)] = cosines[index, chosen]
+            found.weights[index, : len(chosen)] = _softmax(cosines[index, chosen] / self.temperature)
+        return found
+
+    def supports(self, found: Neighbours, device: torch.device) -> Supports:
+        """Read the label slices that a search found."""
+        labels = np.zeros((*found.rows.shape, *self.bank.labels.shape[1:]), np.uint8)
+        there = found.rows >= 0
+        labels[there] = self.bank.labels[found.rows[there]]
+        weights = torch.from_numpy(found.weights).float()
+        return Supports(torch.from_numpy(labels).to(device), weights.to(device))
+
+    def __call__(self, image: Tensor, embedding: Tensor, height: Tensor) -> Supports | None:
+        """Return the supports of the slices of the volume at hand, or None without a bank."""
+        if self.bank is None:
+            return None
+        own = self.bank.own_patients(*self.query)
+        found = self.search(self.describe(image, embedding, height), [own] * len(image))
+        if self.record:
+            self.trace.append((height.cpu().numpy(), found))
+        return self.supports(found, image.device)
+
+
+def _softmax(values: np.ndarray) -> np.ndarray:
+    if len(values) == 0:
+        return values
+    powers = np.exp(values - values.max())
+    return powers / powers.sum()

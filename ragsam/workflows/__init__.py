@@ -1,0 +1,1 @@
+"""Workflows: the Ignite parts that bundle configs name."""

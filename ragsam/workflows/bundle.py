@@ -1,0 +1,188 @@
+"""Runs as bundles: a template with its knobs set for a data set, and the workflows of a bundle run by MONAI."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import yaml
+
+from ragsam.data.cards import Card, card_text, load_card
+from ragsam.data.datalist import Case, load_datalist
+from ragsam.errors import InputError
+from ragsam.files import read_json, write_json_atomic, write_text_atomic
+
+CONFIGS = ("train", "inference", "evaluate")
+LARGEST_SLICE = 512
+_KNOB = re.compile(r"^(\w+): ?(.*?)(\s+#.*)?$")
+
+
+def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
+    """Return the folder of a bundle: a path that holds `configs/`, or the name of a packaged template.
+
+    Raises:
+        InputError: neither.
+    """
+    packaged = Path(str(resources.files("ragsam.bundles")))
+    for folder in (Path(name_or_path), packaged / Path(name_or_path).name):
+        if (folder / "configs" / "train.yaml").is_file():
+            return folder
+    known = ", ".join(sorted(path.parts[-3] for path in packaged.glob("*/configs/train.yaml")))
+    raise InputError(f"{name_or_path}: no bundle there (no configs/train.yaml); take a bundle's folder or one of {known}")
+
+
+def make_run(
+    bundle: str | os.PathLike[str],
+    datalist: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    knobs: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a run: the bundle with its knobs set, its metadata made from the data set's card.
+
+    The image size, where it is not among the knobs, is the smallest multiple of 16 that holds the training slices,
+    at most 512; larger slices are seen through windows.
+
+    Args:
+        knobs: values by the name of a knob of `train.yaml`.
+
+    Raises:
+        InputError: unknown knob, faulty datalist or card, or an output that is a run already.
+    """
+    source, target = find_bundle(bundle), Path(output)
+    if (target / "configs").exists():
+        raise InputError(f"{target}: is a run already; choose another output, or remove it")
+    data = load_datalist(datalist)
+    card = load_card(data.card)
+    values: dict[str, Any] = {"datalist": str(data.path), **(knobs or {})}
+    if "image_size" not in values:
+        values["image_size"] = fitting_image_size(data.section("training"), values.get("spacing_mm"))
+    if values.get("base"):
+        values["base"] = str(Path(values["base"]).absolute())
+    texts = {name: (source / "configs" / f"{name}.yaml").read_text(encoding="utf-8") for name in CONFIGS}
+    own = {name for name in values if name in knob_names(texts["train"])}
+    if unknown := sorted(set(values) - own):
+        names = ", ".join(sorted(knob_names(texts["train"])))
+        raise InputError(f"--set {unknown[0]}: no such knob; the bundle has {names}")
+    for name, text in texts.items():
+        write_text_atomic(target / "configs" / f"{name}.yaml", set_knobs(text, values))
+    shutil.copyfile(source / "configs" / "logging.conf", target / "configs" / "logging.conf")
+    write_text_atomic(target / "configs" / "card.yaml", card_text(data.card))
+    metadata = read_json(source / "configs" / "metadata.json")
+    write_json_atomic(target / "configs" / "metadata.json", fill_metadata(metadata, card, values))
+    for part in ("LICENSE", "docs"):
+        if (source / part).is_dir():
+            shutil.copytree(source / part, target / part, dirs_exist_ok=True)
+        elif (source / part).is_file():
+            shutil.copyfile(source / part, target / part)
+    return target
+
+
+def knob_names(text: str) -> set[str]:
+    """Return the names of a config's knobs: top-level keys with a plain value on their own line, above the wiring."""
+    above = text.split("\n# Wiring.", 1)[0]
+    return {match[1] for line in above.splitlines() if (match := _KNOB.match(line)) and match[2]} - {"bundle_root"}
+
+
+def set_knobs(text: str, values: Mapping[str, Any]) -> str:
+    """Return a config's text with knobs set; comments and order are kept, and knobs that it lacks are passed over."""
+    names = knob_names(text)
+    lines = []
+    for line in text.splitlines():
+        match = _KNOB.match(line)
+        if match and match[1] in values and match[1] in names:
+            line = f"{match[1]}: {json.dumps(values[match[1]], ensure_ascii=False)}{match[3] or ''}"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def parse_knob(text: str) -> tuple[str, Any]:
+    """Read KEY=VALUE, the value as YAML.
+
+    Raises:
+        InputError: no `=`, an expression (`$...`, `@...`, which would run code), or no YAML.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InputError(f"--set {text}: write it as KEY=VALUE")
+    if value.strip().startswith(("$", "@", "%")):
+        raise InputError(f"--set {name}: expressions are not taken here; edit the bundle's config for that")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {name}: {value!r} is not valid YAML; quote it") from error
+
+
+def fitting_image_size(cases: Sequence[Case], spacing_mm: Sequence[float] | None = None) -> int:
+    """Return the smallest multiple of 16 that holds every slice in the plane, at most `LARGEST_SLICE`."""
+    largest = 0.0
+    for case in cases:
+        try:
+            image = nib.load(case.image)
+        except (OSError, nib.filebasedimages.ImageFileError) as error:
+            raise InputError(f"{case.case}: the image cannot be read; check the file") from error
+        axes = nib.io_orientation(image.affine)[:, 0]
+        zooms = image.header.get_zooms()
+        for axis, world in enumerate(axes):
+            if world < 2 and axis < len(image.shape):
+                factor = zooms[axis] / spacing_mm[int(world)] if spacing_mm else 1.0
+                largest = max(largest, image.shape[axis] * factor)
+    return min(LARGEST_SLICE, -(-int(-(-largest // 1)) // 16) * 16)
+
+
+def fill_metadata(metadata: dict[str, Any], card: Card, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a bundle's metadata with the card's labels, source and licence, and the slices' size."""
+    channels = {"0": "background", **{str(organ.value): organ.name for organ in card.organs}}
+    formats = metadata["network_data_format"]
+    shape = [values["image_size"]] * 2
+    formats["inputs"]["image"] |= {"spatial_shape": shape, "modality": card.modality}
+    formats["outputs"]["pred"] |= {"spatial_shape": shape, "num_channels": len(channels), "channel_def": channels}
+    return {**metadata, "data_source": f"{card.title}: {card.source} ({card.licence})"}
+
+
+def run_config(run: str | os.PathLike[str], config: str, **overrides: Any) -> None:
+    """Run one config of a bundle as `python -m monai.bundle run` does.
+
+    Args:
+        run: the bundle's folder.
+        config: `train`, `inference` or `evaluate`.
+        overrides: values by config key.
+
+    Raises:
+        InputError: the run has no such config, or whatever bad input the workflow meets.
+    """
+    from monai.bundle import ConfigWorkflow  # takes a second; only needed here
+
+    folder = Path(run).absolute() / "configs"
+    if not (folder / f"{config}.yaml").is_file():
+        raise InputError(f"{run}: not a run (no configs/{config}.yaml); make one with `ragsam train`")
+    workflow = ConfigWorkflow(
+        config_file=str(folder / f"{config}.yaml"),
+        meta_file=str(folder / "metadata.json"),
+        logging_file=str(folder / "logging.conf"),
+        workflow_type="train" if config == "train" else "inference",
+        bundle_root=str(folder.parent),
+        **overrides,
+    )
+    try:
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except Exception as error:
+        raise _root_cause(error) from error
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Return the bad input that MONAI's config parser wrapped, or the error itself."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error

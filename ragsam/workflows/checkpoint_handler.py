@@ -1,0 +1,85 @@
+"""Checkpoints: the best weights are kept, written whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from ragsam.errors import InputError
+from ragsam.files import atomic_write
+from ragsam.networks.checkpoints import load_weights, save_weights
+from ragsam.networks.segmenter import Segmenter
+
+logger = logging.getLogger(__name__)
+
+
+class BestWeights:
+    """Keeps the weights of the best validation as `model.safetensors`, and the same as `model.pt` for MONAI's tools.
+
+    Args:
+        network: what trains.
+        path: the safetensors file; `model.pt` is written beside it.
+        metadata: what the weights were made for (labels, image size, ...), kept in the file.
+        metric: name of the key metric in the evaluator.
+    """
+
+    def __init__(
+        self, network: Segmenter, path: str | os.PathLike[str], metadata: dict[str, Any], *, metric: str
+    ) -> None:
+        self.network = network
+        self.path = Path(path)
+        self.metadata = metadata
+        self.metric = metric
+        self.best = float("-inf")
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.COMPLETED, self.keep_if_better)
+
+    def keep_if_better(self, engine: Engine) -> None:
+        """Write the weights where the metric is the best so far."""
+        value = float(engine.state.metrics[self.metric])
+        if value <= self.best:
+            return
+        self.best = value
+        state = self.network.trainable_state()
+        about = {**self.metadata, "base_sha256": self.network.base_sha256, self.metric: round(value, 6)}
+        save_weights(self.path, state, about)
+        with atomic_write(self.path.with_suffix(".pt")) as temporary:
+            torch.save(state, temporary)
+        logger.info("%s %.4f is the best so far: weights kept", self.metric, value)
+
+
+class WeightsLoader:
+    """Loads a run's weights when an engine starts.
+
+    Args:
+        network: receives them.
+        path: `model.safetensors` of a run.
+
+    Raises:
+        InputError: at the start, for weights that are missing, damaged, or made on other base weights.
+    """
+
+    def __init__(self, network: Segmenter, path: str | os.PathLike[str]) -> None:
+        self.network = network
+        self.path = Path(path)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an engine."""
+        engine.add_event_handler(Events.STARTED, self.load)
+
+    def load(self, engine: Engine | None = None) -> None:
+        """Read and load the weights."""
+        state, metadata = load_weights(self.path)
+        if metadata.get("base_sha256") != self.network.base_sha256:
+            raise InputError(f"{self.path.name}: made on other base weights; set `base` to the ones it was trained on")
+        self.network.load_trainable_state(state)
+
+

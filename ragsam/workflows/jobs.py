@@ -1,0 +1,92 @@
+"""The jobs behind the commands: index and segment with a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ragsam.data.datalist import Case, load_datalist
+from ragsam.errors import InputError
+from ragsam.workflows.bundle import run_config
+
+SUFFIXES = (".nii.gz", ".nii")
+
+
+def index_run(run: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> tuple[Path, int, int]:
+    """Put the labelled slices of a run's training patients into a bank.
+
+    Args:
+        run: a trained run.
+        output: folder of the bank; None takes the run's own `bank/`.
+
+    Returns:
+        The folder, and how many slices of how many patients it holds.
+
+    Raises:
+        InputError: no trained run, or training data that cannot be read.
+    """
+    from monai.bundle import ConfigParser
+
+    from ragsam.workflows.checkpoint_handler import WeightsLoader
+    from ragsam.workflows.retrieval_handler import build_bank
+
+    root = Path(run).absolute()
+    config = root / "configs" / "train.yaml"
+    if not config.is_file():
+        raise InputError(f"{run}: not a run (no configs/train.yaml); make one with `ragsam train`")
+    parser = ConfigParser()
+    parser.read_config(str(config))
+    parser["bundle_root"] = str(root)
+    get = parser.get_parsed_content
+    WeightsLoader(get("network"), get("weights")).load()
+    bank = build_bank(get("retriever"), get("network"), get("train#dataset"), get("preparation"))
+    folder = Path(output) if output else root / "bank"
+    bank.save(folder)
+    return folder, len(bank), len(set(bank.patients))
+
+
+def segment_with_run(
+    run: str | os.PathLike[str],
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    section: str = "test",
+    bank: str | os.PathLike[str] | None = None,
+    retrieval: bool = True,
+) -> list[Case]:
+    """Write a label volume for every input, on the input's own grid.
+
+    Args:
+        inputs: NIfTI files, or datalists, of which `section` is taken. A file's case is its name without suffix; a case
+            of that name in the bank is taken for the same patient and left out.
+        output: folder for `CASE.nii.gz` and `retrieval.json`.
+        bank: folder of the bank; None takes the run's own.
+        retrieval: False segments without the bank.
+
+    Returns:
+        The segmented cases.
+
+    Raises:
+        InputError: an input that cannot be read, two of one name, or a bank that does not fit the run.
+    """
+    cases = [case for path in inputs for case in _cases_of(Path(path), section)]
+    names = [case.case for case in cases]
+    if double := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{double[0]}: two inputs of this name; segment them into two folders")
+    overrides: dict[str, Any] = {"cases": cases, "output_dir": str(Path(output).absolute()), "retrieval": retrieval}
+    if bank is not None:
+        overrides["bank"] = str(Path(bank).absolute())
+    run_config(run, "inference", **overrides)
+    return cases
+
+
+def _cases_of(path: Path, section: str) -> Sequence[Case]:
+    if path.suffix == ".json":
+        return load_datalist(path).section(section)
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix):
+            name = path.name.removesuffix(suffix)
+            return [Case(case=name, patient=name, image=path.absolute())]
+    raise InputError(f"{path.name}: not a NIfTI file (.nii, .nii.gz) or a datalist (.json); convert it first")

@@ -1,0 +1,47 @@
+"""Mean Dice of whole volumes as an Ignite metric, for validation while training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from ignite.metrics import Metric
+from torch import Tensor
+
+from ragsam.metrics.overlap import dice
+
+
+class OrganDice(Metric):
+    """Mean over organs of the mean Dice over volumes.
+
+    An organ that is in neither reference nor prediction of a volume does not count there; one that is in only one of
+    them counts 0, so that a missed organ is never dropped.
+
+    Args:
+        num_classes: organs, without background.
+        output_transform: gives (predictions, references), each a list of label volumes [1, H, W, D].
+    """
+
+    def __init__(self, num_classes: int, output_transform: Callable[[Any], Any]) -> None:
+        self.num_classes = num_classes
+        self.scores: list[list[float]] = []
+        super().__init__(output_transform)
+
+    def reset(self) -> None:
+        """Forget all volumes."""
+        self.scores = [[] for _ in range(self.num_classes)]
+
+    def update(self, output: tuple[Sequence[Tensor], Sequence[Tensor]]) -> None:
+        """Add volumes."""
+        for prediction, reference in zip(*output, strict=True):
+            ours, truth = (np.asarray(volume.cpu())[0].round() for volume in (prediction, reference))
+            for organ, scores in enumerate(self.scores, start=1):
+                mask, reference_mask = ours == organ, truth == organ
+                if mask.any() or reference_mask.any():
+                    scores.append(dice(reference_mask, mask))
+
+    def compute(self) -> float:
+        """Return the mean over the organs that occurred; 0 where none did."""
+        means = [float(np.mean(scores)) for scores in self.scores if scores]
+        return float(np.mean(means)) if means else 0.0

@@ -1,0 +1,132 @@
+"""Evaluation of written label volumes, and the report of it; as a function, and as an Ignite handler."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from ragsam.data.cards import Card
+from ragsam.data.datalist import Case, load_datalist
+from ragsam.errors import InputError
+from ragsam.files import read_json
+from ragsam.report.evaluation import CasePair, evaluate_cases, pairs_from_cases
+from ragsam.report.page import write_report
+from ragsam.report.tables import write_metrics_csv, write_metrics_json
+from ragsam.retrieval.bank import Bank, pseudonym
+
+TRACE_NAME = "retrieval.json"
+_VERSIONS = ("ragsam", "monai", "torch", "segment-anything", "faiss-cpu")
+
+
+def report_evaluation(
+    pairs: Sequence[CasePair],
+    card: Card,
+    predictions: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    bank: str | os.PathLike[str] | None = None,
+    support_cases: Sequence[Case] = (),
+    baseline: Mapping[str, Any] | None = None,
+    baseline_name: str = "without retrieval",
+    provenance: Mapping[str, str] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Measure predictions and write metrics.json, metrics.csv and report.html into `output`.
+
+    Args:
+        pairs: references and predictions.
+        predictions: folder of the predictions; its `retrieval.json`, if any, tells the neighbours.
+        bank: the bank behind them, which knows the pseudonyms of `support_cases`, shown beside the query slices.
+        support_cases: cases the bank was made of.
+        baseline: metrics of the same cases without retrieval (or of any other run).
+        provenance: what the predictions were made with.
+        options: of `evaluate_cases`.
+
+    Returns:
+        The content of metrics.json.
+    """
+    output, trace_path = Path(output), Path(predictions) / TRACE_NAME
+    metrics = evaluate_cases(pairs, card, **options)
+    write_metrics_json(metrics, output / "metrics.json")
+    write_metrics_csv(metrics, output / "metrics.csv")
+    known = {}
+    if bank is not None and (Path(bank) / "manifest.json").is_file():
+        salt = Bank.open(bank).salt
+        known = {pseudonym(case.case, salt, "c"): case for case in support_cases}
+    write_report(
+        metrics,
+        output / "report.html",
+        card=card,
+        pairs=pairs,
+        trace=read_json(trace_path) if trace_path.is_file() else None,
+        baseline=baseline,
+        baseline_name=baseline_name,
+        support_cases=known,
+        provenance={**(provenance or {}), **versions()},
+    )
+    return metrics
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that a result depends on."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONS}
+
+
+class EvaluationReport:
+    """Measures the volumes that an evaluator has written, when it is done.
+
+    Args:
+        datalist: path of the datalist.
+        section: the section that was segmented.
+        card: the data set's card.
+        predictions: folder of the label volumes.
+        output: folder for metrics and report.
+        bank: the bank that was searched, if any.
+        baseline: metrics.json of an evaluation to compare with, if any.
+
+    Raises:
+        InputError: at the end, once everything else is written, where a case could not be measured.
+    """
+
+    def __init__(
+        self,
+        datalist: str | os.PathLike[str],
+        section: str,
+        card: Card,
+        predictions: str | os.PathLike[str],
+        output: str | os.PathLike[str],
+        *,
+        bank: str | os.PathLike[str] | None = None,
+        baseline: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.datalist = datalist
+        self.section = section
+        self.card = card
+        self.predictions = predictions
+        self.output = output
+        self.bank = bank
+        self.baseline = baseline
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator, after the handler that writes the volumes."""
+        engine.add_event_handler(Events.COMPLETED, self.report)
+
+    def report(self, engine: Engine) -> None:
+        """Write metrics.json, metrics.csv and report.html."""
+        data = load_datalist(self.datalist)
+        metrics = report_evaluation(
+            pairs_from_cases(data.section(self.section), self.predictions),
+            self.card,
+            self.predictions,
+            self.output,
+            bank=self.bank,
+            support_cases=data.sections.get("training", ()),
+            baseline=read_json(self.baseline) if self.baseline else None,
+        )
+        if metrics["faults"]:
+            raise InputError(f"{metrics['faults'][0]} ({len(metrics['faults'])} such); the rest is in {self.output}")

@@ -1,0 +1,228 @@
+"""Retrieval handlers: they drive the network's retrieval from Ignite.
+
+In training the handler searches the bank of the training patients and injects the supports into the batch. On whole
+volumes the network looks its supports up itself, slice by slice; the handler tells it whose slices to leave out, and
+writes down what was found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.data import DataLoader
+from torch import nn
+
+from ragsam.data.slices import SliceDataset
+from ragsam.files import write_json_atomic
+from ragsam.networks.segmenter import Segmenter
+from ragsam.networks.supports import Supports
+from ragsam.retrieval.bank import Bank
+from ragsam.retrieval.retriever import Neighbours, Retriever
+
+logger = logging.getLogger(__name__)
+
+
+def bank_fit(retriever: Retriever, network: Segmenter, preparation: dict[str, Any]) -> dict[str, Any]:
+    """Return what a bank and its user must share: the preparation of slices, the descriptor, and its encoder if any."""
+    fit = {**preparation, "descriptor": retriever.descriptor}
+    if retriever.needs_embedding:
+        fit["encoder"] = encoder_fingerprint(network)
+    return fit
+
+
+def encoder_fingerprint(network: Segmenter) -> str:
+    """Return the SHA-256 of the weights that the embedding depends on."""
+    digest = hashlib.sha256()
+    parts: list[nn.Module | None] = [network.sam.image_encoder, network.stem]
+    for part in parts:
+        for tensor in part.state_dict().values() if part is not None else ():
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def build_bank(
+    retriever: Retriever, network: Segmenter, dataset: SliceDataset, preparation: dict[str, Any], batch_size: int = 32
+) -> Bank:
+    """Put every slice of a dataset, unaugmented, into a bank and attach it to the retriever."""
+    device = next(network.parameters()).device
+
+    @torch.no_grad()
+    def encode(image: torch.Tensor) -> torch.Tensor:
+        training = network.training
+        network.eval()
+        embedding = network.encode(image.to(device))
+        network.train(training)
+        return embedding
+
+    loader = DataLoader(dataset.plain(), batch_size=batch_size, num_workers=0)
+    return retriever.build(loader, bank_fit(retriever, network, preparation), encode)
+
+
+class TrainingRetrieval:
+    """Injects `supports` into every training batch, found among the other training patients.
+
+    The bank is built when training starts. Where the descriptor looks at the encoder, it is built anew at every
+    `refresh_epochs`-th epoch in which the encoder has moved.
+
+    Args:
+        network: the segmenter that trains.
+        retriever: searches; its bank is replaced.
+        dataset: the training slices.
+        preparation: how slices are prepared, see `bank_fit`.
+        withheld: share of queries that see no supports, so that the network stays good without them.
+        refresh_epochs: epochs between rebuilds.
+    """
+
+    def __init__(
+        self,
+        network: Segmenter,
+        retriever: Retriever,
+        dataset: SliceDataset,
+        preparation: dict[str, Any],
+        *,
+        withheld: float = 0.3,
+        refresh_epochs: int = 5,
+    ) -> None:
+        self.network = network
+        self.retriever = retriever
+        self.dataset = dataset
+        self.preparation = preparation
+        self.withheld = withheld
+        self.refresh_epochs = refresh_epochs
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.refresh)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.inject)
+
+    def refresh(self, engine: Engine) -> None:
+        """Build the bank where there is none, or where its encoder has moved."""
+        bank = self.retriever.bank
+        if bank is not None:
+            due = (engine.state.epoch - 1) % self.refresh_epochs == 0
+            if not due or bank.fit == bank_fit(self.retriever, self.network, self.preparation):
+                return
+        bank = build_bank(self.retriever, self.network, self.dataset, self.preparation)
+        logger.info("bank: %d slices of %d patients", len(bank), len(set(bank.patients)))
+
+    def inject(self, engine: Engine) -> None:
+        """Put the supports of the batch's slices into the batch."""
+        batch = engine.state.batch
+        images = batch["image"]
+        embedding = None
+        if self.retriever.needs_embedding:
+            with torch.no_grad():
+                embedding = self.network.encode(images.to(next(self.network.parameters()).device))
+        vectors = self.retriever.describe(images, embedding, batch["height"])
+        own = [self.retriever.bank.own_patients(patient, None) for patient in batch["patient"]]
+        supports = self.retriever.supports(self.retriever.search(vectors, own), images.device)
+        kept = torch.rand(len(images)) >= self.withheld
+        batch["supports"] = Supports(supports.labels, supports.weights * kept[:, None])
+
+
+class VolumeRetrieval:
+    """Lets the network retrieve for whole volumes, one at a time, the volume's own patient left out.
+
+    Args:
+        network: the segmenter.
+        retriever: searches.
+        bank: folder of a bank to open at the start; None uses the bank that the retriever has (in training).
+        preparation: how slices are prepared; a bank made otherwise is refused.
+        trace_path: where to write what was found, as JSON; None writes nothing.
+
+    Raises:
+        InputError: at the start, where the bank is damaged or made for something else.
+    """
+
+    def __init__(
+        self,
+        network: Segmenter,
+        retriever: Retriever,
+        *,
+        bank: str | os.PathLike[str] | None = None,
+        preparation: dict[str, Any] | None = None,
+        trace_path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.network = network
+        self.retriever = retriever
+        self.bank = bank
+        self.preparation = preparation or {}
+        self.trace_path = Path(trace_path) if trace_path else None
+        self.cases: dict[str, Any] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator; after the handler that loads the weights."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.before_case)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.after_case)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
+
+    def start(self, engine: Engine) -> None:
+        """Open the bank and switch the network's retrieval on."""
+        if self.bank is not None:
+            self.retriever.attach(Bank.open(self.bank, bank_fit(self.retriever, self.network, self.preparation)))
+        self.retriever.record = self.trace_path is not None
+        self.cases = {}
+        self.network.lookup = self.retriever
+
+    def before_case(self, engine: Engine) -> None:
+        """Name the patient whose slices are left out."""
+        batch = engine.state.batch
+        self.retriever.query = (batch["patient"][0], batch["case"][0])
+        self.retriever.trace = []
+
+    def after_case(self, engine: Engine) -> None:
+        """Note the neighbours of the case just segmented."""
+        if self.trace_path is None or self.retriever.bank is None:
+            return
+        self.cases[self.retriever.query[1]] = {
+            "orientation": "RAS",
+            "axis": 2,
+            "slices": _slices_of_trace(self.retriever),
+        }
+
+    def finish(self, engine: Engine) -> None:
+        """Write the trace and switch the network's retrieval off."""
+        self.network.lookup = None
+        bank = self.retriever.bank
+        if self.trace_path is not None and bank is not None:
+            about = {"slices": len(bank), "patients": len(set(bank.patients)), "salt": bank.salt}
+            write_json_atomic(self.trace_path, {"bank": about, "cases": self.cases})
+
+    def fail(self, engine: Engine, error: Exception) -> None:
+        """Switch the network's retrieval off and pass the error on."""
+        self.network.lookup = None
+        raise error
+
+
+def _slices_of_trace(retriever: Retriever) -> dict[str, list[dict[str, Any]]]:
+    """Return the neighbours by slice number. Of a slice's windows the first one's are kept."""
+    heights = [float(h) for block, _ in retriever.trace for h in block]
+    index_of = {height: index for index, height in enumerate(sorted(set(heights)))}
+    slices: dict[int, list[dict[str, Any]]] = {}
+    for block, found in retriever.trace:
+        for position, height in enumerate(block):
+            slices.setdefault(index_of[float(height)], _neighbours(retriever.bank, found, position))
+    return {str(index): slices[index] for index in sorted(slices)}
+
+
+def _neighbours(bank: Bank, found: Neighbours, position: int) -> list[dict[str, Any]]:
+    rows = [int(row) for row in found.rows[position] if row >= 0]
+    return [
+        {
+            "patient": str(bank.patients[row]),
+            "case": str(bank.cases[row]),
+            "slice": int(bank.slices[row]),
+            "similarity": round(float(found.similarity[position, rank]), 4),
+            "weight": round(float(found.weights[position, rank]), 4),
+            "row": row,
+        }
+        for rank, row in enumerate(rows)
+    ]

@@ -1,0 +1,294 @@
+"""metrics.json from files: every status, every fault, and the numbers worked out by hand."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from ragsam.data.cards import Card, Organ
+from ragsam.data.datalist import Case
+from ragsam.errors import InputError
+from ragsam.report.comparison import compare_metrics
+from ragsam.report.evaluation import CasePair, evaluate_cases, pairs_from_cases, pairs_from_folders
+from ragsam.report.pairs import unmatched_predictions
+from ragsam.report.tables import COLUMNS, summary_rows, write_metrics_csv, write_metrics_json
+
+SHAPE, SPACING = (8, 8, 4), (1.0, 1.0, 5.0)
+DIAGONAL = math.sqrt(8**2 + 8**2 + 20**2)
+CARD = Card(
+    name="tiny", title="Tiny", modality="CT",
+    organs=(Organ("liver", 1, (200, 80, 60), 1.0), Organ("spleen", 2, (60, 80, 200), 1.0)),
+    window=(-160.0, 240.0), orientation="RAS", left_right=(), licence="none", source="made", citation="none",
+)  # fmt: skip
+
+
+def _labels(*, liver=True, spleen=True, shift=0):
+    """A liver of 2 x 2 x 1 voxels (0.02 ml) and a spleen of 1 x 1 x 2 (0.01 ml), moved along x by `shift`."""
+    labels = np.zeros(SHAPE, np.uint8)
+    if liver:
+        labels[1 + shift : 3 + shift, 1:3, 1] = 1
+    if spleen:
+        labels[1 + shift, 5, 1:3] = 2
+    return labels
+
+
+def _save(path, labels, affine=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(labels, np.diag([*SPACING, 1.0]) if affine is None else affine), path)
+    return path
+
+
+@pytest.fixture
+def pair(tmp_path):
+    def make(reference, prediction, case="c1", patient="p1", **options):
+        return CasePair(
+            case,
+            patient,
+            _save(tmp_path / "reference" / f"{case}.nii.gz", reference),
+            None if prediction is None else _save(tmp_path / "prediction" / f"{case}.nii.gz", prediction),
+            **options,
+        )
+
+    return make
+
+
+def test_a_shift_by_one_voxel_by_hand(pair):
+    """Liver: 2 of 4 voxels shared, Dice 1/2; all surface, half of it 0 and half 1 mm off. Spleen: nothing shared, 1 mm."""
+    found = evaluate_cases([pair(_labels(), _labels(shift=1))], CARD)
+    liver, spleen = (found["cases"][0]["organs"][name] for name in ("liver", "spleen"))
+    assert liver == {
+        "status": "ok", "dice": 0.5, "nsd": 1.0, "hd95_mm": 1.0, "assd_mm": 0.5,
+        "volume_reference_ml": pytest.approx(0.02), "volume_prediction_ml": pytest.approx(0.02),
+    }  # fmt: skip
+    assert (spleen["dice"], spleen["nsd"], spleen["hd95_mm"], spleen["assd_mm"]) == (0.0, 1.0, 1.0, 1.0)
+    assert found["summary"]["mean"]["dice"]["mean"] == 0.25
+    assert found["faults"] == []
+    assert (found["protocol"], found["card"], found["n_cases"], found["n_patients"]) == ("clinical", "tiny", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction", "status"),
+    [
+        ({}, {"spleen": False}, "missed"),
+        ({"spleen": False}, {}, "false_positive"),
+        ({"spleen": False}, {"spleen": False}, "absent"),
+    ],
+)
+def test_degenerate_organs(pair, reference, prediction, status):
+    """Rows 14 to 16; a second case keeps the organ in some reference, so that the mean exists."""
+    pairs = [pair(_labels(**reference), _labels(**prediction)), pair(_labels(), _labels(), "c2", "p2")]
+    found = evaluate_cases(pairs, CARD)
+    spleen, summary = found["cases"][0]["organs"]["spleen"], found["summary"]["organs"]["spleen"]
+    assert spleen["status"] == status
+    assert found[status] == {"liver": 0, "spleen": 1}
+    if status == "absent":
+        assert [spleen[m] for m in ("dice", "nsd", "hd95_mm", "assd_mm")] == [None] * 4
+        assert (summary["dice"]["mean"], summary["dice"]["n"]) == (1.0, 1)
+    else:
+        assert (spleen["dice"], spleen["nsd"]) == (0.0, 0.0)
+        assert spleen["hd95_mm"] == spleen["assd_mm"] == pytest.approx(DIAGONAL)
+        assert summary["hd95_mm"]["mean"] == pytest.approx(DIAGONAL / 2)
+        assert (summary["dice"]["mean"], summary["dice"]["n"]) == (0.5, 2)
+
+
+def test_an_organ_in_no_reference_is_left_out_and_named(pair):
+    """Row 17, even with a false positive of it."""
+    found = evaluate_cases([pair(_labels(spleen=False), _labels())], CARD)
+    assert found["summary"]["organs_left_out"] == ["spleen"]
+    assert found["summary"]["organs"]["spleen"]["dice"]["mean"] is None
+    assert found["summary"]["mean"]["dice"]["mean"] == 1.0
+    assert found["false_positive"]["spleen"] == 1
+
+
+def test_an_organ_that_is_not_annotated_has_no_score(pair):
+    found = evaluate_cases([pair(_labels(), _labels(spleen=False), annotated=("liver",))], CARD)
+    spleen = found["cases"][0]["organs"]["spleen"]
+    assert (spleen["status"], spleen["dice"], spleen["hd95_mm"], spleen["volume_reference_ml"]) == (
+        "not_annotated", None, None, None,
+    )  # fmt: skip
+    assert found["summary"]["mean"]["dice"]["mean"] == 1.0
+
+
+def test_a_missing_prediction_is_listed_and_scored_as_missed(pair):
+    """Row 18; the other case goes on."""
+    found = evaluate_cases([pair(_labels(), None), pair(_labels(), _labels(), "c2", "p2")], CARD)
+    assert [o["status"] for o in found["cases"][0]["organs"].values()] == ["missed", "missed"]
+    assert found["cases"][0]["organs"]["liver"]["volume_prediction_ml"] is None
+    assert len(found["faults"]) == 1
+    assert found["faults"][0].startswith("c1: no prediction")
+    assert found["summary"]["mean"]["dice"]["mean"] == 0.5
+
+
+def test_another_geometry_is_a_fault_not_a_resampling(pair, tmp_path):
+    """Row 13 for the prediction."""
+    moved = np.diag([*SPACING, 1.0])
+    moved[0, 3] = 2e-3
+    shifted, cut = pair(_labels(), _labels()), pair(_labels(), _labels()[:, :, :3], "c2", "p2")
+    _save(shifted.prediction, _labels(), moved)
+    found = evaluate_cases([shifted, cut], CARD)
+    assert [c["organs"]["liver"]["status"] for c in found["cases"]] == ["missed", "missed"]
+    assert "affine differs" in found["faults"][0]
+    assert "(8, 8, 3)" in found["faults"][1]
+    moved[0, 3] = 9e-4
+    _save(shifted.prediction, _labels(), moved)
+    assert evaluate_cases([shifted], CARD)["faults"] == []
+
+
+def test_labels_as_floats_near_whole_numbers_are_taken(pair):
+    """Row 8."""
+    near, far = _labels().astype(np.float32) + 9e-4, _labels().astype(np.float32) + 0.4
+    found = evaluate_cases([pair(_labels(), near), pair(_labels(), far, "c2", "p2")], CARD)
+    assert found["cases"][0]["organs"]["liver"]["dice"] == 1.0
+    assert found["cases"][1]["organs"]["liver"]["status"] == "missed"
+    assert found["faults"] == [
+        "c2 (prediction): 256 labels are no whole numbers; save them as integers; scored as missed"
+    ]
+
+
+def test_values_that_are_not_on_the_card_are_named_and_left_out(pair):
+    """Row 9."""
+    labels = _labels()
+    labels[7, 7, 0], labels[6, 7, 0] = 14, 3
+    found = evaluate_cases([pair(_labels(), labels)], CARD)
+    assert "c1 (prediction): label 3, 14 is not on card tiny (0-2)" in found["faults"][0]
+    assert found["summary"]["mean"]["dice"]["mean"] == 1.0
+
+
+def test_a_damaged_reference_leaves_the_case_unscored_and_the_others_go_on(pair):
+    """Rows 10 and 11: a cut gzip stream."""
+    broken = pair(_labels(), _labels())
+    broken.reference.write_bytes(gzip.compress(b"x" * 10_000)[:40])
+    found = evaluate_cases([broken, pair(_labels(), _labels(), "c2", "p2")], CARD)
+    assert [case["case"] for case in found["cases"]] == ["c2"]
+    assert found["unscored"] == ["c1"]
+    assert len(found["faults"]) == 1
+
+
+def test_the_same_files_give_the_same_digits_and_valid_json(pair, tmp_path):
+    """Row 35, and the means do not depend on the order of the cases."""
+    rng = np.random.default_rng(0)
+    pairs = [pair(_labels(), rng.integers(0, 3, SHAPE).astype(np.uint8), f"c{i}", f"p{i % 4}") for i in range(6)]
+    first, again = evaluate_cases(pairs, CARD), evaluate_cases(pairs, CARD)
+    assert json.dumps(first, allow_nan=False) == json.dumps(again)
+    assert evaluate_cases(pairs[::-1], CARD)["summary"] == first["summary"]
+    assert (first["n_cases"], first["n_patients"]) == (6, 4)
+    assert first["summary"]["organs"]["liver"]["dice"]["n"] == 4
+    write_metrics_json(first, tmp_path / "out" / "metrics.json")
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == first
+
+
+def test_no_folder_name_gets_into_the_metrics(pair, tmp_path):
+    """Row 31."""
+    one = pair(_labels(), _labels())
+    one.prediction.write_bytes(b"not a volume")
+    assert str(tmp_path) not in json.dumps(evaluate_cases([one, pair(_labels(), None, "c2")], CARD))
+
+
+def test_progress_is_told_after_each_case(pair):
+    seen = []
+    evaluate_cases([pair(_labels(), _labels())], CARD, progress=lambda *state: seen.append(state))
+    assert seen == [(1, 1, "c1")]
+
+
+def test_what_no_case_can_mend_is_refused(pair):
+    one = pair(_labels(), _labels())
+    for pairs, options, message in [
+        ([], {}, "no case"),
+        ([one, one], {}, "c1: the case is there twice"),
+        ([one], {"protocol": "flare99"}, "no such protocol"),
+        ([pair(_labels(), _labels(), annotated=("heart",))], {}, "heart is not on card"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            evaluate_cases(pairs, CARD, **options)
+
+
+def test_folders_are_matched_by_name_whatever_the_suffix(tmp_path):
+    """Spaces and letters beyond ASCII included (row 29)."""
+    for name in ("Fall ä 1.nii.gz", "b.nii"):
+        _save(tmp_path / "réf x" / name, _labels())
+    for name in ("Fall ä 1.nii", "extra.nii.gz"):
+        _save(tmp_path / "pred" / name, _labels())
+    (tmp_path / "pred" / "notes.txt").write_text("no volume")
+    pairs = pairs_from_folders(tmp_path / "réf x", tmp_path / "pred")
+    assert [(p.case, p.patient, p.prediction and p.prediction.name) for p in pairs] == [
+        ("Fall ä 1", None, "Fall ä 1.nii"), ("b", None, None),
+    ]  # fmt: skip
+    assert unmatched_predictions(tmp_path / "réf x", tmp_path / "pred") == ["extra"]
+    found = evaluate_cases(pairs, CARD)
+    assert found["patients"] == "one per case: no patient table was given"
+    assert [case["patient"] for case in found["cases"]] == ["Fall ä 1", "b"]
+    assert (
+        pairs_from_folders(tmp_path / "réf x", tmp_path / "pred", patients={"Fall ä 1": "p", "b": "p"})[0].patient
+        == "p"
+    )
+
+
+def test_folders_that_cannot_be_matched_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("a.nii", "a.nii.gz"):
+        _save(tmp_path / "twice" / name, _labels())
+    _save(tmp_path / "one" / "a.nii", _labels())
+    for folders, options, message in [
+        (("none", "empty"), {}, "no such folder"),
+        (("empty", "one"), {}, "no .nii"),
+        (("twice", "one"), {}, "remove one of them"),
+        (("one", "one"), {"patients": {"b": "p"}}, "not in the patient table"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            pairs_from_folders(*(tmp_path / f for f in folders), **options)
+
+
+def test_cases_of_a_datalist_are_matched_by_case_name(tmp_path):
+    label, prediction = _save(tmp_path / "l.nii.gz", _labels()), _save(tmp_path / "pred" / "c1.nii.gz", _labels())
+    case = Case("c1", "p1", tmp_path / "i.nii.gz", label, ("liver",), {})
+    assert pairs_from_cases([case], tmp_path / "pred") == [
+        CasePair("c1", "p1", label, prediction, tmp_path / "i.nii.gz", ("liver",))
+    ]
+    with pytest.raises(InputError, match="c2: no reference label"):
+        pairs_from_cases([Case("c2", "p2", tmp_path / "i.nii.gz", None, None, {})], tmp_path / "pred")
+
+
+def test_csv_has_a_row_a_case_and_organ_and_empty_cells_for_null(pair, tmp_path):
+    pairs = [pair(_labels(), _labels()), pair(_labels(spleen=False), _labels(spleen=False), "c2", "p2")]
+    found = evaluate_cases(pairs, CARD)
+    write_metrics_csv(found, tmp_path / "metrics.csv")
+    with (tmp_path / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert [(row["case"], row["organ"]) for row in rows] == [(c, o) for c in ("c1", "c2") for o in ("liver", "spleen")]
+    assert (rows[0]["dice"], rows[0]["status"]) == ("1.0", "ok")
+    assert (rows[3]["dice"], rows[3]["status"]) == ("", "absent")
+    summary = {row["organ"]: row for row in summary_rows(found)}
+    assert (summary["spleen"]["counted"], summary["spleen"]["absent"]) == (1, 1)
+
+
+def test_two_runs_are_compared_patient_by_patient(pair):
+    """Three patients: the first run finds all, the second only the liver: Dice 1 and 1/2, a difference of 1/2 for each."""
+    good = evaluate_cases([pair(_labels(), _labels(), f"c{i}", f"p{i}") for i in range(3)], CARD)
+    poor = evaluate_cases([pair(_labels(), _labels(spleen=False), f"c{i}", f"p{i}") for i in range(3)], CARD)
+    found = compare_metrics(good, poor)
+    assert found["mean"]["dice"]["mean_difference"] == 0.5
+    assert (found["mean"]["dice"]["wins"], found["mean"]["dice"]["losses"]) == (3, 0)
+    assert found["mean"]["hd95_mm"]["mean_difference"] == pytest.approx(-DIAGONAL / 2)
+    assert found["mean"]["hd95_mm"]["wins"] == 3
+    assert found["organs"]["liver"]["dice"]["ties"] == 3
+    assert found["n_cases"] == 3
+
+
+def test_runs_that_cannot_be_compared_are_refused(pair):
+    run = evaluate_cases([pair(_labels(), _labels())], CARD)
+    other_patient = evaluate_cases([pair(_labels(), _labels(), "c1", "p9")], CARD)
+    other_case = evaluate_cases([pair(_labels(), _labels(), "c9")], CARD)
+    for other, message in [
+        (run | {"card": "btcv"}, "card differs"),
+        (other_patient, "another patient"),
+        (other_case, "share no case"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            compare_metrics(run, other)
