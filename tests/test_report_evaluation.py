@@ -59,7 +59,7 @@ def pair(tmp_path):
 
 
 def test_a_shift_by_one_voxel_by_hand(pair):
-    """Liver: 2 of 4 voxels shared, Dice 1/2; all surface, half of it 0 and half 1 mm off. Spleen: nothing shared, 1 mm."""
+    """Liver: 2 of 4 voxels shared, Dice 1/2; all surface, half of it 0 and half 1 mm off. Spleen: none shared, 1 mm."""
     found = evaluate_cases([pair(_labels(), _labels(shift=1))], CARD)
     liver, spleen = (found["cases"][0]["organs"][name] for name in ("liver", "spleen"))
     assert liver == {
@@ -269,7 +269,7 @@ def test_csv_has_a_row_a_case_and_organ_and_empty_cells_for_null(pair, tmp_path)
 
 
 def test_two_runs_are_compared_patient_by_patient(pair):
-    """Three patients: the first run finds all, the second only the liver: Dice 1 and 1/2, a difference of 1/2 for each."""
+    """Three patients: the first run finds all, the second only the liver: Dice 1 and 1/2, a difference of 1/2 each."""
     good = evaluate_cases([pair(_labels(), _labels(), f"c{i}", f"p{i}") for i in range(3)], CARD)
     poor = evaluate_cases([pair(_labels(), _labels(spleen=False), f"c{i}", f"p{i}") for i in range(3)], CARD)
     found = compare_metrics(good, poor)

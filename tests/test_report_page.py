@@ -78,12 +78,16 @@ def report(tmp_path_factory):
     return folder / "report.html", options
 
 
+def _text(path):
+    return re.sub(r"\s+", " ", path.read_text(encoding="utf-8"))
+
+
 def _pictures(text):
     return [base64.b64decode(data) for data in re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", text)]
 
 
 def test_the_page_is_one_file_under_a_strict_policy(report):
-    text = report[0].read_text(encoding="utf-8")
+    text = _text(report[0])
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
     assert "<script" not in text
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", text)
@@ -93,21 +97,21 @@ def test_the_page_is_one_file_under_a_strict_policy(report):
 
 def test_names_are_shown_as_text(report):
     """Row 32."""
-    text = report[0].read_text(encoding="utf-8")
+    text = _text(report[0])
     assert "&lt;script&gt;alert(1)" in text
     assert "Tiny &lt;b&gt;study&lt;/b&gt;" in text
 
 
 def test_nothing_from_headers_folders_or_support_cases_is_shown(report):
     """Row 31: only study keys and pseudonyms."""
-    text = report[0].read_text(encoding="utf-8")
+    text = _text(report[0])
     for secret in ("jane", "DOE^JANE", "/home", "secret_case", "secret_patient", str(report[0].parent)):
         assert secret not in text
     assert "model.safetensors" in text
 
 
 def test_the_findings_are_there(report):
-    text = re.sub(r"\s+", " ", report[0].read_text(encoding="utf-8"))
+    text = _text(report[0])
     assert "4 cases of 4 patients, 3 organs, CT" in text
     assert "case3: no prediction; scored as missed" in text
     assert "In no reference, so left out: left kidney." in text
@@ -120,7 +124,7 @@ def test_the_findings_are_there(report):
 
 
 def test_neighbours_are_shown_the_heaviest_first_and_as_text_without_their_volume(report):
-    text = report[0].read_text(encoding="utf-8")
+    text = _text(report[0])
     assert text.index("cddd333") < text.index("cbbb222")
     assert "similarity 0.934" in text
     assert "weight 0.500" in text
@@ -130,7 +134,7 @@ def test_neighbours_are_shown_the_heaviest_first_and_as_text_without_their_volum
 
 
 def test_every_picture_is_a_sound_png_and_the_labels_have_the_cards_colours(report):
-    pictures = _pictures(report[0].read_text(encoding="utf-8"))
+    pictures = _pictures(_text(report[0]))
     assert len(pictures) > 20
     colours = set()
     for data in pictures:
@@ -198,3 +202,20 @@ def test_a_browser_runs_nothing_and_sees_the_name_as_text(report, tmp_path):
     assert "<script" not in dom
     assert "&lt;script&gt;alert(1)" in dom
     assert "<h2>Cases, the worst first</h2>" in dom
+
+
+def test_volumes_that_do_not_fit_are_noted_and_the_page_goes_on(tmp_path):
+    """An image and a prediction on another grid, a reference that broke since, a neighbour that cannot be read."""
+    pairs = _study(tmp_path, shift=1)
+    metrics = evaluate_cases(pairs, CARD)
+    nib.save(nib.Nifti1Image(np.zeros((5, 5, 5), np.float32), np.eye(4)), pairs[1].image)
+    nib.save(nib.Nifti1Image(np.zeros((5, 5, 5), np.uint8), np.eye(4)), pairs[1].prediction)
+    pairs[2].reference.write_bytes(b"broken")
+    support = {"cbbb222": Case("s", "s", pairs[2].reference, None, None, {})}
+    path = tmp_path / "report.html"
+    write_report(metrics, path, card=CARD, pairs=pairs, trace=_trace(pairs), support_cases=support)
+    text = _text(path)
+    assert "The prediction lies on another grid and is not shown." in text
+    assert "The image lies on another grid and is not shown." in text
+    assert "case2: the file is damaged" in text
+    assert "neighbour cbbb222, slice 3" not in text

@@ -32,7 +32,7 @@ def evaluate_cases(
 
     A fault of one case does not stop the others: it is a line under "faults". Without a usable prediction the
     reference's organs count as missed; without a usable reference the case cannot be scored, and is named under
-    "unscored" only. Label values that are not on the card are a fault too, and are left out; the case's organs are scored.
+    "unscored" only. Label values that are not on the card are a fault too, and are left out; the rest is scored.
 
     Args:
         pairs: the cases; names must differ.

@@ -11,8 +11,8 @@ from ragsam.metrics.protocols import LOWER_IS_BETTER
 TITLES = {"dice": "Dice", "nsd": "NSD", "hd95_mm": "HD95", "assd_mm": "ASSD"}
 NOTHING = "n/a"
 
-# A path of at least one folder; not the slashes of a web address.
-_FOLDERS = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?[\\/](?:[^\\/:*?\"<>|\n]+[\\/])+")
+# A path's folders, whose names may hold spaces, up to the next option or path; not the slashes of a web address.
+_FOLDERS = re.compile(r"""(?<![\w:/.])(?:~|[A-Za-z]:)?[\\/](?:(?:[^\\/:*?"<>|\s]|[ ](?![-~\\/ ]))+[\\/])+""")
 
 
 def number(value: float | None, metric: str) -> str:
