@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from monai.data import set_track_meta
-from monai.transforms import Compose, Randomizable, RandCropByPosNegLabeld
+from monai.transforms import Compose, RandCropByPosNegLabeld, Randomizable
 from torch import Tensor
 from torch.utils.data import Dataset, WeightedRandomSampler
 
@@ -69,8 +69,9 @@ class SliceDataset(Dataset, Randomizable):
     """Slices of labelled volumes as a map-style dataset.
 
     An item is {"image": [3, S, S] float 0-1, "label": [1, S, S] int64, "patient": str, "case": str, "slice": int,
-    "height": float 0-1}, S being the window size. Slices smaller than the window are padded evenly with zeros. Larger
-    ones are cut: in training at random, two of three crops around a labelled pixel; otherwise on a fixed overlapping grid.
+    "height": float 0-1}, S being the window size. Slices smaller than the window are padded evenly with zeros.
+    Larger ones are cut: in training at random, two of three crops around a labelled pixel; otherwise on a fixed
+    overlapping grid.
 
     Args:
         data: cases with labels; every file is checked against the card before anything else.

@@ -20,7 +20,10 @@ def _demo(args: argparse.Namespace) -> None:
     result = run_demo(args.output, datalist=args.data, **dict(parse_knob(text) for text in args.set))
     for name in ("without", "with"):
         _say(f"mean Dice {name} retrieval: {result[name]['mean']:.4f} (n = {result[name]['n']} patients)")
-    _say(f"took {sum(result['seconds'].values()):.0f} s: " + ", ".join(f"{k} {v:.0f}" for k, v in result["seconds"].items()))
+    _say(
+        f"took {sum(result['seconds'].values()):.0f} s: "
+        + ", ".join(f"{k} {v:.0f}" for k, v in result["seconds"].items())
+    )
     _say(f"report: {result['report']}")
 
 

@@ -19,7 +19,11 @@ from ragsam.errors import InputError
 from ragsam.files import atomic_write
 
 #: Parts of a SAM that count masks: made anew when the number of masks differs (3 in SAM, K classes here).
-PER_MASK_PARTS = ("mask_decoder.mask_tokens.", "mask_decoder.output_hypernetworks_mlps.", "mask_decoder.iou_prediction_head.")
+PER_MASK_PARTS = (
+    "mask_decoder.mask_tokens.",
+    "mask_decoder.output_hypernetworks_mlps.",
+    "mask_decoder.iou_prediction_head.",
+)
 #: What differs with the image size and is resized.
 RESIZED_PARTS = ("rel_pos_h", "rel_pos_w", "pos_embed", "patch_embed.proj.weight")
 
@@ -51,7 +55,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise InputError(f"{path.name}: not a readable weights file ({reason}); fetch it again from its source") from error
+        raise InputError(
+            f"{path.name}: not a readable weights file ({reason}); fetch it again from its source"
+        ) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path.name}: not a plain state dict of tensors; save `model.state_dict()`")
     return content

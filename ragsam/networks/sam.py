@@ -38,8 +38,8 @@ BACKBONES: dict[str, Backbone] = {
 def build_sam(backbone: str, *, image_size: int, patch_size: int | None = None, num_masks: int = 3) -> Sam:
     """Build a SAM with random weights.
 
-    `vit_b`, `vit_l` and `vit_h` are SAM's own sizes. `vit_tiny` is small enough for two CPU cores; on grids that fit one
-    attention window its attention is global, since a window would only add padding.
+    `vit_b`, `vit_l` and `vit_h` are SAM's own sizes. `vit_tiny` is small enough for two CPU cores; on grids that fit
+    one attention window its attention is global, since a window would only add padding.
 
     Args:
         backbone: name in `BACKBONES`.

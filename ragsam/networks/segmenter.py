@@ -1,4 +1,4 @@
-"""The segmenter: a tuned SAM that gives all classes of a slice without a prompt, steered by supports where there are any."""
+"""The segmenter: a tuned SAM that gives all classes of a slice without a prompt, steered by supports."""
 
 from __future__ import annotations
 
@@ -163,7 +163,9 @@ class Segmenter(nn.Module):
         own = self.trainable_state()
         wrong = sorted(set(own) ^ set(state)) or sorted(key for key in own if own[key].shape != state[key].shape)
         if wrong:
-            raise InputError(f"weights: {len(wrong)} keys or shapes do not fit the network ({wrong[0]}); use the run's own")
+            raise InputError(
+                f"weights: {len(wrong)} keys or shapes do not fit the network ({wrong[0]}); use the run's own"
+            )
         self.load_state_dict(state, strict=False)
 
 

@@ -24,6 +24,7 @@ from ragsam.files import atomic_write, read_json, sha256_file, write_json_atomic
 
 FORMAT_VERSION = 1
 _COLUMNS = ("patient", "case", "slice")
+_REMAKE = "make it anew with `ragsam index`"
 
 
 def pseudonym(key: str, salt: str, prefix: str) -> str:
@@ -138,18 +139,16 @@ class Bank:
             raise InputError(f"bank {folder.name}: no manifest.json in it; make a bank with `ragsam index`")
         manifest = read_json(folder / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
-            raise InputError(f"bank {folder.name}: not a bank of format {FORMAT_VERSION}; make it anew with `ragsam index`")
+            raise InputError(f"bank {folder.name}: not a bank of format {FORMAT_VERSION}; {_REMAKE}")
         for name, want in (fit or {}).items():
             have = manifest["fit"].get(name)
             if have != want:
-                raise InputError(
-                    f"bank {folder.name}: made for another {name} ({have}, not {want}); make it anew with `ragsam index`"
-                )
+                raise InputError(f"bank {folder.name}: made for another {name} ({have}, not {want}); {_REMAKE}")
         paths = {}
         for stem, entry in manifest["files"].items():
             path = paths[stem] = folder / Path(entry["name"]).name
             if not path.is_file() or sha256_file(path) != entry["sha256"]:
-                raise InputError(f"bank {folder.name}: {stem} is missing or damaged; make it anew with `ragsam index`")
+                raise InputError(f"bank {folder.name}: {stem} is missing or damaged; {_REMAKE}")
         rows = list(csv.reader(io.StringIO(paths["slices"].read_text())))[1:]
         return cls(
             np.load(paths["descriptors"], allow_pickle=False),

@@ -29,7 +29,7 @@ class Descriptor:
 
 
 def _with_height(content: Tensor, height: Tensor) -> Tensor:
-    """Join unit content [B, D] and the height on an arc, so that equal heights add to the cosine, far ones take away."""
+    """Join unit content [B, D] and the height on an arc: equal heights add to the cosine, far ones take away."""
     angle = pi * height.to(content.dtype)[:, None]
     arc = HEIGHT_WEIGHT * torch.cat([angle.cos(), angle.sin()], dim=1)
     return F.normalize(torch.cat([content, arc], dim=1))

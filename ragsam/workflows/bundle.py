@@ -35,7 +35,9 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
         if (folder / "configs" / "train.yaml").is_file():
             return folder
     known = ", ".join(sorted(path.parts[-3] for path in packaged.glob("*/configs/train.yaml")))
-    raise InputError(f"{name_or_path}: no bundle there (no configs/train.yaml); take a bundle's folder or one of {known}")
+    raise InputError(
+        f"{name_or_path}: no bundle there (no configs/train.yaml); take a bundle's folder or one of {known}"
+    )
 
 
 def make_run(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,5 +80,3 @@ class WeightsLoader:
         if metadata.get("base_sha256") != self.network.base_sha256:
             raise InputError(f"{self.path.name}: made on other base weights; set `base` to the ones it was trained on")
         self.network.load_trainable_state(state)
-
-

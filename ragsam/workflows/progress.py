@@ -38,14 +38,14 @@ class Progress:
 
     @staticmethod
     def _last_loss(output: dict[str, float]) -> dict[str, float]:
-        return {"loss": float(output["loss"])}
+        return {"loss": output["loss"].item()}
 
     def _begin(self, engine: Engine) -> None:
         self._start, self._losses = time.monotonic(), []
 
     def _count(self, engine: Engine) -> None:
         if self.loss:
-            self._losses.append(float(engine.state.output["loss"]))
+            self._losses.append(engine.state.output["loss"].item())
 
     def _line(self, engine: Engine) -> None:
         passed, state = time.monotonic() - self._start, engine.state

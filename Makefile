@@ -1,0 +1,54 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both make .venv first, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test lint bench constraints clean
+
+help:
+	@echo "make demo         install, then train, index, segment, evaluate and report on made patients"
+	@echo "make test         install with the test extras, then linters and the whole test suite"
+	@echo "make bench        the benchmarks that need no data of yours"
+	@echo "make constraints  renew constraints.txt from the newest versions that setup.cfg allows"
+	@echo "make clean        remove .venv and runs/"
+
+demo: $(VENV)/.installed
+	$(BIN)/ragsam demo --output runs/demo
+
+test: $(VENV)/.installed-test lint
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/phantom_mean_label.py
+
+$(BIN)/python:
+	@echo "== making $(VENV) with $(PYTHON)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "make: $(PYTHON) is older than 3.10; run make PYTHON=python3.11"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "make: no venv module; on Debian: apt-get install python3-venv"; exit 2; }
+
+$(VENV)/.installed: setup.cfg constraints.txt | $(BIN)/python
+	@echo "== installing ragsam and its pinned packages: PyTorch is some gigabytes, so this takes minutes, once"
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: setup.cfg constraints.txt | $(VENV)/.installed
+	@echo "== installing the test extras"
+	$(INSTALL) --editable ".[test]"
+	@touch $@
+
+constraints:
+	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
+	build/constraints/bin/python -m pip install --upgrade ".[test]"
+	{ echo "# Pinned versions of every package that an installation takes. Renewed by: make constraints"; \
+	  build/constraints/bin/python -m pip freeze --exclude ragsam; } > constraints.txt
+	rm -rf build/constraints
+
+clean:
+	rm -rf $(VENV) build runs
