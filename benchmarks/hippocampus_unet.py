@@ -134,7 +134,8 @@ def main() -> None:
     datalist = prepare("hippocampus", args.source, output / "datalist.json")
     ours = train(datalist, output / "ragsam", args.minutes, {})
     bank, _, _ = index_run(ours)
-    unet = train(datalist, output / "unet", args.minutes, UNET)
+    # The U-Net gets the minutes that RAG-SAM really took, not those that were planned.
+    unet = train(datalist, output / "unet", float(read_log(ours)[-1]["train_seconds"]) / 60, UNET)
     support_cases = load_datalist(datalist).section("training")
     without = test(ours, datalist, "ragsam-without-retrieval", output, {"retrieval": False})
     results = {
@@ -153,7 +154,11 @@ def main() -> None:
         lines.append(row(name, metrics, parameters, float(log["train_seconds"]) / 60, int(log["step"])))
     for name in ("MONAI U-Net", "RAG-SAM, retrieval off at test"):
         paired = compare_metrics(results["RAG-SAM"], results[name])["mean"]["dice"]
-        lines.append(f"\nRAG-SAM minus {name}, paired by patient: {paired}")
+        low, high = paired["ci95"]
+        lines.append(
+            f"\nRAG-SAM minus {name}, paired by patient: {paired['mean_difference']:+.4f} ({low:+.4f} to {high:+.4f}), "
+            f"better in {paired['wins']} of {paired['n']} patients."
+        )
     about = (
         f"\n{results['RAG-SAM']['n_patients']} test patients, {results['RAG-SAM']['n_cases']} volumes; one seed; "
         f"{date.today()}; {os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"

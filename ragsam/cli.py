@@ -18,12 +18,13 @@ def _demo(args: argparse.Namespace) -> None:
     from ragsam.workflows.demo import run_demo
 
     result = run_demo(args.output, datalist=args.data, **dict(parse_knob(text) for text in args.set))
-    for name in ("without", "with"):
-        _say(f"mean Dice {name} retrieval: {result[name]['mean']:.4f} (n = {result[name]['n']} patients)")
+    for name, how in (("without", "with retrieval switched off"), ("with", "with retrieval")):
+        _say(f"mean Dice {how}: {result[name]['mean']:.4f} (n = {result[name]['n']} patients)")
     _say(
         f"took {sum(result['seconds'].values()):.0f} s: "
         + ", ".join(f"{k} {v:.0f}" for k, v in result["seconds"].items())
     )
+    _say(f"picture: {result['picture']}")
     _say(f"report: {result['report']}")
 
 

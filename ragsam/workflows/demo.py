@@ -6,18 +6,22 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ragsam.data.cards import load_card
-from ragsam.data.datalist import load_datalist
+from ragsam.data.cards import Card, load_card
+from ragsam.data.datalist import Case, load_datalist
 from ragsam.data.phantom import write_phantoms
 from ragsam.errors import InputError
-from ragsam.files import write_json_atomic
+from ragsam.files import read_json, write_json_atomic
+from ragsam.report.cases import worst_first
 from ragsam.report.evaluation import pairs_from_cases
+from ragsam.report.overview import write_overview
+from ragsam.retrieval.bank import Bank, pseudonym
 from ragsam.workflows.bundle import make_run, run_config
 from ragsam.workflows.jobs import index_run, segment_with_run
-from ragsam.workflows.report_handler import report_evaluation
+from ragsam.workflows.report_handler import TRACE_NAME, report_evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +41,7 @@ def run_demo(
         knobs: of the bundle's training.
 
     Returns:
-        {"report": path, "with": mean Dice, "without": mean Dice, "seconds": by step}.
+        {"report": path, "picture": path, "with": mean Dice, "without": mean Dice, "seconds": by step}.
 
     Raises:
         InputError: an output folder that holds something else than an older demo.
@@ -86,12 +90,41 @@ def run_demo(
             bank=bank,
             support_cases=data.section("training"),
             baseline=results.get("without"),
+            baseline_name="retrieval switched off",
         )
+    overview = output / "overview.png"
+    _draw_overview(overview, output, data.section("test"), data.section("training"), card, results["with"], bank)
     step("report", clock)
     result = {
         "report": str(output / "evaluation-with-retrieval" / "report.html"),
+        "picture": str(overview),
         **{name: metrics["summary"]["mean"]["dice"] for name, metrics in results.items()},
         "seconds": seconds,
     }
-    write_json_atomic(output / MARK, {"state": "done", **{k: v for k, v in result.items() if k != "report"}})
+    write_json_atomic(output / MARK, {"state": "done", **{k: result[k] for k in ("with", "without", "seconds")}})
     return result
+
+
+def _draw_overview(
+    path: Path,
+    output: Path,
+    test: Sequence[Case],
+    training: Sequence[Case],
+    card: Card,
+    metrics: dict[str, Any],
+    bank: Path,
+) -> None:
+    """Draw the test case in the middle by Dice: neither the best nor the worst."""
+    cases = [case for case, _ in worst_first(metrics["cases"])]
+    name = cases[len(cases) // 2]["case"]
+    folders = {how: output / f"predictions-{how}-retrieval" for how in ("without", "with")}
+    (pair,) = pairs_from_cases([case for case in test if case.case == name], folders["with"])
+    salt = Bank.open(bank).salt
+    write_overview(
+        path,
+        card=card,
+        pair=pair,
+        predictions={f"{how} retrieval": folder / f"{name}.nii.gz" for how, folder in folders.items()},
+        trace=read_json(folders["with"] / TRACE_NAME),
+        support_cases={pseudonym(case.case, salt, "c"): case for case in training},
+    )

@@ -193,7 +193,7 @@ class VolumeRetrieval:
         self.network.lookup = None
         bank = self.retriever.bank
         if self.trace_path is not None and bank is not None:
-            about = {"slices": len(bank), "patients": len(set(bank.patients)), "salt": bank.salt}
+            about = {"slices": len(bank), "patients": len(set(bank.patients))}
             write_json_atomic(self.trace_path, {"bank": about, "cases": self.cases})
 
     def fail(self, engine: Engine, error: Exception) -> None:
