@@ -14,8 +14,8 @@ from ragsam.errors import InputError
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from ragsam.workflows.bundle import parse_knob
     from ragsam.workflows.demo import run_demo
+    from ragsam.workflows.knobs import parse_knob
 
     result = run_demo(args.output, datalist=args.data, **dict(parse_knob(text) for text in args.set))
     for name, how in (("without", "with retrieval switched off"), ("with", "with retrieval")):
@@ -47,10 +47,10 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from ragsam.workflows.bundle import make_run, parse_knob, run_config
+    from ragsam.workflows.jobs import train_run
+    from ragsam.workflows.knobs import parse_knob
 
-    run = make_run(args.bundle, args.data, args.output, dict(parse_knob(text) for text in args.set))
-    run_config(run, "train")
+    run = train_run(args.bundle, args.data, args.output, dict(parse_knob(text) for text in args.set))
     _say(f"run: {run}")
     _say(f"next: ragsam index {run}")
 
@@ -71,7 +71,7 @@ def _segment(args: argparse.Namespace) -> None:
     _say(f"label volumes: {len(cases)} in {args.output}")
 
 
-def _evaluate(args: argparse.Namespace) -> None:
+def _evaluate(args: argparse.Namespace) -> int:
     from ragsam.data.cards import load_card
     from ragsam.data.datalist import load_datalist
     from ragsam.files import read_json
@@ -101,10 +101,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     if dice["mean"] is not None:
         _say(f"mean Dice {dice['mean']:.4f} (n = {dice['n']} patients; {metrics['patients']})")
     _say(f"report: {args.output / 'report.html'}")
-    if metrics["faults"]:
-        for fault in metrics["faults"]:
-            sys.stderr.write(f"ragsam: {fault}\n")
-        raise SystemExit(2)
+    for fault in metrics["faults"]:
+        sys.stderr.write(f"ragsam: {fault}\n")
+    return 2 if metrics["faults"] else 0
 
 
 def _say(line: str) -> None:
@@ -172,11 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("ragsam").setLevel(logging.INFO)
     try:
-        args.job(args)
+        return args.job(args) or 0
     except InputError as error:
         sys.stderr.write(f"ragsam: {error}\n")
         return 2
-    return 0
 
 
 if __name__ == "__main__":

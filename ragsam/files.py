@@ -66,17 +66,32 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises:
         InputError: where the file is missing, unreadable or not JSON.
     """
+    with _reading(path):
+        content = Path(path).read_bytes()
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check the path") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        return json.loads(content.decode("utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error}); mend or remake the file") from error
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a file as 64 hexadecimal digits.
+
+    Raises:
+        InputError: where the file is missing or unreadable.
+    """
+    digest = hashlib.sha256()
+    with _reading(path), Path(path).open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; check the path") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error

@@ -1,17 +1,33 @@
-"""Augmentation of slices that keeps the patient's sides: small rotations, scales, shears and shifts, and intensities.
+"""Augmentation of slices: small rotations, scales, shears and shifts, and intensities.
 
-There is no flip: a mirrored liver would lie on the patient's left, and left and right kidney would swap their names.
+Sides are never confused: nothing is mirrored, unless the data set's card says that a mirrored volume could be one of
+its own. A mirrored liver would lie on the patient's left, and left and right kidney would swap their names.
 """
 
 from __future__ import annotations
 
 from math import pi
 
-from monai.transforms import Compose, RandAdjustContrastd, RandAffined, RandGaussianNoised, RandShiftIntensityd
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandAffined,
+    RandFlipd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandShiftIntensityd,
+)
+
+LEFT_RIGHT_AXIS = 0  # of a slice [H, W] whose volume is oriented to RAS
 
 
 def slice_augmentation(
-    *, rotation_degrees: float = 15.0, scale: float = 0.15, shift_pixels: float = 4.0, noise: float = 0.03
+    *,
+    rotation_degrees: float = 20.0,
+    scale: float = 0.2,
+    shift_pixels: float = 4.0,
+    noise: float = 0.03,
+    mirror: bool = False,
 ) -> Compose:
     """Return the random transform of one slice: a dict of `image` [3, H, W] and `label` [1, H, W].
 
@@ -20,22 +36,25 @@ def slice_augmentation(
         scale: sizes are drawn between 1 - scale and 1 + scale.
         shift_pixels: shifts are drawn between plus and minus this many pixels.
         noise: largest standard deviation of the added noise, image intensities being 0-1.
+        mirror: mirror left and right in half of the slices; only where the card allows it.
     """
     angle = rotation_degrees * pi / 180
-    return Compose(
-        [
-            RandAffined(
-                ("image", "label"),
-                prob=0.9,
-                rotate_range=angle,
-                scale_range=(scale, scale),
-                shear_range=(0.08, 0.08),
-                translate_range=(shift_pixels, shift_pixels),
-                mode=("bilinear", "nearest"),
-                padding_mode="zeros",
-            ),
-            RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.4)),
-            RandShiftIntensityd("image", prob=0.3, offsets=0.1),
-            RandGaussianNoised("image", prob=0.3, std=noise),
-        ]
-    )
+    steps = [
+        RandAffined(
+            ("image", "label"),
+            prob=0.9,
+            rotate_range=angle,
+            scale_range=(scale, scale),
+            shear_range=(0.08, 0.08),
+            translate_range=(shift_pixels, shift_pixels),
+            mode=("bilinear", "nearest"),
+            padding_mode="zeros",
+        ),
+        RandAdjustContrastd("image", prob=0.4, gamma=(0.6, 1.6)),
+        RandShiftIntensityd("image", prob=0.4, offsets=0.1),
+        RandGaussianSmoothd("image", prob=0.2, sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0)),
+        RandGaussianNoised("image", prob=0.3, std=noise),
+    ]
+    if mirror:
+        steps.insert(0, RandFlipd(("image", "label"), prob=0.5, spatial_axis=LEFT_RIGHT_AXIS))
+    return Compose(steps)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,12 +52,14 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # a damaged pickle can end in any of them: KeyError, IndexError, AttributeError, ...
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(
             f"{path.name}: not a readable weights file ({reason}); fetch it again from its source"
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
         raise InputError(f"{path.name}: not a plain state dict of tensors; save `model.state_dict()`")
     return content
 
@@ -76,16 +77,16 @@ def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
     Raises:
         InputError: a key that the network lacks or misses, or a shape that no resizing explains.
     """
-    own = sam.state_dict()
-    unknown, missing = sorted(set(state) - set(own)), sorted(set(own) - set(state))
-    missing = [key for key in missing if not key.startswith(PER_MASK_PARTS)]
-    unknown = [key for key in unknown if not key.startswith(PER_MASK_PARTS)]
+    own, tokens = sam.state_dict(), "mask_decoder.mask_tokens.weight"
+    masks_differ = tokens in state and state[tokens].shape != own[tokens].shape
+    excused = PER_MASK_PARTS if masks_differ else ()
+    unknown = [key for key in sorted(set(state) - set(own)) if not key.startswith(excused)]
+    missing = [key for key in sorted(set(own) - set(state)) if not key.startswith(excused)]
     if unknown or missing:
         raise InputError(
             f"base weights: not a SAM of this size: {len(unknown)} unknown keys ({', '.join(unknown[:2])}), "
             f"{len(missing)} missing ({', '.join(missing[:2])}); check `backbone` against the file"
         )
-    masks_differ = state["mask_decoder.mask_tokens.weight"].shape != own["mask_decoder.mask_tokens.weight"].shape
     report, loaded = LoadReport(), dict(own)
     for key, tensor in state.items():
         if key.startswith(PER_MASK_PARTS) and masks_differ:
@@ -93,13 +94,19 @@ def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
         elif tensor.shape == own[key].shape:
             loaded[key] = tensor
             report.used.append(key)
-        elif key.endswith(RESIZED_PARTS) and tensor.ndim == own[key].ndim:
+        elif _differs_in_size_alone(key, tensor.shape, own[key].shape):
             loaded[key] = _resize(key, tensor, own[key].shape)
             report.resized.append(key)
         else:
             raise InputError(f"base weights: {key} is {tuple(tensor.shape)}, the network needs {tuple(own[key].shape)}")
     sam.load_state_dict(loaded)
     return report
+
+
+def _differs_in_size_alone(key: str, shape: torch.Size, wanted: torch.Size) -> bool:
+    """Whether resizing brings a tensor to `wanted`: its channels must be the same already."""
+    channels = slice(0, 2) if key.endswith("patch_embed.proj.weight") else slice(-1, None)
+    return key.endswith(RESIZED_PARTS) and len(shape) == len(wanted) and shape[channels] == wanted[channels]
 
 
 def _resize(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:
@@ -119,10 +126,17 @@ def save_weights(path: str | os.PathLike[str], tensors: dict[str, Tensor], metad
 
     Args:
         metadata: values are kept as JSON text, since the format allows text only.
+
+    Raises:
+        InputError: where the file cannot be written.
     """
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    texts = {key: json.dumps(value) for key, value in metadata.items()}
     with atomic_write(path) as temporary:
-        safetensors.torch.save_file(plain, temporary, {key: json.dumps(value) for key, value in metadata.items()})
+        try:
+            safetensors.torch.save_file(plain, temporary, texts)
+        except safetensors.SafetensorError as error:
+            raise OSError(str(error)) from error  # a full disk, told as by every other writer
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -135,6 +149,8 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-    except ValueError as error:
-        raise InputError(f"{Path(path).name}: its metadata are not ours; import the checkpoint first") from error
+    except (safetensors.SafetensorError, ValueError):
+        metadata = {}
+    if not metadata:
+        raise InputError(f"{Path(path).name}: no metadata of ours in it; import the checkpoint first")
     return tensors, metadata

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -12,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import yaml
 
 from ragsam.data.cards import Card, card_text, load_card
 from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
 from ragsam.files import read_json, write_json_atomic, write_text_atomic
+from ragsam.workflows.knobs import checked_knobs, set_knobs
 
 CONFIGS = ("train", "inference", "evaluate")
 LARGEST_SLICE = 512
-_KNOB = re.compile(r"^(\w+): ?(.*?)(\s+#.*)?$")
 
 
 def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
@@ -55,23 +52,20 @@ def make_run(
         knobs: values by the name of a knob of `train.yaml`.
 
     Raises:
-        InputError: unknown knob, faulty datalist or card, or an output that is a run already.
+        InputError: unknown knob or one of another kind, faulty datalist or card, or an output that holds something.
     """
     source, target = find_bundle(bundle), Path(output)
-    if (target / "configs").exists():
-        raise InputError(f"{target}: is a run already; choose another output, or remove it")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        what = "is a run already" if (target / "configs").exists() else "holds something already"
+        raise InputError(f"{target}: {what}; choose another output, or remove it")
     data = load_datalist(datalist)
     card = load_card(data.card)
-    values: dict[str, Any] = {"datalist": str(data.path), **(knobs or {})}
+    texts = {name: (source / "configs" / f"{name}.yaml").read_text(encoding="utf-8") for name in CONFIGS}
+    values: dict[str, Any] = {"datalist": str(data.path), **checked_knobs(texts["train"], knobs or {})}
     if "image_size" not in values:
         values["image_size"] = fitting_image_size(data.section("training"), values.get("spacing_mm"))
     if values.get("base"):
         values["base"] = str(Path(values["base"]).absolute())
-    texts = {name: (source / "configs" / f"{name}.yaml").read_text(encoding="utf-8") for name in CONFIGS}
-    own = {name for name in values if name in knob_names(texts["train"])}
-    if unknown := sorted(set(values) - own):
-        names = ", ".join(sorted(knob_names(texts["train"])))
-        raise InputError(f"--set {unknown[0]}: no such knob; the bundle has {names}")
     for name, text in texts.items():
         write_text_atomic(target / "configs" / f"{name}.yaml", set_knobs(text, values))
     shutil.copyfile(source / "configs" / "logging.conf", target / "configs" / "logging.conf")
@@ -84,41 +78,6 @@ def make_run(
         elif (source / part).is_file():
             shutil.copyfile(source / part, target / part)
     return target
-
-
-def knob_names(text: str) -> set[str]:
-    """Return the names of a config's knobs: top-level keys with a plain value on their own line, above the wiring."""
-    above = text.split("\n# Wiring.", 1)[0]
-    return {match[1] for line in above.splitlines() if (match := _KNOB.match(line)) and match[2]} - {"bundle_root"}
-
-
-def set_knobs(text: str, values: Mapping[str, Any]) -> str:
-    """Return a config's text with knobs set; comments and order are kept, and knobs that it lacks are passed over."""
-    names = knob_names(text)
-    lines = []
-    for line in text.splitlines():
-        match = _KNOB.match(line)
-        if match and match[1] in values and match[1] in names:
-            line = f"{match[1]}: {json.dumps(values[match[1]], ensure_ascii=False)}{match[3] or ''}"
-        lines.append(line)
-    return "\n".join(lines) + "\n"
-
-
-def parse_knob(text: str) -> tuple[str, Any]:
-    """Read KEY=VALUE, the value as YAML.
-
-    Raises:
-        InputError: no `=`, an expression (`$...`, `@...`, which would run code), or no YAML.
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise InputError(f"--set {text}: write it as KEY=VALUE")
-    if value.strip().startswith(("$", "@", "%")):
-        raise InputError(f"--set {name}: expressions are not taken here; edit the bundle's config for that")
-    try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {name}: {value!r} is not valid YAML; quote it") from error
 
 
 def fitting_image_size(cases: Sequence[Case], spacing_mm: Sequence[float] | None = None) -> int:
@@ -177,10 +136,10 @@ def run_config(run: str | os.PathLike[str], config: str, **overrides: Any) -> No
         workflow.run()
         workflow.finalize()
     except Exception as error:
-        raise _root_cause(error) from error
+        raise root_cause(error) from error
 
 
-def _root_cause(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
     """Return the bad input that MONAI's config parser wrapped, or the error itself."""
     cause: BaseException | None = error
     while cause is not None:

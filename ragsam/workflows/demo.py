@@ -44,11 +44,16 @@ def run_demo(
         {"report": path, "picture": path, "with": mean Dice, "without": mean Dice, "seconds": by step}.
 
     Raises:
-        InputError: an output folder that holds something else than an older demo.
+        InputError: an output folder that holds something else than an older demo, or the data; a faulty datalist.
     """
     output = Path(output)
-    if output.exists() and any(output.iterdir()) and not (output / MARK).is_file():
+    empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+    if not empty and not (output / MARK).is_file():
         raise InputError(f"{output}: holds something else than an older demo; choose another --output")
+    if datalist is not None:
+        load_datalist(datalist)  # faults are told before anything is removed
+        if output.resolve() in Path(datalist).resolve().parents:
+            raise InputError(f"{datalist}: lies in {output}, which is replaced; choose another --output")
     shutil.rmtree(output, ignore_errors=True)
     seconds: dict[str, float] = {}
     write_json_atomic(output / MARK, {"state": "started"})

@@ -1,17 +1,39 @@
-"""The jobs behind the commands: index and segment with a run."""
+"""The jobs behind the commands: make a run and train it, index and segment with it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
-from ragsam.workflows.bundle import run_config
+from ragsam.workflows.bundle import make_run, root_cause, run_config
 
 SUFFIXES = (".nii.gz", ".nii")
+
+
+def train_run(
+    bundle: str | os.PathLike[str],
+    datalist: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    knobs: Mapping[str, Any] | None = None,
+) -> Path:
+    """Make a run and train it; see `make_run`. Where bad input stops it before there are weights, no run is left.
+
+    Raises:
+        InputError: as `make_run`, or a faulty case.
+    """
+    run = make_run(bundle, datalist, output, knobs)
+    try:
+        run_config(run, "train")
+    except InputError:
+        if not (run / "models" / "model.safetensors").exists():
+            shutil.rmtree(run)
+        raise
+    return run
 
 
 def index_run(run: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> tuple[Path, int, int]:
@@ -40,8 +62,11 @@ def index_run(run: str | os.PathLike[str], output: str | os.PathLike[str] | None
     parser.read_config(str(config))
     parser["bundle_root"] = str(root)
     get = parser.get_parsed_content
-    WeightsLoader(get("network"), get("weights")).load()
-    bank = build_bank(get("retriever"), get("network"), get("train#dataset"), get("preparation"))
+    try:
+        WeightsLoader(get("network"), get("weights")).load()
+        bank = build_bank(get("retriever"), get("network"), get("train#dataset"), get("preparation"))
+    except Exception as error:
+        raise root_cause(error) from error
     folder = Path(output) if output else root / "bank"
     bank.save(folder)
     return folder, len(bank), len(set(bank.patients))

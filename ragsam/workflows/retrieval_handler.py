@@ -193,7 +193,8 @@ class VolumeRetrieval:
         self.network.lookup = None
         bank = self.retriever.bank
         if self.trace_path is not None and bank is not None:
-            about = {"slices": len(bank), "patients": len(set(bank.patients))}
+            fingerprint = hashlib.sha256(bank.descriptors.tobytes()).hexdigest()[:16]
+            about = {"slices": len(bank), "patients": len(set(bank.patients)), "fingerprint": fingerprint}
             write_json_atomic(self.trace_path, {"bank": about, "cases": self.cases})
 
     def fail(self, engine: Engine, error: Exception) -> None:

@@ -1,0 +1,81 @@
+"""Fixtures: a small study, and a run trained on it once for all tests."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_study import KNOBS, write_study
+
+from ragsam.data.datalist import load_datalist
+
+
+@pytest.fixture(autouse=True)
+def _log_as_found() -> Iterator[None]:
+    """Undo what a run does to logging: its handlers hold the stderr of one test, and hide the log from caplog."""
+    yield
+    logging.getLogger("ragsam").handlers.clear()
+    logging.getLogger("ragsam").propagate = True
+    logging.getLogger("ragsam").setLevel(logging.NOTSET)
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
+        root.removeHandler(handler)
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The datalist of the small study; not to be written to."""
+    return write_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="session")
+def run(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained and indexed run; not to be written to."""
+    from ragsam.workflows.jobs import index_run, train_run
+
+    folder = train_run("sam_lora", study, tmp_path_factory.mktemp("trained") / "run", KNOBS)
+    index_run(folder)
+    return folder
+
+
+@pytest.fixture
+def own_run(run: Path, tmp_path: Path) -> Path:
+    """The trained run again, in a folder that a test may change by replacing files (they are hard links)."""
+    return shutil.copytree(run, tmp_path / "run", copy_function=os.link)
+
+
+@pytest.fixture(scope="session")
+def segmented(run: Path, study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the test cases' label volumes and their retrieval.json."""
+    from ragsam.workflows.jobs import segment_with_run
+
+    folder = tmp_path_factory.mktemp("segmented")
+    segment_with_run(run, [study], folder)
+    return folder
+
+
+@pytest.fixture
+def edited_study(study: Path, tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
+    """Return a function that writes the study's datalist with a change made to its content, paths made absolute."""
+
+    def write(change: Callable[[dict[str, Any]], None]) -> Path:
+        sections = load_datalist(study).sections
+        content: dict[str, Any] = {"card": "hippocampus"}
+        for name, cases in sections.items():
+            content[name] = [
+                {"case": c.case, "patient": c.patient, "image": str(c.image), "label": str(c.label)} for c in cases
+            ]
+        change(content)
+        path = tmp_path / "edited" / "datalist.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content), encoding="utf-8")
+        return path
+
+    return write
