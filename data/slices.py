@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from monai.data import set_track_meta
+from monai.data import get_track_meta, set_track_meta
 from monai.transforms import Compose, RandCropByPosNegLabeld, Randomizable
 from torch import Tensor
 from torch.utils.data import Dataset, WeightedRandomSampler
@@ -135,10 +135,10 @@ class SliceDataset(Dataset, Randomizable):
         """Nothing is drawn here: the random transforms draw for themselves."""
 
     def set_random_state(self, seed: int | None = None, state: Any = None) -> SliceDataset:
-        """Seed the random transforms."""
+        """Seed the random transforms; without augmentation none is used, and `plain` shares them with its origin."""
         super().set_random_state(seed, state)
-        self.crop.set_random_state(seed, state)
         if self.augmentation is not None:
+            self.crop.set_random_state(seed, state)
             self.augmentation.set_random_state(seed, state)
         return self
 
@@ -154,11 +154,12 @@ class SliceDataset(Dataset, Randomizable):
             if max(label.shape[:2]) > self.image_size:
                 item = self.crop(dict(item))[0]
             item = {name: pad_to_window(tensor, self.image_size) for name, tensor in item.items()}
+            tracking = get_track_meta()
             set_track_meta(False)
             try:
                 item = self.augmentation(dict(item))
             finally:
-                set_track_meta(True)
+                set_track_meta(tracking)
         case = self.cases[key.case]
         return {
             "image": pad_to_window(torch.as_tensor(item["image"]), self.image_size).clamp(0, 1),
@@ -181,12 +182,12 @@ class SliceDataset(Dataset, Randomizable):
 
         Args:
             samples: slices an epoch.
-            background_share: share of drawn slices that hold no labelled pixel, where there are any.
+            background_share: share of a patient's drawn slices that hold no labelled pixel, where it has both kinds.
         """
-        totals: dict[tuple[str, bool], int] = {}
-        for key in self.keys:
-            group = (self.cases[key.case].patient, key.foreground)
-            totals[group] = totals.get(group, 0) + 1
-        share = {True: 1 - background_share, False: background_share}
-        weights = [share[k.foreground] / totals[self.cases[k.case].patient, k.foreground] for k in self.keys]
+        kinds = [(self.cases[key.case].patient, key.foreground) for key in self.keys]
+        totals, share = Counter(kinds), {True: 1 - background_share, False: background_share}
+        present: dict[str, float] = {}
+        for patient, foreground in totals:
+            present[patient] = present.get(patient, 0.0) + share[foreground]
+        weights = [share[kind[1]] / (totals[kind] * (present[kind[0]] or 1.0)) for kind in kinds]
         return WeightedRandomSampler(weights, samples)

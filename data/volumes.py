@@ -12,6 +12,7 @@ from monai.transforms import Compose
 from ragsam.data.cards import Card
 from ragsam.data.datalist import Case
 from ragsam.data.validation import read_volume_checked, require_sound
+from ragsam.errors import InputError
 
 
 class VolumeDataset(Dataset):
@@ -24,12 +25,16 @@ class VolumeDataset(Dataset):
         labels: whether labels are loaded too.
 
     Raises:
-        InputError: a faulty file: at once where there is a card, else on access.
+        InputError: a case without label where labels are wanted; a faulty file: at once where there is a card, else
+            on access.
     """
 
     def __init__(
         self, data: Sequence[Case], transform: Compose, *, card: Card | None = None, labels: bool = False
     ) -> None:
+        for case in data:
+            if labels and case.label is None:
+                raise InputError(f"{case.case}: no label; validation needs one")
         if card is not None:
             require_sound(data, card)
         super().__init__(list(data), transform)

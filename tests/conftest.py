@@ -20,13 +20,11 @@ from ragsam.data.datalist import load_datalist
 def _log_as_found() -> Iterator[None]:
     """Undo what a run does to logging: its handlers hold the stderr of one test, and hide the log from caplog."""
     yield
-    logging.getLogger("ragsam").handlers.clear()
     logging.getLogger("ragsam").propagate = True
     logging.getLogger("ragsam").setLevel(logging.NOTSET)
-    root = logging.getLogger()
-    root.setLevel(logging.WARNING)
-    for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
-        root.removeHandler(handler)
+    logging.getLogger().setLevel(logging.WARNING)
+    for logger in (logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))):
+        logger.handlers = [handler for handler in logger.handlers if type(handler) is not logging.StreamHandler]
 
 
 @pytest.fixture(scope="session")

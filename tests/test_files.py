@@ -81,9 +81,14 @@ def test_permissions_follow_the_umask(tmp_path):
 def test_an_error_inside_leaves_the_old_file_alone(tmp_path, error):
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(error), atomic_write(target) as temporary:
-        temporary.write_text("half of the ne")
-        raise error
+
+    def fail_halfway():
+        with atomic_write(target) as temporary:
+            temporary.write_text("half of the ne")
+            raise error
+
+    with pytest.raises(error):
+        fail_halfway()
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 

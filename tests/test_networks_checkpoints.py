@@ -257,6 +257,7 @@ def test_an_old_format_file_is_read_and_told_when_truncated(tmp_path):
             read_state_dict(path)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_damaged_file_never_ends_in_another_error(tmp_path, suffix):
     """Flipped bits in the voids of a file change nothing; where they are noticed, they are told."""
@@ -273,6 +274,7 @@ def test_a_damaged_file_never_ends_in_another_error(tmp_path, suffix):
     assert refusals > 60
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize(
     "content", [b"", b"\0" * 64, b"hello", b"PK\x03\x04", b"\x80\x02}q\x00.", b"\x80\x05K\x01.", os.urandom(400)]
 )

@@ -59,3 +59,8 @@ def test_without_zero_init_the_gate_passes_its_input(stem):
 def test_patch_sizes_that_doubling_does_not_reach_are_refused(patch_size):
     with pytest.raises(ValueError, match=f"patch_size {patch_size} "):
         DetailDecoder(64, patch_size, zero_init=True)
+
+
+def test_a_patch_embedding_that_4_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="patch_size 6 is not a multiple of 4"):
+        StemPatchEmbed(6, 24)

@@ -131,7 +131,7 @@ def test_without_a_base_everything_trains_and_the_log_says_so(caplog):
 def test_without_a_base_no_position_table_is_left_at_zero():
     encoder = make().sam.image_encoder
     tables = [encoder.pos_embed] + [t for b in encoder.blocks for t in (b.attn.rel_pos_h, b.attn.rel_pos_w)]
-    assert all(0.005 < float(table.std()) < 0.05 for table in tables)
+    assert all(0.005 < table.detach().std() < 0.05 for table in tables)
 
 
 def test_with_a_base_the_log_counts_its_tensors(bases, caplog):
@@ -239,19 +239,18 @@ def test_gradients_reach_everything_that_trains(bases, pretrained, exceptions, d
     assert reached <= training
 
 
-def test_one_step_lowers_the_loss(bases):
-    """From exact zeros the gates open: detail and fusion learn from the first step on."""
-    network = make(base=bases[8]).train()
-    target, neighbours = torch.randint(0, CLASSES + 1, (2, SIZE, SIZE)), supports([[1.0], [1.0]])
-    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-3)
+def test_from_exact_zeros_the_gates_open_and_the_vote_is_learnt(bases):
+    """The right answer is the neighbours' own: twenty steps bring the loss down."""
+    network, neighbours = make(base=bases[8]).train(), supports([[1.0], [1.0]])
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=3e-3)
     losses = []
-    for _ in range(3):
-        loss = nn.functional.cross_entropy(network(slices(), supports=neighbours), target)
+    for _ in range(20):
+        loss = nn.functional.cross_entropy(network(slices(), supports=neighbours), neighbours.labels[:, 0].long())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[2] < losses[1] < losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     assert network.detail.gate.weight.any()
     assert network.fusion.convs[-1].weight.any()
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -29,6 +29,7 @@ def test_no_neighbour_at_all_is_no_vote():
     assert torch.equal(label_prior(supports, 3), torch.zeros(2, 3, 4, 4))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 5), st.integers(2, 6))
 def test_a_vote_sums_to_the_trust_and_equals_one_hot(seed, batch, count, classes):
     generator = torch.Generator().manual_seed(seed)

@@ -14,7 +14,6 @@ from monai.transforms import (
     RandAffined,
     RandFlipd,
     RandGaussianNoised,
-    RandGaussianSmoothd,
     RandShiftIntensityd,
 )
 
@@ -23,8 +22,8 @@ LEFT_RIGHT_AXIS = 0  # of a slice [H, W] whose volume is oriented to RAS
 
 def slice_augmentation(
     *,
-    rotation_degrees: float = 20.0,
-    scale: float = 0.2,
+    rotation_degrees: float = 15.0,
+    scale: float = 0.15,
     shift_pixels: float = 4.0,
     noise: float = 0.03,
     mirror: bool = False,
@@ -50,9 +49,8 @@ def slice_augmentation(
             mode=("bilinear", "nearest"),
             padding_mode="zeros",
         ),
-        RandAdjustContrastd("image", prob=0.4, gamma=(0.6, 1.6)),
-        RandShiftIntensityd("image", prob=0.4, offsets=0.1),
-        RandGaussianSmoothd("image", prob=0.2, sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0)),
+        RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.4)),
+        RandShiftIntensityd("image", prob=0.3, offsets=0.1),
         RandGaussianNoised("image", prob=0.3, std=noise),
     ]
     if mirror:

@@ -67,7 +67,9 @@ def postprocessing(preprocessing_chain: Compose, *, restore_grid: bool = True) -
     """
     steps = []
     if restore_grid:
-        steps.append(
-            Invertd("pred", transform=preprocessing_chain, orig_keys="image", nearest_interp=False, to_tensor=True)
-        )
+        # Invertd leaves a plain tensor as it is, with no more than a warning: a volume on the wrong grid.
+        steps += [
+            EnsureTyped("pred", dtype=None, track_meta=True),
+            Invertd("pred", transform=preprocessing_chain, orig_keys="image", nearest_interp=False, to_tensor=True),
+        ]
     return Compose([*steps, AsDiscreted("pred", argmax=True)])

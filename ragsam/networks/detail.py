@@ -61,10 +61,15 @@ class DetailDecoder(nn.Module):
         dim: channels of the image embedding (256 in SAM); the decoder upscales to dim / 4, then dim / 8.
         patch_size: stride of the embedding, pixels.
         zero_init: start with no effect at all, for pretrained weights.
+
+    Raises:
+        ValueError: a patch size that is not a power of two from 4 on, which doubling could not bring to full size.
     """
 
     def __init__(self, dim: int, patch_size: int, *, zero_init: bool) -> None:
         super().__init__()
+        if patch_size < 4 or patch_size & (patch_size - 1):
+            raise ValueError(f"patch_size {patch_size} is not 4, 8, 16, 32, ..., as the detail branch needs")
         self.patch_size = patch_size
         channels = {patch_size // 2: dim // 4, patch_size // 4: dim // 8}
         stride = patch_size // 4

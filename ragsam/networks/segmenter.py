@@ -56,10 +56,10 @@ class Segmenter(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.image_size = image_size
-        self.patch_size = patch_size or BACKBONES[backbone].patch_size
         self.base_sha256 = sha256_file(base) if base else None
         self.lookup: SupportLookup | None = None
-        self.sam = build_sam(backbone, image_size=image_size, patch_size=self.patch_size, num_masks=num_classes)
+        self.sam = build_sam(backbone, image_size=image_size, patch_size=patch_size, num_masks=num_classes)
+        self.patch_size = patch_size or BACKBONES[backbone].patch_size
         if base:
             logger.info("base weights: %s", load_sam_weights(self.sam, read_state_dict(base)))
             self.sam.image_encoder.requires_grad_(False)

@@ -1,8 +1,8 @@
 """The support bank: labelled slices of many patients, with the descriptors by which they are found.
 
-On disk a bank is a folder: `manifest.json` names the other files with their SHA-256, and is replaced last, so that a
-killed writer leaves the old bank or the new one. Patients and cases appear under pseudonyms: a salted hash of their
-key. That hides the key from a reader; it does not make a label map anonymous.
+On disk a bank is a folder: `manifest.json` names the other files with their SHA-256, ends with its own, and is replaced
+last, so that a killed writer leaves the old bank or the new one. Patients and cases appear under pseudonyms: a salted
+hash of their key. That hides the key from a reader; it does not make a label map anonymous.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import os
 import secrets
 from collections.abc import Iterable, Mapping
@@ -67,8 +68,9 @@ class Bank:
         salt = secrets.token_hex(16)
         parts: dict[str, list[Any]] = {name: [] for name in ("descriptor", "label", "patient", "case", "slice")}
         for batch in batches:
-            if not all(batch["patient"]):
-                raise InputError(f"{batch['case'][0]}: no patient; a bank needs one for every slice")
+            for patient, case in zip(batch["patient"], batch["case"], strict=True):
+                if not patient:
+                    raise InputError(f"{case}: no patient; a bank needs one for every slice")
             parts["descriptor"].append(np.asarray(batch["descriptor"], np.float32))
             parts["label"].append(np.asarray(batch["label"], np.uint8))
             parts["patient"] += [pseudonym(str(key), salt, "p") for key in batch["patient"]]
@@ -117,7 +119,7 @@ class Bank:
             "salt": self.salt,
             "files": files,
         }
-        write_json_atomic(folder / "manifest.json", manifest)
+        write_json_atomic(folder / "manifest.json", {**manifest, "sha256": _digest(manifest)})
         kept = {entry["name"] for entry in files.values()}
         for stem in files:
             for path in folder.glob(f"{stem}-*"):
@@ -140,6 +142,8 @@ class Bank:
         manifest = read_json(folder / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
             raise InputError(f"bank {folder.name}: not a bank of format {FORMAT_VERSION}; {_REMAKE}")
+        if manifest.pop("sha256", None) != _digest(manifest):
+            raise InputError(f"bank {folder.name}: its manifest is damaged; {_REMAKE}")
         for name, want in (fit or {}).items():
             have = manifest["fit"].get(name)
             if have != want:
@@ -159,6 +163,11 @@ class Bank:
             manifest["fit"],
             manifest["salt"],
         )
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's content: a wrong salt, above all, would let own patients through."""
+    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
 
 
 def _write_named(folder: Path, stem: str, suffix: str, write: Any) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import nibabel as nib
 
 from ragsam.data.cards import Card, card_text, load_card
 from ragsam.data.datalist import Case, load_datalist
+from ragsam.data.validation import read_volume_checked
 from ragsam.errors import InputError
 from ragsam.files import read_json, write_json_atomic, write_text_atomic
 from ragsam.workflows.knobs import checked_knobs, set_knobs
@@ -59,6 +61,7 @@ def make_run(
         what = "is a run already" if (target / "configs").exists() else "holds something already"
         raise InputError(f"{target}: {what}; choose another output, or remove it")
     data = load_datalist(datalist)
+    require_plain(target.absolute(), data.path)
     card = load_card(data.card)
     texts = {name: (source / "configs" / f"{name}.yaml").read_text(encoding="utf-8") for name in CONFIGS}
     values: dict[str, Any] = {"datalist": str(data.path), **checked_knobs(texts["train"], knobs or {})}
@@ -85,16 +88,22 @@ def fitting_image_size(cases: Sequence[Case], spacing_mm: Sequence[float] | None
     largest = 0.0
     for case in cases:
         try:
-            image = nib.load(case.image)
-        except (OSError, nib.filebasedimages.ImageFileError) as error:
-            raise InputError(f"{case.case}: the image cannot be read; check the file") from error
-        axes = nib.io_orientation(image.affine)[:, 0]
-        zooms = image.header.get_zooms()
-        for axis, world in enumerate(axes):
-            if world < 2 and axis < len(image.shape):
-                factor = zooms[axis] / spacing_mm[int(world)] if spacing_mm else 1.0
-                largest = max(largest, image.shape[axis] * factor)
+            largest = max(largest, _largest_side(case.image, spacing_mm))
+        except Exception as error:  # nibabel has many for files that it cannot make sense of
+            read_volume_checked(case.image, case.case)  # tells what is wrong
+            raise InputError(f"{case.case}: the image's grid cannot be read; export the volume anew") from error
     return min(LARGEST_SLICE, -(-int(-(-largest // 1)) // 16) * 16)
+
+
+def _largest_side(path: Path, spacing_mm: Sequence[float] | None) -> float:
+    """Return the longer side in pixels of a volume's slices across z, by its header."""
+    image = nib.load(path)
+    sides = [0.0]
+    for axis, world in enumerate(nib.io_orientation(image.affine)[: len(image.shape), 0]):
+        if world < 2:
+            factor = image.header.get_zooms()[axis] / spacing_mm[int(world)] if spacing_mm else 1.0
+            sides.append(image.shape[axis] * factor)
+    return max(sides)
 
 
 def fill_metadata(metadata: dict[str, Any], card: Card, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +129,9 @@ def run_config(run: str | os.PathLike[str], config: str, **overrides: Any) -> No
     """
     from monai.bundle import ConfigWorkflow  # takes a second; only needed here
 
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)  # it tells stdout where logging.conf lies
     folder = Path(run).absolute() / "configs"
+    require_plain(folder, *overrides.values())
     if not (folder / f"{config}.yaml").is_file():
         raise InputError(f"{run}: not a run (no configs/{config}.yaml); make one with `ragsam train`")
     workflow = ConfigWorkflow(
@@ -137,6 +148,17 @@ def run_config(run: str | os.PathLike[str], config: str, **overrides: Any) -> No
         workflow.finalize()
     except Exception as error:
         raise root_cause(error) from error
+
+
+def require_plain(*values: Any) -> None:
+    """Refuse paths that MONAI would change: in every text of a config it turns `#` into `::`.
+
+    Raises:
+        InputError: a path, or a text that is no expression, with a `#`.
+    """
+    for value in values:
+        if isinstance(value, str | Path) and "#" in str(value) and not str(value).startswith(("$", "@", "%")):
+            raise InputError(f"{value}: MONAI's configs take # for a separator; choose a folder without one")
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -26,15 +26,24 @@ class BestWeights:
         path: the safetensors file; `model.pt` is written beside it.
         metadata: what the weights were made for (labels, image size, ...), kept in the file.
         metric: name of the key metric in the evaluator.
+        tolerance: a later validation this close to the best replaces it: such a difference is noise on a few patients,
+            and the learning rate has fallen since.
     """
 
     def __init__(
-        self, network: Segmenter, path: str | os.PathLike[str], metadata: dict[str, Any], *, metric: str
+        self,
+        network: Segmenter,
+        path: str | os.PathLike[str],
+        metadata: dict[str, Any],
+        *,
+        metric: str,
+        tolerance: float = 0.002,
     ) -> None:
         self.network = network
         self.path = Path(path)
         self.metadata = metadata
         self.metric = metric
+        self.tolerance = tolerance
         self.best = float("-inf")
 
     def attach(self, engine: Engine) -> None:
@@ -42,17 +51,17 @@ class BestWeights:
         engine.add_event_handler(Events.COMPLETED, self.keep_if_better)
 
     def keep_if_better(self, engine: Engine) -> None:
-        """Write the weights where the metric is the best so far."""
+        """Write the weights where the metric is the best so far, or as good."""
         value = float(engine.state.metrics[self.metric])
-        if value <= self.best:
+        if value < self.best - self.tolerance:
             return
-        self.best = value
+        self.best = max(self.best, value)
         state = self.network.trainable_state()
         about = {**self.metadata, "base_sha256": self.network.base_sha256, self.metric: round(value, 6)}
         save_weights(self.path, state, about)
         with atomic_write(self.path.with_suffix(".pt")) as temporary:
             torch.save(state, temporary)
-        logger.info("%s %.4f is the best so far: weights kept", self.metric, value)
+        logger.info("%s %.4f is the best so far, or as good: weights kept", self.metric, value)
 
 
 class WeightsLoader:

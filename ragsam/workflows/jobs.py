@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ragsam.data.datalist import Case, load_datalist
+from ragsam.data.validation import read_volume_checked
 from ragsam.errors import InputError
-from ragsam.workflows.bundle import make_run, root_cause, run_config
+from ragsam.workflows.bundle import make_run, require_plain, root_cause, run_config
 
 SUFFIXES = (".nii.gz", ".nii")
 
@@ -58,6 +59,7 @@ def index_run(run: str | os.PathLike[str], output: str | os.PathLike[str] | None
     config = root / "configs" / "train.yaml"
     if not config.is_file():
         raise InputError(f"{run}: not a run (no configs/train.yaml); make one with `ragsam train`")
+    require_plain(root)
     parser = ConfigParser()
     parser.read_config(str(config))
     parser["bundle_root"] = str(root)
@@ -94,17 +96,40 @@ def segment_with_run(
         The segmented cases.
 
     Raises:
-        InputError: an input that cannot be read, two of one name, or a bank that does not fit the run.
+        InputError: two inputs of one name, or a bank that does not fit the run; and, once the other inputs are
+            segmented, an input that cannot be read.
     """
     cases = [case for path in inputs for case in _cases_of(Path(path), section)]
     names = [case.case for case in cases]
     if double := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{double[0]}: two inputs of this name; segment them into two folders")
-    overrides: dict[str, Any] = {"cases": cases, "output_dir": str(Path(output).absolute()), "retrieval": retrieval}
+    faults = {case.case: fault for case in cases if (fault := _fault(case))}
+    sound = [case for case in cases if case.case not in faults]
+    if not sound:
+        raise InputError(_told(list(faults.values()), 0))
+    overrides: dict[str, Any] = {"cases": sound, "output_dir": str(Path(output).absolute()), "retrieval": retrieval}
     if bank is not None:
         overrides["bank"] = str(Path(bank).absolute())
     run_config(run, "inference", **overrides)
-    return cases
+    if faults:
+        raise InputError(_told(list(faults.values()), len(sound)))
+    return sound
+
+
+def _fault(case: Case) -> str | None:
+    """Return what is wrong with a case's image."""
+    try:
+        read_volume_checked(case.image, case.case)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _told(faults: Sequence[str], segmented: int) -> str:
+    """Return the first fault's line, with how many more there are and how many inputs were segmented."""
+    more = [f"{len(faults) - 1} more at fault"] if len(faults) > 1 else []
+    more += [f"{segmented} segmented"] if segmented else []
+    return faults[0] + (f" ({', '.join(more)})" if more else "")
 
 
 def _cases_of(path: Path, section: str) -> Sequence[Case]:

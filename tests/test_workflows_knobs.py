@@ -1,0 +1,138 @@
+"""Knobs: which there are, what they take, and that none of them can run code."""
+
+import pytest
+import yaml
+
+from ragsam.errors import InputError
+from ragsam.workflows.bundle import CONFIGS, find_bundle
+from ragsam.workflows.knobs import checked_knobs, knob_names, parse_knob, set_knobs
+
+TEXT = """# Training.
+imports:
+- $import torch
+bundle_root: .
+data: $@bundle_root + '/x'  # where
+epochs: 20
+rate: 0.001  # of learning
+detail: true
+base: null
+spacing: [1.0, 2.0]
+
+# Wiring.
+other: 7
+network:
+  epochs: 3
+"""
+
+
+def test_knobs_are_the_plain_values_above_the_wiring():
+    assert knob_names(TEXT) == {"data", "epochs", "rate", "detail", "base", "spacing"}
+
+
+def test_knobs_are_set_in_place_and_nothing_else_changes():
+    text = set_knobs(TEXT, {"epochs": 3, "base": "a b.pth", "other": 8, "network": 1, "absent": 2})
+    changed = [(old, new) for old, new in zip(TEXT.splitlines(), text.splitlines(), strict=True) if old != new]
+    assert changed == [("epochs: 20", "epochs: 3"), ("base: null", 'base: "a b.pth"')]
+    assert set_knobs(TEXT, {"rate": 0.5}).count("rate: 0.5  # of learning\n") == 1
+    assert set_knobs(TEXT, {}) == TEXT
+
+
+PLAIN = [0, -3, 1e-5, 1e20, 0.1, True, None, [1, 2.5], [None, "x"], []]
+TEXTS = ["plain", "ä ö/日本", "a: b", "# no comment", "'\"", "1e-5", "null", "@x", "a\nb", ""]
+
+
+@pytest.mark.parametrize("value", [*PLAIN, *TEXTS], ids=repr)
+def test_a_value_set_is_the_value_read(value):
+    read = yaml.safe_load(set_knobs(TEXT, {"base": value}))["base"]
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("epochs=3", ("epochs", 3)),
+        ("rate=1e-3", ("rate", "1e-3")),  # as YAML has it; `checked_knobs` makes a number of it
+        ("rate=0.5", ("rate", 0.5)),
+        ("detail=false", ("detail", False)),
+        ("base=null", ("base", None)),
+        ("base=", ("base", None)),
+        ("spacing=[1.5, 2]", ("spacing", [1.5, 2])),
+        ("base=a=b", ("base", "a=b")),
+        ("base='x: y'", ("base", "x: y")),
+        ("base=1 $", ("base", "1 $")),
+    ],
+)
+def test_knob_of_the_command_line(text, expected):
+    assert parse_knob(text) == expected
+
+
+EXPRESSIONS = ["$1+1", " $1+1", "'$1+1'", '"$1"', "@epochs", "%x", "'@epochs'", "['$1']", "[1, [' $1']]"]
+
+
+@pytest.mark.parametrize("value", [*EXPRESSIONS, "{_target_: os.getcwd}", "[{_target_: os.getcwd}]"])
+def test_what_would_run_code_is_refused(value):
+    with pytest.raises(InputError, match="--set base: expressions and mappings are not taken here"):
+        parse_knob(f"base={value}")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("epochs", "--set epochs: write it as KEY=VALUE"),
+        ("=3", "--set =3: write it as KEY=VALUE"),
+        ("base=[1", "--set base: '[1' is not valid YAML; quote it"),
+        ("base=a: b: c", "--set base: 'a: b: c' is not valid YAML; quote it"),
+    ],
+)
+def test_malformed_knob_is_told_in_one_line(text, line):
+    with pytest.raises(InputError) as error:
+        parse_knob(text)
+    assert str(error.value) == line
+
+
+def test_values_must_be_of_the_kind_of_the_default():
+    given = {"epochs": 3, "rate": "1e-3", "detail": False, "base": "x.pth", "data": "x", "spacing": [1, 1]}
+    assert checked_knobs(TEXT, given) == {**given, "rate": 0.001}
+    assert checked_knobs(TEXT, {"rate": 1}) == {"rate": 1.0}
+    assert checked_knobs(TEXT, {"base": None}) == {"base": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("epochs", "many", "a whole number; the default is 20"),
+        ("epochs", 2.5, "a whole number"),
+        ("epochs", True, "a whole number"),
+        ("epochs", None, "a whole number"),
+        ("rate", "fast", "a number; the default is 0.001"),
+        ("rate", True, "a number"),
+        ("rate", float("nan"), "a number"),
+        ("rate", "inf", "a number"),
+        ("detail", 1, "true or false"),
+        ("data", 3, "a text"),
+    ],
+)
+def test_value_of_another_kind_is_refused(name, value, wanted):
+    with pytest.raises(InputError, match=f"--set {name}: .* is not {wanted}"):
+        checked_knobs(TEXT, {name: value})
+
+
+def test_unknown_knob_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match="--set epoch: no such knob; the bundle has base, data, detail, epochs"):
+        checked_knobs(TEXT, {"epoch": 3, "epochs": 3})
+
+
+def test_configs_of_the_bundle_share_the_knobs_that_inference_needs():
+    """A knob set for training must reach the other configs, or a run would segment with another network."""
+    texts = {name: (find_bundle("sam_lora") / "configs" / f"{name}.yaml").read_text() for name in CONFIGS}
+    names = {name: knob_names(text) for name, text in texts.items()}
+    network = {"backbone", "image_size", "patch_size", "lora_rank", "detail", "slice_context", "spacing_mm", "base"}
+    for config in CONFIGS:
+        assert names[config] >= network | {"retrieval", "neighbours", "descriptor", "datalist", "card", "weights"}
+    assert names["evaluate"] - names["inference"] == {"evaluation_dir", "baseline"}
+    assert names["inference"] <= names["evaluate"]
+    wiring = {name: text.split("\n# Wiring.", 1)[1] for name, text in texts.items()}
+    for name in ("network_def", "preparation", "retriever"):
+        blocks = {config: yaml.safe_load(text)[name] for config, text in wiring.items()}
+        assert blocks["train"] == blocks["inference"] == blocks["evaluate"], name

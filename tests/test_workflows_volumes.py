@@ -1,0 +1,165 @@
+"""Label volumes come back on the input's own grid, and lie where the anatomy lies, however it is stored."""
+
+from itertools import combinations
+
+import nibabel as nib
+import numpy as np
+import pytest
+from small_study import affine_of, anatomy, files_below, flipped, rotation, save_volume
+
+from ragsam.data.datalist import load_datalist
+from ragsam.metrics.overlap import dice
+from ragsam.workflows.jobs import index_run, segment_with_run, train_run
+from ragsam.workflows.volume_writer import write_label_volume
+
+FLIPS = [axes for count in (1, 2, 3) for axes in combinations((0, 1, 2), count)]
+
+
+@pytest.fixture(scope="module")
+def windowed(study, tmp_path_factory):
+    """A run that resamples in the plane, by another factor in x than in y, and sees 40 x 26 pixels through windows."""
+    knobs = {"spacing_mm": [0.8, 1.25], "image_size": 16, "epochs": 1, "steps_per_epoch": 24, "batch_size": 8}
+    run = train_run("sam_lora", study, tmp_path_factory.mktemp("windowed") / "run", {**knobs, "seed": 3})
+    index_run(run)
+    return run
+
+
+def labels_of(path):
+    volume = nib.load(path)
+    assert volume.get_data_dtype() == np.uint8
+    return np.asarray(volume.dataobj), volume
+
+
+def assert_same_grid(made, given):
+    assert made.shape == given.shape
+    for name in ("sform", "qform"):
+        affine, code = getattr(made, f"get_{name}")(coded=True)
+        assert code > 0
+        np.testing.assert_allclose(affine, given.affine, atol=1e-5)
+    np.testing.assert_allclose(made.affine, given.affine, atol=1e-5)
+    np.testing.assert_allclose(made.header.get_zooms(), given.header.get_zooms(), atol=1e-5)
+    assert made.header.get_xyzt_units() == given.header.get_xyzt_units()
+
+
+def test_label_volumes_lie_on_the_input_grid_and_on_the_organs(segmented, study):
+    cases = load_datalist(study).section("test")
+    assert files_below(segmented) == sorted([*(f"{case.case}.nii.gz" for case in cases), "retrieval.json"])
+    for case in cases:
+        labels, made = labels_of(segmented / f"{case.case}.nii.gz")
+        assert_same_grid(made, nib.load(case.image))
+        truth = np.asarray(nib.load(case.label).dataobj)
+        for organ in (1, 2):
+            assert dice(truth == organ, labels == organ) > 0.6, (case.case, organ)
+            places = [made.affine[:3, :3] @ np.argwhere(mask == organ).mean(0) for mask in (labels, truth)]
+            assert np.linalg.norm(places[0] - places[1]) < 2.0, (case.case, organ)  # mm
+
+
+def test_same_anatomy_stored_otherwise_gets_the_same_labels_in_the_world(run, tmp_path):
+    image, affine = anatomy(77)[0], affine_of()
+    stored = {"plain": (image, affine), **{f"flip{axes}": flipped(image, affine, axes) for axes in FLIPS}}
+    order = np.array([[0, 0, 1.0, 0], [1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1]])  # index (z, x, y) to (x, y, z)
+    turned = np.ascontiguousarray(image.transpose(2, 0, 1)), affine @ np.linalg.inv(order)
+    stored["turned"] = turned
+    stored["turned and flipped"] = flipped(*turned, (0, 1))
+    paths = [save_volume(tmp_path / "in" / f"{name}.nii.gz", *volume) for name, volume in stored.items()]
+    segment_with_run(run, paths, tmp_path / "out")
+    plain = labels_of(tmp_path / "out" / "plain.nii.gz")[0]
+    assert set(np.unique(plain)) == {0, 1, 2}
+    for path in paths:
+        labels, made = labels_of(tmp_path / "out" / path.name)
+        assert_same_grid(made, nib.load(path))
+        upright = nib.as_closest_canonical(nib.Nifti1Image(labels, made.affine))
+        np.testing.assert_allclose(upright.affine, affine, atol=1e-5)
+        np.testing.assert_array_equal(np.asarray(upright.dataobj), plain, err_msg=path.name)
+
+
+def test_turned_table_changes_no_label(run, tmp_path):
+    """The voxels of an oblique scan are what they are: only where they lie differs, and that is kept."""
+    image = anatomy(78)[0]
+    straight = save_volume(tmp_path / "straight.nii.gz", image, affine_of())
+    oblique = save_volume(tmp_path / "oblique.nii.gz", image, affine_of(rotation(25, -30)))
+    segment_with_run(run, [straight, oblique], tmp_path / "out")
+    labels, made = labels_of(tmp_path / "out" / "oblique.nii.gz")
+    assert_same_grid(made, nib.load(oblique))
+    np.testing.assert_array_equal(labels, labels_of(tmp_path / "out" / "straight.nii.gz")[0])
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (0, 1), (2, 4), (0, 0)], ids=["sform", "qform", "both", "neither"])
+def test_grid_is_kept_by_whichever_form_the_input_has(run, tmp_path, codes):
+    volume = nib.Nifti1Image(anatomy(79)[0], affine_of(rotation(0, 15) if any(codes) else None))
+    volume.set_sform(volume.affine, code=codes[0])
+    volume.set_qform(volume.affine, code=codes[1])
+    nib.save(volume, tmp_path / "x.nii")
+    segment_with_run(run, [tmp_path / "x.nii"], tmp_path / "out")
+    given = nib.load(tmp_path / "x.nii")
+    assert (int(given.header["sform_code"]), int(given.header["qform_code"])) == codes
+    assert_same_grid(labels_of(tmp_path / "out" / "x.nii.gz")[1], given)
+
+
+def test_sform_wins_where_the_qform_differs(run, tmp_path):
+    volume = nib.Nifti1Image(anatomy(79)[0], None)
+    volume.set_sform(affine_of(rotation(0, 15)), code=1)
+    volume.set_qform(affine_of(rotation(0, -40)), code=1)
+    nib.save(volume, tmp_path / "x.nii.gz")
+    with pytest.warns(UserWarning, match="x: qform and sform differ; the sform is used"):
+        segment_with_run(run, [tmp_path / "x.nii.gz"], tmp_path / "out")
+    made = labels_of(tmp_path / "out" / "x.nii.gz")[1]
+    np.testing.assert_allclose(made.get_qform(), affine_of(rotation(0, 15)), atol=1e-5)
+    np.testing.assert_allclose(made.get_sform(), affine_of(rotation(0, 15)), atol=1e-5)
+
+
+def test_single_slice_is_segmented_and_its_spacing_kept(run, tmp_path):
+    image, label = (array[:, :, 3:4] for array in anatomy(80))
+    affine = affine_of() @ np.diag([1, 1, 7 / 3, 1])
+    path = save_volume(tmp_path / "slice.nii.gz", image, affine)
+    segment_with_run(run, [path], tmp_path / "out")
+    labels, made = labels_of(tmp_path / "out" / "slice.nii.gz")
+    assert labels.shape == (32, 32, 1)
+    assert made.header.get_zooms() == (1.0, 1.0, 7.0)
+    assert dice(label == 1, labels == 1) > 0.5
+
+
+def test_voxels_scaled_by_the_header_are_read_scaled(run, tmp_path):
+    image = anatomy(81)[0]
+    plain = save_volume(tmp_path / "plain.nii.gz", image, affine_of())
+    scaled = nib.Nifti1Image(image * 0.5 - 100, affine_of(), dtype=np.int16)
+    scaled.header.set_slope_inter(0.5, -100)
+    nib.save(scaled, tmp_path / "scaled.nii.gz")
+    again = nib.load(tmp_path / "scaled.nii.gz")
+    assert (again.dataobj.slope, again.dataobj.inter, again.get_data_dtype()) == (0.5, -100, np.int16)
+    segment_with_run(run, [plain, tmp_path / "scaled.nii.gz"], tmp_path / "out")
+    # Percentile scaling makes a shift and a factor of the intensities meaningless, up to rounding at a border.
+    one, other = (labels_of(tmp_path / "out" / f"{name}.nii.gz")[0] for name in ("plain", "scaled"))
+    assert one.any()
+    assert (one != other).mean() < 1e-3
+
+
+def test_slices_larger_than_the_network_are_seen_through_windows(windowed, study, tmp_path):
+    segment_with_run(windowed, [study], tmp_path / "out")
+    for case in load_datalist(study).section("test"):
+        labels, made = labels_of(tmp_path / "out" / f"{case.case}.nii.gz")
+        assert_same_grid(made, nib.load(case.image))
+        truth = np.asarray(nib.load(case.label).dataobj)
+        assert dice(truth == 1, labels == 1) > 0.5, case.case
+
+
+def test_resampled_and_windowed_labels_follow_the_flip(windowed, tmp_path):
+    image, affine = anatomy(82)[0], affine_of()
+    paths = [save_volume(tmp_path / "plain.nii.gz", image, affine)]
+    paths += [save_volume(tmp_path / f"flip{axes}.nii.gz", *flipped(image, affine, axes)) for axes in FLIPS]
+    segment_with_run(windowed, paths, tmp_path / "out", retrieval=False)
+    plain = labels_of(tmp_path / "out" / "plain.nii.gz")[0]
+    assert plain.any()
+    for path in paths:
+        labels, made = labels_of(tmp_path / "out" / path.name)
+        assert_same_grid(made, nib.load(path))
+        upright = nib.as_closest_canonical(nib.Nifti1Image(labels, made.affine))
+        # Resampling rounds its coordinates, so a voxel on the very border may go either way.
+        assert (np.asarray(upright.dataobj) != plain).mean() < 2e-3, path.name
+
+
+def test_labels_of_another_grid_are_never_written(study, tmp_path):
+    case = load_datalist(study).section("test")[0]
+    with pytest.raises(ValueError, match=r"labels are \(4, 4, 2\), the image is \(32, 32, 6\)"):
+        write_label_volume(tmp_path / "x.nii.gz", np.zeros((4, 4, 2), np.uint8), case.image)
+    assert files_below(tmp_path) == []
