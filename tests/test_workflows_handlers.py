@@ -49,12 +49,13 @@ def evaluator_with(score):
     return engine
 
 
-def test_best_weights_keeps_only_improvements(tmp_path, caplog):
+def test_best_weights_keeps_improvements_and_later_equals(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="ragsam")
-    network, scores = Line(), [0.2, 0.1, 0.2, 0.5, 0.4]
+    # At a tolerance of 0.002: 0.497 is worse than 0.5, 0.499 as good, 0.4975 still worse than 0.5, and nan is no score.
+    network, scores = Line(), [0.5, 0.497, 0.499, 0.4975, float("nan"), 0.6, 0.4]
     engine = evaluator_with(lambda: scores[int(network.weight.item()) - 1])
     path = tmp_path / "models" / "model.safetensors"
-    BestWeights(network, path, {"kind": "line"}, metric="dice").attach(engine)
+    BestWeights(network, path, {"kind": "line"}, metric="dice", tolerance=0.002).attach(engine)
     kept = []
     for _ in scores:
         with torch.no_grad():
@@ -63,9 +64,9 @@ def test_best_weights_keeps_only_improvements(tmp_path, caplog):
         state, about = load_weights(path)
         assert torch.equal(state["weight"], torch.load(path.with_suffix(".pt"), weights_only=True)["weight"])
         kept.append((state["weight"].item(), about["dice"]))
-    assert kept == [(1, 0.2), (1, 0.2), (1, 0.2), (4, 0.5), (4, 0.5)]  # an equal score keeps the earlier weights
-    assert about == {"kind": "line", "base_sha256": None, "dice": 0.5}
-    assert caplog.messages == [f"dice {score:.4f} is the best so far: weights kept" for score in (0.2, 0.5)]
+    assert kept == [(1, 0.5), (1, 0.5), (3, 0.499), (3, 0.499), (3, 0.499), (6, 0.6), (6, 0.6)]
+    assert about == {"kind": "line", "base_sha256": None, "dice": 0.6}
+    assert [line.split(" is ")[0] for line in caplog.messages] == ["dice 0.5000", "dice 0.4990", "dice 0.6000"]
     assert files_below(tmp_path) == ["models/model.pt", "models/model.safetensors"]
 
 

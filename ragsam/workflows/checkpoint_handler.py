@@ -53,7 +53,7 @@ class BestWeights:
     def keep_if_better(self, engine: Engine) -> None:
         """Write the weights where the metric is the best so far, or as good."""
         value = float(engine.state.metrics[self.metric])
-        if value < self.best - self.tolerance:
+        if not value >= self.best - self.tolerance:  # nan is no score
             return
         self.best = max(self.best, value)
         state = self.network.trainable_state()
