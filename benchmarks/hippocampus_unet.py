@@ -39,7 +39,8 @@ from ragsam.workflows.jobs import index_run
 from ragsam.workflows.report_handler import report_evaluation
 
 CALIBRATION_STEPS = 30
-STEPS_PER_EPOCH = 50
+STEPS_PER_EPOCH = 100
+BATCH_SIZE = 16
 
 
 class UNetBaseline(nn.Module):
@@ -73,12 +74,18 @@ def train(datalist: Path, folder: Path, minutes: float, overrides: dict[str, Any
     if (folder / "run" / "models").exists():
         return folder / "run"
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-    trial = make_run("sam_lora", datalist, folder / "timing", {"epochs": 2, "steps_per_epoch": CALIBRATION_STEPS})
+    trial = make_run(
+        "sam_lora",
+        datalist,
+        folder / "timing",
+        {"epochs": 2, "steps_per_epoch": CALIBRATION_STEPS, "batch_size": BATCH_SIZE},
+    )
     run_config(trial, "train", **{"validate_every": 1, **overrides})
     first, second = (float(row["train_seconds"]) for row in read_log(trial))
     seconds_a_step = (second - first) / CALIBRATION_STEPS
     epochs = max(1, round(minutes * 60 / seconds_a_step / STEPS_PER_EPOCH))
-    knobs = {"epochs": epochs, "steps_per_epoch": STEPS_PER_EPOCH, "validate_every": max(1, epochs // 10)}
+    knobs = {"epochs": epochs, "steps_per_epoch": STEPS_PER_EPOCH, "batch_size": BATCH_SIZE}
+    knobs["validate_every"] = max(1, epochs // 8)
     run = make_run("sam_lora", datalist, folder / "run", knobs)
     run_config(run, "train", **overrides)
     return run

@@ -14,7 +14,7 @@ import yaml
 from ragsam.errors import InputError
 
 _REQUIRED = ("name", "title", "modality", "window", "orientation", "organs", "licence", "source", "citation")
-_OPTIONAL = ("left_right", "mirror", "patient_rule")
+_OPTIONAL = ("left_right", "patient_rule")
 _ORGAN_KEYS = ("name", "value", "colour", "tolerance_mm")
 _RULE_KEYS = ("pattern", "files_per_patient", "note")
 _MODALITIES = ("CT", "MR")
@@ -53,9 +53,7 @@ class Card:
     """A data set as the package sees it.
 
     `window` is in Hounsfield units, or None where intensities have no scale of their own (MR) and every volume is
-    scaled by its own percentiles. `left_right` pairs organs that change places when a volume is mirrored. `mirror` says
-    that a mirrored volume could be one of the data set's own, so that training may mirror; it is not for a card whose
-    organs have sides.
+    scaled by its own percentiles. `left_right` pairs organs that change places when a volume is mirrored.
     """
 
     name: str
@@ -69,7 +67,6 @@ class Card:
     source: str
     citation: str
     patient_rule: PatientRule | None = None
-    mirror: bool = False
 
     @property
     def labels(self) -> dict[str, int]:
@@ -134,8 +131,7 @@ def parse_card(content: Any, *, where: str = "card") -> Card:
 
     Raises:
         InputError: unknown or missing key, organ values that are not 1..K, duplicate names, a colour that is not
-            three whole numbers 0-255, a window that does not ascend, `left_right` naming an unknown organ,
-            `mirror` beside `left_right`.
+            three whole numbers 0-255, a window that does not ascend, `left_right` naming an unknown organ.
     """
     _check_keys(content, _REQUIRED, _OPTIONAL, where)
     texts = {key: _text(content[key], f"{where}: {key}") for key in ("name", "title", "licence", "source", "citation")}
@@ -144,10 +140,6 @@ def parse_card(content: Any, *, where: str = "card") -> Card:
     if content["orientation"] != "RAS":
         raise InputError(f"{where}: orientation is {content['orientation']!r}; volumes are turned to RAS, write RAS")
     organs = _organs(content["organs"], where)
-    if content.get("mirror", False) not in (True, False):
-        raise InputError(f"{where}: mirror is {content['mirror']!r}; it must be true or false")
-    if content.get("mirror") and content.get("left_right"):
-        raise InputError(f"{where}: mirror beside left_right; mirroring would give an organ its other side's name")
     return Card(
         modality=content["modality"],
         organs=organs,
@@ -155,7 +147,6 @@ def parse_card(content: Any, *, where: str = "card") -> Card:
         orientation="RAS",
         left_right=_pairs(content.get("left_right"), {organ.name for organ in organs}, where),
         patient_rule=_rule(content.get("patient_rule"), where),
-        mirror=bool(content.get("mirror", False)),
         **texts,
     )
 

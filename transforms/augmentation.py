@@ -1,7 +1,6 @@
 """Augmentation of slices: small rotations, scales, shears and shifts, and intensities.
 
-Sides are never confused: nothing is mirrored, unless the data set's card says that a mirrored volume could be one of
-its own. A mirrored liver would lie on the patient's left, and left and right kidney would swap their names.
+There is no flip: a mirrored liver would lie on the patient's left, and left and right kidney would swap their names.
 """
 
 from __future__ import annotations
@@ -12,12 +11,9 @@ from monai.transforms import (
     Compose,
     RandAdjustContrastd,
     RandAffined,
-    RandFlipd,
     RandGaussianNoised,
     RandShiftIntensityd,
 )
-
-LEFT_RIGHT_AXIS = 0  # of a slice [H, W] whose volume is oriented to RAS
 
 
 def slice_augmentation(
@@ -26,7 +22,6 @@ def slice_augmentation(
     scale: float = 0.15,
     shift_pixels: float = 4.0,
     noise: float = 0.03,
-    mirror: bool = False,
 ) -> Compose:
     """Return the random transform of one slice: a dict of `image` [3, H, W] and `label` [1, H, W].
 
@@ -35,24 +30,22 @@ def slice_augmentation(
         scale: sizes are drawn between 1 - scale and 1 + scale.
         shift_pixels: shifts are drawn between plus and minus this many pixels.
         noise: largest standard deviation of the added noise, image intensities being 0-1.
-        mirror: mirror left and right in half of the slices; only where the card allows it.
     """
     angle = rotation_degrees * pi / 180
-    steps = [
-        RandAffined(
-            ("image", "label"),
-            prob=0.9,
-            rotate_range=angle,
-            scale_range=(scale, scale),
-            shear_range=(0.08, 0.08),
-            translate_range=(shift_pixels, shift_pixels),
-            mode=("bilinear", "nearest"),
-            padding_mode="zeros",
-        ),
-        RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.4)),
-        RandShiftIntensityd("image", prob=0.3, offsets=0.1),
-        RandGaussianNoised("image", prob=0.3, std=noise),
-    ]
-    if mirror:
-        steps.insert(0, RandFlipd(("image", "label"), prob=0.5, spatial_axis=LEFT_RIGHT_AXIS))
-    return Compose(steps)
+    return Compose(
+        [
+            RandAffined(
+                ("image", "label"),
+                prob=0.9,
+                rotate_range=angle,
+                scale_range=(scale, scale),
+                shear_range=(0.08, 0.08),
+                translate_range=(shift_pixels, shift_pixels),
+                mode=("bilinear", "nearest"),
+                padding_mode="zeros",
+            ),
+            RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.4)),
+            RandShiftIntensityd("image", prob=0.3, offsets=0.1),
+            RandGaussianNoised("image", prob=0.3, std=noise),
+        ]
+    )

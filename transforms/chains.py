@@ -52,7 +52,7 @@ def preprocessing(
     return Compose(steps)
 
 
-def augmentation(**options: float | bool) -> Compose:
+def augmentation(**options: float) -> Compose:
     """Return the random chain of a training slice; see `slice_augmentation` for its options."""
     return slice_augmentation(**options)
 

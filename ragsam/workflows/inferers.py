@@ -9,7 +9,6 @@ import torch
 from monai.inferers import SliceInferer
 from torch import Tensor
 
-from ragsam.transforms.augmentation import LEFT_RIGHT_AXIS
 from ragsam.transforms.slicing import WINDOW_OVERLAP, context_channels, slice_height
 
 
@@ -20,13 +19,9 @@ class VolumeInferer(SliceInferer):
         image_size: side of the window, pixels: smaller slices are padded, larger ones covered by overlapping windows.
         batch_size: windows run at once.
         slice_context: 2.5D, or the slice repeated, as in training.
-        mirror: average with the logits of the mirrored volume, mirrored back; for twice the time, and only where the
-            network was trained on mirrored slices.
     """
 
-    def __init__(
-        self, image_size: int, *, batch_size: int = 16, slice_context: bool = True, mirror: bool = False
-    ) -> None:
+    def __init__(self, image_size: int, *, batch_size: int = 16, slice_context: bool = True) -> None:
         super().__init__(
             spatial_dim=2,
             roi_size=(image_size, image_size),
@@ -35,7 +30,6 @@ class VolumeInferer(SliceInferer):
             mode="gaussian",
         )
         self.slice_context = slice_context
-        self.mirror = mirror
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Return logits [B, K + 1, H, W, D] of a volume [B, 1, H, W, D], 0-1."""
@@ -48,8 +42,4 @@ class VolumeInferer(SliceInferer):
         def run(windows: Tensor) -> Tensor:
             return network(windows[:, :3].contiguous(), height=windows[:, 3].amax((1, 2)))
 
-        logits = super().__call__(stacked, run)
-        if self.mirror:
-            axis = 2 + LEFT_RIGHT_AXIS
-            logits = (logits + super().__call__(stacked.flip(axis), run).flip(axis)) / 2
-        return logits
+        return super().__call__(stacked, run)

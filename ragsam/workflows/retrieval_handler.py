@@ -60,7 +60,9 @@ def build_bank(
         network.train(training)
         return embedding
 
-    loader = DataLoader(dataset.plain(), batch_size=batch_size, num_workers=0)
+    # A generator of its own: MONAI's loader would set torch's global one back to its first seed.
+    generator = torch.Generator().manual_seed(0)
+    loader = DataLoader(dataset.plain(), batch_size=batch_size, num_workers=0, generator=generator)
     return retriever.build(loader, bank_fit(retriever, network, preparation), encode)
 
 
