@@ -21,11 +21,11 @@ def test_network_sees_every_slice_between_its_neighbours_at_its_height():
 
     def network(x, height):
         seen.append((x, height))
-        return x[:, 1:2]
+        return x[:, 1:2].clone()  # MONAI weighs what it gets in place
 
     volume = steps(8, 8, 5)
     result = infer(volume, network, batch_size=2)
-    assert torch.equal(result, volume)
+    torch.testing.assert_close(result, volume)
     assert [len(x) for x, _ in seen] == [2, 2, 1]
     heights = torch.cat([height for _, height in seen])
     torch.testing.assert_close(heights, torch.tensor([0, 0.25, 0.5, 0.75, 1]))
@@ -39,10 +39,10 @@ def test_without_context_the_slice_is_repeated():
     def network(x, height):
         assert torch.equal(x[:, 0], x[:, 1])
         assert torch.equal(x[:, 2], x[:, 1])
-        return x[:, :1]
+        return x[:, :1].clone()
 
     volume = steps(8, 8, 3)
-    assert torch.equal(infer(volume, network, slice_context=False), volume)
+    torch.testing.assert_close(infer(volume, network, slice_context=False), volume)
 
 
 def test_single_slice_stands_halfway():
@@ -50,10 +50,10 @@ def test_single_slice_stands_halfway():
 
     def network(x, height):
         heights.extend(height.tolist())
-        return x[:, 1:2]
+        return x[:, 1:2].clone()  # MONAI weighs what it gets in place
 
     volume = steps(8, 8, 1)
-    assert torch.equal(infer(volume, network), volume)
+    torch.testing.assert_close(infer(volume, network), volume)
     assert heights == [0.5]
 
 
@@ -63,10 +63,10 @@ def test_smaller_slices_are_padded_and_cut_back(shape):
         assert x.shape[2:] == (8, 8)
         expected = torch.linspace(0, 1, shape[2])
         torch.testing.assert_close(height, expected)  # the padding, which is 0, does not count
-        return x[:, 1:2]
+        return x[:, 1:2].clone()  # MONAI weighs what it gets in place
 
     volume = steps(*shape)
-    assert torch.equal(infer(volume, network), volume)
+    torch.testing.assert_close(infer(volume, network), volume)
 
 
 @pytest.mark.parametrize("shape", [(20, 9, 2), (8, 21, 3), (16, 16, 2)])
@@ -75,22 +75,8 @@ def test_larger_slices_are_covered_by_windows_that_come_together(shape):
 
     def network(x, height):
         windows.append(len(x))
-        return x[:, 1:2]
+        return x[:, 1:2].clone()  # MONAI weighs what it gets in place
 
     volume = steps(*shape)
     torch.testing.assert_close(infer(volume, network), volume)
     assert sum(windows) > shape[2]
-
-
-def test_mirrored_volume_gets_the_mirrored_logits_where_both_are_averaged():
-    weights = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
-
-    def network(x, height):  # not symmetric at all
-        return x[:, 1:2] * weights
-
-    volume = steps(8, 8, 3)
-    plain, both = infer(volume, network), infer(volume, network, mirror=True)
-    mirrored = infer(volume.flip(2), network, mirror=True)
-    torch.testing.assert_close(mirrored.flip(2), both)
-    torch.testing.assert_close(both, volume * ((weights + weights.flip(0)) / 2)[..., None])
-    assert not torch.allclose(plain, both)

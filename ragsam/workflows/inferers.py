@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from monai.inferers import SliceInferer
 from torch import Tensor
 
@@ -19,9 +20,11 @@ class VolumeInferer(SliceInferer):
         image_size: side of the window, pixels: smaller slices are padded, larger ones covered by overlapping windows.
         batch_size: windows run at once.
         slice_context: 2.5D, or the slice repeated, as in training.
+        shift: pixels by which the volume is moved to each side in the plane; the probabilities of the five positions
+            are averaged, for five times the time. 0 looks once.
     """
 
-    def __init__(self, image_size: int, *, batch_size: int = 16, slice_context: bool = True) -> None:
+    def __init__(self, image_size: int, *, batch_size: int = 16, slice_context: bool = True, shift: int = 0) -> None:
         super().__init__(
             spatial_dim=2,
             roi_size=(image_size, image_size),
@@ -30,6 +33,7 @@ class VolumeInferer(SliceInferer):
             mode="gaussian",
         )
         self.slice_context = slice_context
+        self.shift = shift
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Return logits [B, K + 1, H, W, D] of a volume [B, 1, H, W, D], 0-1."""
@@ -42,4 +46,12 @@ class VolumeInferer(SliceInferer):
         def run(windows: Tensor) -> Tensor:
             return network(windows[:, :3].contiguous(), height=windows[:, 3].amax((1, 2)))
 
-        return super().__call__(stacked, run)
+        if self.shift == 0:
+            return super().__call__(stacked, run)
+        margin = self.shift  # of zeros on every side, so that what a shift rolls over the edge is empty
+        padded = F.pad(stacked, (0, 0, margin, margin, margin, margin))
+        total = padded.new_zeros(())
+        for move in ((0, 0), (margin, 0), (-margin, 0), (0, margin), (0, -margin)):
+            logits = super().__call__(padded.roll(move, (2, 3)), run)
+            total = total + logits.softmax(1).roll((-move[0], -move[1]), (2, 3))
+        return (total / 5)[:, :, margin:-margin, margin:-margin].clamp_min(1e-8).log()
