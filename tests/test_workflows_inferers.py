@@ -80,3 +80,29 @@ def test_larger_slices_are_covered_by_windows_that_come_together(shape):
     volume = steps(*shape)
     torch.testing.assert_close(infer(volume, network), volume)
     assert sum(windows) > shape[2]
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (6, 5, 2), (12, 9, 2)])
+def test_shifted_looks_come_back_to_their_place(shape):
+    """A network that looks at each pixel alone is not changed by moving the volume and back."""
+
+    def network(x, height):
+        return torch.cat([-x[:, 1:2], x[:, 1:2]], dim=1)
+
+    volume = steps(*shape)
+    once, averaged = (infer(volume, network, shift=shift) for shift in (0, 2))
+    assert averaged.shape == once.shape
+    torch.testing.assert_close(averaged.softmax(1), once.softmax(1), atol=1e-5, rtol=0)
+
+
+def test_shifted_looks_are_averaged_as_probabilities():
+    calls = []
+
+    def network(x, height):
+        calls.append(len(x))
+        first = torch.full_like(x[:, :1], 100.0 if len(calls) == 1 else -100.0)
+        return torch.cat([torch.zeros_like(first), first], dim=1)
+
+    logits = infer(steps(6, 6, 1), network, shift=1)  # 6 + 2 pixels: one window a look
+    assert len(calls) == 5
+    torch.testing.assert_close(logits.softmax(1)[0, 1], torch.full((6, 6, 1), 0.2), atol=1e-4, rtol=0)

@@ -5,7 +5,7 @@ from itertools import combinations
 import nibabel as nib
 import numpy as np
 import pytest
-from small_study import affine_of, anatomy, files_below, flipped, rotation, save_volume
+from small_study import SPACING_MM, affine_of, anatomy, files_below, flipped, rotation, save_volume
 
 from ragsam.data.datalist import load_datalist
 from ragsam.metrics.overlap import dice
@@ -51,7 +51,7 @@ def test_label_volumes_lie_on_the_input_grid_and_on_the_organs(segmented, study)
         for organ in (1, 2):
             assert dice(truth == organ, labels == organ) > 0.6, (case.case, organ)
             places = [made.affine[:3, :3] @ np.argwhere(mask == organ).mean(0) for mask in (labels, truth)]
-            assert np.linalg.norm(places[0] - places[1]) < 2.0, (case.case, organ)  # mm
+            assert np.linalg.norm(places[0] - places[1]) < max(SPACING_MM), (case.case, organ)  # a flip is over 10 mm
 
 
 def test_same_anatomy_stored_otherwise_gets_the_same_labels_in_the_world(run, tmp_path):
@@ -131,7 +131,7 @@ def test_voxels_scaled_by_the_header_are_read_scaled(run, tmp_path):
     # Percentile scaling makes a shift and a factor of the intensities meaningless, up to rounding at a border.
     one, other = (labels_of(tmp_path / "out" / f"{name}.nii.gz")[0] for name in ("plain", "scaled"))
     assert one.any()
-    assert (one != other).mean() < 1e-3
+    assert (one != other).mean() < 5e-3  # of a network of 20 steps; read unscaled, the intensities would clip
 
 
 def test_slices_larger_than_the_network_are_seen_through_windows(windowed, study, tmp_path):
