@@ -25,8 +25,8 @@ def segment_anything_sam(image_size=128, patch_size=8, *, heads=6, width=192):
     torch.manual_seed(0)
     grid = image_size // patch_size
     encoder = ImageEncoderViT(
-        img_size=image_size, patch_size=patch_size, embed_dim=width, depth=6, num_heads=heads,
-        use_rel_pos=True, window_size=14 if grid > 14 else 0, global_attn_indexes=(2, 5),
+        img_size=image_size, patch_size=patch_size, embed_dim=width, depth=4, num_heads=heads,
+        use_rel_pos=True, window_size=14 if grid > 14 else 0, global_attn_indexes=(1, 3),
         norm_layer=lambda size: nn.LayerNorm(size, eps=1e-6),
     )  # fmt: skip
     prompts = PromptEncoder(
@@ -42,7 +42,7 @@ def segment_anything_sam(image_size=128, patch_size=8, *, heads=6, width=192):
 
 @pytest.fixture(scope="module")
 def large():
-    """Grid 16: windows of 14 in four blocks, two global ones."""
+    """Grid 16: windows of 14 in two blocks, two global ones."""
     return segment_anything_sam(128)
 
 
@@ -70,7 +70,7 @@ def test_positions_are_resized_bilinearly_and_all_else_is_kept(tmp_path, large, 
     fresh = {key: tensor.clone() for key, tensor in small.state_dict().items()}
     report = load_sam_weights(small, read_state_dict(tmp_path / "sam.pth"))
     loaded, source = small.state_dict(), large.state_dict()
-    tables = [f"image_encoder.blocks.{i}.attn.rel_pos_{axis}" for i in (2, 5) for axis in "hw"]
+    tables = [f"image_encoder.blocks.{i}.attn.rel_pos_{axis}" for i in (1, 3) for axis in "hw"]
     assert sorted(report.resized) == sorted(["image_encoder.pos_embed", *tables])
 
     grid = source["image_encoder.pos_embed"].permute(0, 3, 1, 2)
@@ -96,7 +96,7 @@ def test_positions_are_resized_bilinearly_and_all_else_is_kept(tmp_path, large, 
 
 def test_a_resized_table_by_hand(state):
     """Rows 0, 1, ..., 30 stretched to 39 rows: row i lies at (i + 0.5) * 31 / 39 - 0.5, held within 0 and 30."""
-    key = "image_encoder.blocks.2.attn.rel_pos_h"
+    key = "image_encoder.blocks.1.attn.rel_pos_h"
     state[key] = torch.arange(31.0)[:, None].expand(31, 32)
     sam = build_sam("vit_tiny", image_size=160)
     load_sam_weights(sam, state)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ragsam.networks.detail import STEM_CHANNELS, DetailDecoder, DetailStem, StemPatchEmbed
+from ragsam.networks.detail import FULL_CHANNELS, STEM_CHANNELS, DetailDecoder, DetailStem, StemPatchEmbed
 
 
 @pytest.fixture
@@ -14,9 +14,9 @@ def stem():
 
 def test_the_stem_gives_features_at_three_strides(stem):
     assert {stride: tuple(x.shape) for stride, x in stem.items()} == {
-        1: (1, 32, 32, 32),
+        1: (1, 16, 32, 32),
         2: (1, 48, 16, 16),
-        4: (1, 64, 8, 8),
+        4: (1, 96, 8, 8),
     }
 
 
@@ -50,8 +50,9 @@ def test_with_zero_init_skips_into_sams_decoder_and_the_gate_are_nothing(stem):
 
 def test_without_zero_init_the_gate_passes_its_input(stem):
     decoder = DetailDecoder(64, 8, zero_init=False)
-    x = torch.randn(1, 8, 32, 32)
-    torch.testing.assert_close(decoder.finish(x), x + decoder.block(x))
+    x = torch.randn(1, FULL_CHANNELS, 32, 32)
+    expected = x + decoder.block(x)
+    torch.testing.assert_close(decoder.finish(x), expected[:, :8])  # 64 / 8 channels, the first of the sixteen
     assert not torch.equal(decoder.skip(torch.zeros(1, 16, 8, 8), stem, 4), torch.zeros(1, 16, 8, 8))
 
 

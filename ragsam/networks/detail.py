@@ -1,9 +1,10 @@
 """The detail branch: fine convolutional features for SAM, whose masks are coarse on small organs.
 
-A small stem sees the image at strides 1, 2 and 4. Its features enter the mask decoder's upscaling at the same strides,
-up to full resolution, where one residual block precedes the product with the mask tokens. In a network trained from
-scratch the stem also feeds the patch embedding. On pretrained weights it leaves the patch embedding alone and starts
-at exactly zero effect.
+A stem of residual convolutions sees the image at strides 1, 2 and 4. Its features enter the mask decoder's upscaling at
+the same strides, a residual block mixing them in at each, up to full resolution, where few channels are enough and the
+product with the mask tokens follows. Most of the branch's arithmetic is at strides 2 and 4, where a convolution costs a
+fraction of one at full resolution. In a network trained from scratch the stem also feeds the patch embedding. On
+pretrained weights it leaves the patch embedding alone and starts at exactly zero effect.
 """
 
 from __future__ import annotations
@@ -11,11 +12,44 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STEM_CHANNELS = {1: 32, 2: 48, 4: 64}
+STEM_CHANNELS = {1: 16, 2: 48, 4: 96}
+
+#: Channels at full resolution, where the fusion of supports enters.
+FULL_CHANNELS = 16
 
 
-def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1), nn.GroupNorm(8, outputs), nn.GELU())
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions, normalised and activated before each, added to their input [B, C, H, W].
+
+    Args:
+        channels: C, a multiple of 8.
+        zero_init: start as the identity.
+
+    Source: He et al., "Identity Mappings in Deep Residual Networks", 2016 (arXiv:1603.05027).
+    """
+
+    def __init__(self, channels: int, *, zero_init: bool = False) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [nn.GroupNorm(8, channels), nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+        if zero_init:
+            _zero(layers[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def _zero(layer: nn.Conv2d) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
+def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """Return a convolution to `outputs` channels; at strides above 1 a residual block follows."""
+    layers = [nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1), nn.GroupNorm(8, outputs), nn.GELU()]
+    return nn.Sequential(*layers, *([ResidualBlock(outputs)] if stride > 1 else []))
 
 
 class DetailStem(nn.Module):
@@ -25,12 +59,12 @@ class DetailStem(nn.Module):
         super().__init__()
         widths = list(STEM_CHANNELS.values())
         self.stages = nn.ModuleList(
-            _block(inputs, outputs, stride)
+            _stage(inputs, outputs, stride)
             for inputs, outputs, stride in zip([3, *widths], widths, (1, 2, 2), strict=False)
         )
 
     def forward(self, image: Tensor) -> dict[int, Tensor]:
-        """Return features by stride: {1: [B, 32, H, W], 2: [B, 48, H/2, W/2], 4: [B, 64, H/4, W/4]}."""
+        """Return features by stride: {1: [B, 16, H, W], 2: [B, 48, H/2, W/2], 4: [B, 96, H/4, W/4]}."""
         features, x = {}, image
         for stride, stage in zip(STEM_CHANNELS, self.stages, strict=True):
             x = features[stride] = stage(x)
@@ -38,7 +72,7 @@ class DetailStem(nn.Module):
 
 
 class StemPatchEmbed(nn.Module):
-    """Patch embedding on the stem's stride-4 features: [B, 64, H/4, W/4] to [B, h, w, C].
+    """Patch embedding on the stem's stride-4 features: [B, 96, H/4, W/4] to [B, h, w, C].
 
     Raises:
         ValueError: a patch size that 4 does not divide.
@@ -71,42 +105,56 @@ class DetailDecoder(nn.Module):
         if patch_size < 4 or patch_size & (patch_size - 1):
             raise ValueError(f"patch_size {patch_size} is not 4, 8, 16, 32, ..., as the detail branch needs")
         self.patch_size = patch_size
-        channels = {patch_size // 2: dim // 4, patch_size // 4: dim // 8}
-        stride = patch_size // 4
-        while stride > 1:
-            stride //= 2
-            channels[stride] = dim // 8
+        width = dim // 8
+        channels = {patch_size // 2: dim // 4, patch_size // 4: width}  # inside SAM's own upscaling
+        inside = set(channels)
+        for stride in (8, 4, 2, 1):
+            if stride < patch_size // 4:
+                channels[stride] = FULL_CHANNELS if stride == 1 else width
         self.skips = nn.ModuleDict(
-            {str(s): nn.Conv2d(STEM_CHANNELS[s], width, 1) for s, width in channels.items() if s in STEM_CHANNELS}
+            {str(s): nn.Conv2d(STEM_CHANNELS[s], count, 1) for s, count in channels.items() if s <= 4}
         )
-        out = dim // 8
-        self.norm = nn.GroupNorm(8, out)
+        self.blocks = nn.ModuleDict(
+            {str(s): ResidualBlock(channels[s], zero_init=zero_init and s in inside) for s in channels if 1 < s <= 4}
+        )
+        self.narrow = nn.Conv2d(width, FULL_CHANNELS, 1)
+        self.norm = nn.GroupNorm(8, FULL_CHANNELS)
         self.block = nn.Sequential(
-            nn.Conv2d(out, out, 3, padding=1), nn.GroupNorm(8, out), nn.GELU(), nn.Conv2d(out, out, 3, padding=1)
+            nn.Conv2d(FULL_CHANNELS, FULL_CHANNELS, 3, padding=1),
+            nn.GroupNorm(8, FULL_CHANNELS),
+            nn.GELU(),
+            nn.Conv2d(FULL_CHANNELS, FULL_CHANNELS, 3, padding=1),
         )
-        self.gate = nn.Conv2d(out, out, 1)
+        self.gate = nn.Conv2d(FULL_CHANNELS, width, 1)
         if zero_init:
-            inside = [skip for stride, skip in self.skips.items() if int(stride) >= patch_size // 4]
-            for layer in (*inside, self.gate):
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
+            for layer in (*(skip for stride, skip in self.skips.items() if int(stride) in inside), self.gate):
+                _zero(layer)
         else:
             nn.init.dirac_(self.gate.weight)
             nn.init.zeros_(self.gate.bias)
 
     def skip(self, x: Tensor, stem: dict[int, Tensor], stride: int) -> Tensor:
-        """Add the stem's features of that stride to `x`, where there are any."""
+        """Mix the stem's features of that stride into `x`, where there are any."""
         key = str(stride)
-        return x + self.skips[key](stem[stride]) if key in self.skips else x
+        if key in self.skips:
+            x = x + self.skips[key](stem[stride])
+        return self.blocks[key](x) if key in self.blocks else x
 
     def to_full_resolution(self, x: Tensor, stem: dict[int, Tensor]) -> Tensor:
-        """Carry the decoder's last features [B, C/8, H/s, W/s] to [B, C/8, H, W], ready for a fusion."""
+        """Carry the decoder's last features [B, C/8, H/s, W/s] to [B, 16, H, W], ready for a fusion."""
         stride = self.patch_size // 4
-        while stride > 1:
+        while stride > 2:
             stride //= 2
-            x = self.skip(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False), stem, stride)
+            x = self.skip(_double(x), stem, stride)
+        x = self.narrow(x)
+        if stride > 1:
+            x = self.skip(_double(x), stem, 1)
         return F.gelu(self.norm(x))
 
     def finish(self, x: Tensor) -> Tensor:
-        """Apply the residual block and the gate to full-resolution features."""
+        """Turn full-resolution features [B, 16, H, W] into those of the mask product [B, C/8, H, W]."""
         return self.gate(x + self.block(x))
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

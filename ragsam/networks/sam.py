@@ -28,7 +28,7 @@ class Backbone:
 
 
 BACKBONES: dict[str, Backbone] = {
-    "vit_tiny": Backbone(192, 6, 6, (2, 5), patch_size=8, decoder_mlp_dim=512),
+    "vit_tiny": Backbone(192, 4, 6, (1, 3), patch_size=8, decoder_mlp_dim=512),
     "vit_b": Backbone(768, 12, 12, (2, 5, 8, 11)),
     "vit_l": Backbone(1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": Backbone(1280, 32, 16, (7, 15, 23, 31)),

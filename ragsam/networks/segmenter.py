@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ragsam.errors import InputError
 from ragsam.files import sha256_file
 from ragsam.networks.checkpoints import load_sam_weights, read_state_dict
-from ragsam.networks.detail import DetailDecoder, DetailStem, StemPatchEmbed
+from ragsam.networks.detail import FULL_CHANNELS, DetailDecoder, DetailStem, StemPatchEmbed
 from ragsam.networks.fusion import LabelPriorFusion
 from ragsam.networks.lora import add_lora
 from ragsam.networks.sam import BACKBONES, build_sam
@@ -78,7 +78,7 @@ class Segmenter(nn.Module):
         self.detail = DetailDecoder(dim, self.patch_size, zero_init=base is not None) if detail else None
         if detail and not base:
             self.sam.image_encoder.patch_embed = StemPatchEmbed(self.patch_size, BACKBONES[backbone].embed_dim)
-        self.fusion = LabelPriorFusion(num_classes + 1, dim // 8)
+        self.fusion = LabelPriorFusion(num_classes + 1, FULL_CHANNELS if detail else dim // 8)
 
     def forward(self, image: Tensor, height: Tensor | None = None, supports: Supports | None = None) -> Tensor:
         """Return the logits of all classes.
