@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,12 @@ _CASE_KEYS = ("case", "patient", "image", "label", "annotated")
 
 @dataclass(frozen=True)
 class Case:
-    """One volume: its name, its patient, absolute paths; `annotated` is None where every organ of the card is."""
+    """One volume: its name, its patient, absolute paths.
+
+    `annotated` is None where every organ of the card is. `label_map` leads from the label file's values to the
+    card's; None: they are the same, and 0 is background always. A value that it does not name is a fault.
+    `fill_nonfinite` is what NaN and infinite voxels of the image are read as; None refuses them.
+    """
 
     case: str
     patient: str
@@ -25,6 +32,8 @@ class Case:
     label: Path | None = None
     annotated: tuple[str, ...] | None = None
     extra: dict[str, Any] = field(default_factory=dict, hash=False)
+    label_map: Mapping[int, int] | None = field(default=None, hash=False)
+    fill_nonfinite: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +61,24 @@ def load_datalist(path: str | os.PathLike[str]) -> Datalist:
 
     Args:
         path: a JSON file `{"card": ..., "training": [{"case", "patient", "image", "label"}, ...], ...}`. Every list of
-            objects is a section; other keys are left alone. Paths are relative to the file.
+            objects is a section; `label_map` and `fill_nonfinite` go to every case; other keys are left alone. Paths
+            are relative to the file.
 
     Raises:
-        InputError: missing or invalid JSON; no card; a case without name, patient or image; a case or image named
-            twice; a patient in two sections.
+        InputError: missing or invalid JSON; no card; a label map that is none; a case without name, patient or image;
+            a case or image named twice; a patient in two sections.
+    """
+    datalist, faults = read_datalist(path)
+    if faults:
+        raise InputError(faults[0])
+    return datalist
+
+
+def read_datalist(path: str | os.PathLike[str]) -> tuple[Datalist, list[str]]:
+    """Read a datalist as `load_datalist` does, leaving out cases at fault; return it and the faults, a line each.
+
+    Raises:
+        InputError: missing or invalid JSON, no card, no section, or a shared value that is none.
     """
     file = Path(path).absolute()
     content = read_json(file)
@@ -67,37 +89,58 @@ def load_datalist(path: str | os.PathLike[str]) -> Datalist:
         raise InputError(f'{file.name}: no card; add "card": the name of a dataset card')
     if card.endswith((".yaml", ".yml")):
         card = _absolute(card, file.parent).as_posix()
-    sections = {
-        name: tuple(_parse_case(entry, f"{file.name}: {name}[{i}]", file.parent) for i, entry in enumerate(part))
-        for name, part in content.items()
-        if _is_section(name, part, file.name)
+    shared = {
+        "label_map": _parse_label_map(content.get("label_map"), file.name),
+        "fill_nonfinite": _parse_fill(content.get("fill_nonfinite"), file.name),
     }
+    sections: dict[str, tuple[Case, ...]] = {}
+    faults: list[str] = []
+    for name, part in content.items():
+        if _is_section(name, part, file.name):
+            sections[name] = tuple(_parse_cases(part, f"{file.name}: {name}", file.parent, shared, faults))
     if not sections:
         raise InputError(f"{file.name}: no section; add a list of cases under training, validation or test")
-    _check_sections(sections, file.name)
-    return Datalist(card=card, path=file, sections=sections)
+    faults += _section_faults(sections, file.name)
+    return Datalist(card=card, path=file, sections=sections), faults
 
 
-def write_datalist(path: str | os.PathLike[str], card: str, sections: Mapping[str, Sequence[Case]]) -> None:
+def write_datalist(
+    path: str | os.PathLike[str],
+    card: str,
+    sections: Mapping[str, Sequence[Case]],
+    *,
+    label_map: Mapping[int, int] | None = None,
+) -> None:
     """Write a datalist, whole or not at all, its paths relative to its folder.
 
     Args:
         path: the JSON file to write.
         card: a card's name, or the path of a card's yaml file.
         sections: cases by section name.
+        label_map: values of the label files to the card's; None: that of the cases.
 
     Raises:
-        InputError: the faults that `load_datalist` would refuse, or a file that cannot be written.
+        InputError: cases with different label maps, the faults that `load_datalist` would refuse, or a file that
+            cannot be written.
     """
     file = Path(path).absolute()
     for name, cases in sections.items():
         for case in cases:
             _check_name(case.case, f"{file.name}: {name}")
             _check_patient(case.patient, case.case)
-    _check_sections(sections, file.name)
+    if faults := _section_faults(sections, file.name):
+        raise InputError(faults[0])
     card = _relative(Path(card), file.parent) if card.endswith((".yaml", ".yml")) else card
-    content = {name: [_case_entry(case, file.parent) for case in cases] for name, cases in sections.items()}
-    write_json_atomic(file, {"card": card, **content})
+    content: dict[str, Any] = {"card": card}
+    if label_map is None:
+        label_map = _common(sections, "label_map", file.name)
+    if label_map is not None:
+        content["label_map"] = {str(raw): value for raw, value in label_map.items()}
+        _parse_label_map(content["label_map"], file.name)
+    if (fill := _common(sections, "fill_nonfinite", file.name)) is not None:
+        content["fill_nonfinite"] = fill
+    content |= {name: [_case_entry(case, file.parent) for case in cases] for name, cases in sections.items()}
+    write_json_atomic(file, content)
 
 
 def _is_section(name: str, part: Any, where: str) -> bool:
@@ -108,7 +151,49 @@ def _is_section(name: str, part: Any, where: str) -> bool:
     return isinstance(part, list) and bool(part) and all(isinstance(entry, Mapping) for entry in part)
 
 
-def _parse_case(entry: Any, where: str, folder: Path) -> Case:
+def _parse_label_map(content: Any, where: str) -> dict[int, int] | None:
+    if content is None:
+        return None
+    if not isinstance(content, Mapping):
+        raise InputError(f"{where}: label_map is {content!r}; it must lead from file values to the card's")
+    for raw, value in content.items():
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not re.fullmatch("-?[1-9][0-9]{0,9}", raw) or not whole or not 0 <= value <= 255:
+            raise InputError(
+                f"{where}: label_map has {raw!r}: {value!r}; write a whole number other than 0 in quotes, and the "
+                "card's value, 0 to 255"
+            )
+    return {int(raw): value for raw, value in content.items()}
+
+
+def _parse_fill(value: Any, where: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{where}: fill_nonfinite is {value!r}; it must be a number, such as -1024 for air in CT")
+    return float(value)
+
+
+def _common(sections: Mapping[str, Sequence[Case]], key: str, where: str) -> Any:
+    """Return what all cases share, as the datalist has it once."""
+    values = [getattr(case, key) for cases in sections.values() for case in cases]
+    if any(other != values[0] for other in values):
+        raise InputError(f"{where}: cases differ in {key}; write a datalist for each")
+    return values[0] if values else None
+
+
+def _parse_cases(
+    part: Sequence[Any], where: str, folder: Path, shared: Mapping[str, Any], faults: list[str]
+) -> Iterator[Case]:
+    """Yield a section's sound entries; the others become lines of `faults`."""
+    for i, entry in enumerate(part):
+        try:
+            yield _parse_case(entry, f"{where}[{i}]", folder, shared)
+        except InputError as error:
+            faults.append(str(error))
+
+
+def _parse_case(entry: Any, where: str, folder: Path, shared: Mapping[str, Any]) -> Case:
     if not isinstance(entry, Mapping):
         raise InputError(f"{where}: {entry!r} is no case; a case is an object with case, patient, image and label")
     name = entry.get("case")
@@ -129,7 +214,7 @@ def _parse_case(entry: Any, where: str, folder: Path) -> Case:
             raise InputError(f"{name}: annotated is {annotated!r}; it must be a list of organ names, or be left out")
         annotated = tuple(annotated)
     extra = {key: value for key, value in entry.items() if key not in _CASE_KEYS}
-    return Case(name, entry["patient"], paths["image"], paths["label"], annotated, extra)
+    return Case(name, entry["patient"], paths["image"], paths["label"], annotated, extra, **shared)
 
 
 def _check_name(name: Any, where: str) -> None:
@@ -147,7 +232,9 @@ def _check_patient(patient: Any, name: str) -> None:
         raise InputError(f"{name}: patient is {patient!r}; give each case its patient as a text, splits go by patient")
 
 
-def _check_sections(sections: Mapping[str, Sequence[Case]], where: str) -> None:
+def _section_faults(sections: Mapping[str, Sequence[Case]], where: str) -> list[str]:
+    """Return what is wrong with the cases taken together: names, images and patients that stand twice."""
+    faults: list[str] = []
     names: set[str] = set()
     image_of: dict[Path, str] = {}
     home_of: dict[str, tuple[str, str]] = {}
@@ -155,17 +242,18 @@ def _check_sections(sections: Mapping[str, Sequence[Case]], where: str) -> None:
         for case in cases:
             # Without regard to case: some file systems would let the second output overwrite the first.
             if case.case.casefold() in names:
-                raise InputError(f"{case.case}: named twice in {where}, again in {section}; rename or remove it")
+                faults.append(f"{case.case}: named twice in {where}, again in {section}; rename or remove it")
             names.add(case.case.casefold())
             if case.image in image_of:
-                raise InputError(f"{case.case}: same image as {image_of[case.image]} in {where}; remove one of them")
+                faults.append(f"{case.case}: same image as {image_of[case.image]} in {where}; remove one of them")
             image_of[case.image] = case.case
             home, other = home_of.setdefault(case.patient, (section, case.case))
             if home != section:
-                raise InputError(
+                faults.append(
                     f"{case.case}: in {section}, but {other} of the same patient is in {home} of {where}; "
                     "keep all of a patient's cases in one section"
                 )
+    return faults
 
 
 def _absolute(path: str, folder: Path) -> Path:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import csv
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from ragsam.data.cards import Card, load_card
+from ragsam.data.card_model import LAYOUTS, Card
+from ragsam.data.cards import load_card
 from ragsam.data.datalist import Case, write_datalist
+from ragsam.data.prepare_files import with_series
+from ragsam.data.prepare_layouts import Found, detect_layout, read_layout
+from ragsam.data.prepare_splits import deal_folds, split_cases
+from ragsam.data.prepare_tables import Rows, annotated_organs, patients_of
+from ragsam.data.presence import organs_by_patient
 from ragsam.errors import InputError
 
-_SUFFIXES = (".nii.gz", ".nii")
-_SUBJECTS = "subjects.csv"
-_SPLITS = {"hippocampus": {"test": 30, "validation": 8}}  # patients
-_DEFAULT_SHARE = {"test": 0.2, "validation": 0.1}
+logger = logging.getLogger(__name__)
 
 
 def prepare(
@@ -24,135 +26,89 @@ def prepare(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
+    layout: str | None = None,
     seed: int = 0,
     validation: int | None = None,
     test: int | None = None,
+    folds: int | None = None,
+    fold: int = 0,
     subjects: str | os.PathLike[str] | None = None,
+    series: Sequence[str] = (),
 ) -> Path:
-    """Write a datalist for a data set in the Decathlon layout.
+    """Write a datalist for a data set as it was downloaded.
 
     Args:
         card_name: a card's name, or the path of a card's yaml file.
-        source: folder with `imagesTr/` and `labelsTr/`, files of one case named alike; it is only read.
+        source: the data set's folder; it is only read.
         output: the datalist to write, anywhere; its paths lead to `source`.
-        seed: of the split.
-        validation: number of patients for validation; None: 8 for hippocampus, a tenth for others.
-        test: number of patients for the test; None: 30 for hippocampus, a fifth for others.
+        layout: how the folder is laid out, one of `card_model.LAYOUTS`; None: found out.
+        seed: of the split, or of the folds.
+        validation: number of patients for validation; None: as the card says, a tenth where it says nothing.
+        test: number of patients for the test; None: as the card says, a fifth where it says nothing (none with folds).
+        folds: deal all but the test patients to so many folds, stratified by organ presence. Every case then has its
+            `fold`; `fold` is for validation and the others for training.
+        fold: from 0.
         subjects: table with the columns `case,patient` (or `case,inferred_subject`). None: `subjects.csv` in
             `source` where there is one, else the card's patient rule.
+        series: UIDs of the series to take from DICOM folders that hold several.
 
     Returns:
         The datalist's path.
 
     Raises:
-        InputError: wrong layout, image without label or label without image, a case whose patient is not known, too
-            few patients for the split.
+        InputError: unknown or ambiguous layout, image without label or label without image, a case whose patient is
+            not known, a DICOM folder of several series, too few patients for the split, folds that cannot be.
     """
-    card, source = load_card(card_name), Path(source).absolute()
-    images, labels = (_files(source, name) for name in ("imagesTr", "labelsTr"))
-    _require_pairs(images, labels, source)
-    patients = _patients(sorted(images), card, source, Path(subjects) if subjects is not None else None)
-    cases = [Case(name, patients[name], images[name], labels[name]) for name in sorted(images)]
-    sections = split_by_patient(cases, seed=seed, **_counts(card, len(set(patients.values())), validation, test))
+    card, source = load_card(card_name), Path(os.path.abspath(source))
+    if layout is not None and layout not in LAYOUTS:
+        raise InputError(f"--layout {layout}: no such layout; take one of {', '.join(LAYOUTS)}")
+    _check_folds(folds, fold, validation)
+    layout = layout or detect_layout(source, card)
+    found = read_layout(source, layout, card)
+    found = replace(found, pairs=tuple(with_series(found.pairs, series)))
+    cases = _cases(found, card, source, Path(subjects) if subjects is not None else None)
+    if folds is None:
+        sections = split_cases(cases, card, seed=seed, validation=validation, test=test, rows=found.rows)
+    else:
+        sections = _folded(cases, card, folds, fold, seed=seed, test=test, rows=found.rows)
     write_datalist(output, card_name, sections)
+    left_out = f"; {found.left_out} images without label left out" if found.left_out else ""
+    logger.info("prepare: layout %s, %d cases%s", layout, len(found.pairs), left_out)
     return Path(output)
 
 
-def split_by_patient(cases: list[Case], *, validation: int, test: int, seed: int) -> dict[str, list[Case]]:
-    """Deal patients to test, validation and training; all cases of a patient stay together.
-
-    Args:
-        cases: in any order; the split depends on the patients' names and the seed alone.
-        validation: number of patients.
-        test: number of patients.
-        seed: of the shuffle.
-
-    Returns:
-        Cases under `training`, `validation` and `test`, in the order given.
-
-    Raises:
-        InputError: a negative number, or no patient left for training.
-    """
-    patients = sorted({case.patient for case in cases})
-    if min(validation, test) < 0:
-        raise InputError(f"split: validation {validation}, test {test}; numbers of patients must not be negative")
-    if validation + test >= len(patients):
-        raise InputError(
-            f"split: {test} test and {validation} validation patients of {len(patients)} leave none for training; "
-            "ask for fewer"
-        )
-    order = np.random.default_rng(seed).permutation(len(patients))
-    part = {patients[i]: "test" if n < test else "validation" for n, i in enumerate(order[: test + validation])}
-    sections: dict[str, list[Case]] = {"training": [], "validation": [], "test": []}
-    for case in cases:
-        sections[part.get(case.patient, "training")].append(case)
-    return sections
+def _check_folds(folds: int | None, fold: int, validation: int | None) -> None:
+    if folds is None:
+        if fold != 0:
+            raise InputError(f"--fold {fold}: of how many? give --folds too")
+        return
+    if validation is not None:
+        raise InputError("--validation: with --folds one fold is for validation; leave one of them out")
+    if not 0 <= fold < folds:
+        raise InputError(f"--fold {fold}: folds are counted from 0; take a number below {folds}")
 
 
-def _counts(card: Card, patients: int, validation: int | None, test: int | None) -> dict[str, int]:
-    asked = {"validation": validation, "test": test}
-    default = _SPLITS.get(card.name) or {name: round(share * patients) for name, share in _DEFAULT_SHARE.items()}
-    return {name: default[name] if count is None else count for name, count in asked.items()}
+def _cases(found: Found, card: Card, source: Path, table: Path | None) -> list[Case]:
+    names = [pair.case for pair in found.pairs]
+    patients = patients_of(names, card, source, table=table, rows=found.rows)
+    annotated = {case: annotated_organs(case, row, card) for case, row in (found.rows or {}).items()}
+    return [
+        Case(pair.case, patients[pair.case], pair.image, pair.label, annotated.get(pair.case), label_map=card.label_map)
+        for pair in found.pairs
+    ]
 
 
-def _files(source: Path, name: str) -> dict[str, Path]:
-    folder = source / name
-    if not folder.is_dir():
-        raise InputError(f"{source.name}: no folder {name}; give the folder that holds imagesTr and labelsTr")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        suffix = next((end for end in _SUFFIXES if path.name.endswith(end)), None)
-        if suffix is None or path.name.startswith("."):  # macOS leaves files named ._something
-            continue
-        case = path.name.removesuffix(suffix)
-        if case in found:
-            raise InputError(f"{case}: both .nii and .nii.gz in {name}; remove one")
-        found[case] = path
-    return found
-
-
-def _require_pairs(images: Mapping[str, Path], labels: Mapping[str, Path], source: Path) -> None:
-    faults = [f"{case}: image without label" for case in sorted(images.keys() - labels.keys())]
-    faults += [f"{case}: label without image" for case in sorted(labels.keys() - images.keys())]
-    if faults:
-        shown = ", ".join(faults[:5]) + (f" and {len(faults) - 5} more" if len(faults) > 5 else "")
-        raise InputError(f"{shown}; add the missing file or move its partner out of {source.name}")
-    if not images:
-        raise InputError(f"{source.name}: no .nii or .nii.gz file in imagesTr; check the folder")
-
-
-def _patients(cases: list[str], card: Card, source: Path, table: Path | None) -> dict[str, str]:
-    if table is None and (source / _SUBJECTS).is_file():
-        table = source / _SUBJECTS
-    if table is not None:
-        known = _read_table(table)
-        where = table.name
-    elif card.patient_rule is not None:
-        known = {case: patient for case in cases if (patient := card.patient_rule.patient(case)) is not None}
-        where = f"the patient rule of card {card.name} ({card.patient_rule.pattern})"
-    else:
-        raise InputError(f"{source.name}: no patient key; give a table with --patients FILE.csv (columns case,patient)")
-    if missing := [case for case in cases if case not in known]:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise InputError(f"{missing[0]}{more}: no patient in {where}; give a complete table with --patients FILE.csv")
-    return {case: known[case] for case in cases}
-
-
-def _read_table(path: Path) -> dict[str, str]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = [name for name in ("patient", "inferred_subject") if name in (reader.fieldnames or ())]
-            if not columns or "case" not in (reader.fieldnames or ()):
-                raise InputError(f"{path.name}: columns case and patient not found; name them in the first line")
-            rows = [((row["case"] or "").strip(), (row[columns[0]] or "").strip()) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path.name}: table of patients cannot be read ({reason}); check the file") from error
-    known: dict[str, str] = {}
-    for case, patient in rows:
-        if not case or not patient:
-            raise InputError(f"{path.name}: a line without case or patient ({case or 'no case'}); complete it")
-        if known.setdefault(case, patient) != patient:
-            raise InputError(f"{case}: two patients in {path.name}; keep one line for each case")
-    return known
+def _folded(
+    cases: Sequence[Case], card: Card, folds: int, fold: int, *, seed: int, test: int | None, rows: Rows | None
+) -> dict[str, list[Case]]:
+    if test is None and card.split is None:
+        test = 0
+    sections = split_cases(cases, card, seed=seed, validation=0, test=test, rows=rows)
+    pool = sections["training"]
+    fold_of = deal_folds(organs_by_patient(pool, card, told=rows is not None), folds, seed=seed)
+    numbered = [replace(case, extra={**case.extra, "fold": fold_of[case.patient]}) for case in pool]
+    return {
+        "training": [case for case in numbered if case.extra["fold"] != fold],
+        "validation": [case for case in numbered if case.extra["fold"] == fold],
+        "test": sections["test"],
+    }

@@ -99,6 +99,43 @@ def test_a_case_name_must_be_a_safe_file_name(tmp_path, name):
     assert not (tmp_path / "out.json").exists()
 
 
+MAP = {6: 5, 11: 8, 12: 0}
+
+
+def test_a_label_map_goes_to_every_case_and_survives_the_round_trip(tmp_path):
+    content = {
+        "card": "btcv",
+        "label_map": {"6": 5, "11": 8, "12": 0},
+        "training": [entry()],
+        "test": [entry("b", "2")],
+    }
+    sections = load_datalist(write(tmp_path, content)).sections
+    assert [case.label_map for part in sections.values() for case in part] == [MAP, MAP]
+    write_datalist(tmp_path / "again.json", "btcv", sections)
+    assert json.loads((tmp_path / "again.json").read_text())["label_map"] == content["label_map"]
+    assert load_datalist(tmp_path / "again.json").sections == sections
+    (case,) = sections["test"]
+    hash(case)
+
+
+def test_a_label_map_can_be_given_when_writing(tmp_path):
+    case = Case("a", "1", tmp_path / "a.nii")
+    write_datalist(tmp_path / "list.json", "btcv", {"test": [case]}, label_map=MAP)
+    assert load_datalist(tmp_path / "list.json").section("test")[0].label_map == MAP
+    other = Case("b", "2", tmp_path / "b.nii", label_map=MAP)
+    with pytest.raises(InputError, match="cases differ in label_map"):
+        write_datalist(tmp_path / "list.json", "btcv", {"test": [case, other]})
+
+
+@pytest.mark.parametrize(
+    "label_map", [[1], 3, {"a": 1}, {"0": 0}, {"1.5": 1}, {"01": 1}, {"1": "1"}, {"1": True}, {"1": 256}, {"1": -1}]
+)
+def test_a_label_map_that_is_none_is_refused(tmp_path, label_map):
+    with pytest.raises(InputError, match=r"^list\.json: label_map ") as caught:
+        load_datalist(write(tmp_path, {"card": "btcv", "label_map": label_map, "test": [entry()]}))
+    assert "\n" not in str(caught.value)
+
+
 def test_missing_and_invalid_json_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         load_datalist(tmp_path / "none.json")

@@ -1,0 +1,56 @@
+"""Checks that the parts of a card's yaml share; each refuses in one line that says what to write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ragsam.errors import InputError
+
+
+def check_keys(content: Any, required: tuple[str, ...], optional: tuple[str, ...], where: str) -> None:
+    """Refuse what is no mapping, lacks a required key, or has one that is not known."""
+    if not isinstance(content, Mapping):
+        keys = ", ".join(required or optional)
+        raise InputError(f"{where}: {type(content).__name__} found; it must be a mapping of {keys}")
+    if missing := [key for key in required if key not in content]:
+        raise InputError(f"{where}: missing {', '.join(missing)}; add it")
+    if unknown := [str(key) for key in content if key not in (*required, *optional)]:
+        raise InputError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join((*required, *optional))}")
+
+
+def require_one(content: Mapping[str, Any], ways: tuple[str, ...], where: str) -> None:
+    """Refuse a mapping that has none or several of the keys."""
+    if len([way for way in ways if way in content]) != 1:
+        raise InputError(f"{where}: it must have exactly one of {', '.join(ways)}")
+
+
+def text(value: Any, where: str) -> str:
+    """Return a text without the space around it; refuse anything else, or an empty one."""
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{where} is {value!r}; it must be a text that is not empty")
+    return value.strip()
+
+
+def texts(value: Any, where: str) -> tuple[str, ...]:
+    """Return a list of texts; refuse anything else, an empty one, or a text that is in it twice."""
+    if not isinstance(value, list) or not value or len(set(map(str, value))) != len(value):
+        raise InputError(f"{where} is {value!r}; it must be a list of texts, each named once")
+    return tuple(text(entry, f"{where}: entry") for entry in value)
+
+
+def one_of(value: Any, known: tuple[str, ...], where: str) -> str:
+    """Return the value where it is a known one."""
+    if value not in known:
+        raise InputError(f"{where} is {value!r}; it must be one of {', '.join(known)}")
+    return value
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number; yaml's true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def is_whole(value: Any) -> bool:
+    """Return whether a value is a whole number; yaml's true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
