@@ -11,6 +11,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from ragsam.files import atomic_write
+from ragsam.transforms.reading import open_volume
 
 
 class LabelVolumeWriter:
@@ -39,10 +40,12 @@ class LabelVolumeWriter:
 def write_label_volume(path: Path, labels: np.ndarray, image_path: str | os.PathLike[str]) -> None:
     """Write labels [X, Y, Z], uint8, as NIfTI with the affine, codes and units of an image; nothing else is copied.
 
+    The image may be in any format that `open_volume` opens.
+
     Raises:
         ValueError: labels that are not on the image's grid.
     """
-    image = nib.load(image_path)
+    image = open_volume(Path(image_path), path.name)
     if labels.shape != image.shape[:3]:
         raise ValueError(f"{path.name}: labels are {labels.shape}, the image is {image.shape}")
     volume = nib.Nifti1Image(labels, image.affine)
