@@ -5,77 +5,141 @@ The lines name cases and label values, never file names or a header's text field
 
 from __future__ import annotations
 
-import gzip
+import logging
 import warnings
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import SpatialImage
-from numpy.typing import NDArray
 
 from ragsam.data.cards import Card
 from ragsam.data.datalist import Case, Datalist
+from ragsam.data.label_counts import LabelCounts
+from ragsam.data.slabs import SlabReader, check_stream, read_slabs
 from ragsam.errors import InputError
+from ragsam.transforms.filling import fill_nonfinite as filled
+from ragsam.transforms.reading import open_volume
+
+logger = logging.getLogger(__name__)
 
 MAX_VOXELS = 2**31
 _AFFINE_TOLERANCE = 1e-3
-_LABEL_TOLERANCE = 1e-3
-_CHUNK_BYTES = 1 << 20
-_UNKNOWN_LIMIT_BYTES = 1 << 30  # read of a packed file whose header says nothing
-_CHUNK_VOXELS = 1 << 24
 
 
-def read_volume_checked(path: str | Path, case: str) -> SpatialImage:
+@dataclass(frozen=True)
+class CaseCheck:
+    """What a case's files are like.
+
+    Attributes:
+        faults, warnings: lines; a warning stops nothing.
+        image: the opened image, None where it is at fault.
+        label_voxels: {card value: number of voxels}, None without a sound label.
+    """
+
+    faults: tuple[str, ...]
+    warnings: tuple[str, ...]
+    image: SpatialImage | None = None
+    label_voxels: Mapping[int, int] | None = None
+
+
+def read_volume_checked(path: str | Path, case: str, *, fill_nonfinite: float | None = None) -> SpatialImage:
     """Open a volume after reading its file once in full and checking it.
 
-    The file is read in pieces: gzip's own checksum finds a flipped bit, which nibabel would pass over. Sizes are
-    taken from the header before anything is allocated, and voxels are looked at a few slices at a time.
-
     Args:
-        path: NIfTI file, `.nii` or `.nii.gz` (or what else nibabel reads).
+        path: NIfTI file, `.nii` or `.nii.gz` (or what else `open_volume` reads).
         case: how errors name it.
+        fill_nonfinite: given, NaN and infinite voxels are warned of, not refused; whoever reads them fills them.
 
     Returns:
         The opened image; its data are not loaded. Where qform and sform differ the sform is used, with a warning.
 
     Raises:
-        InputError: missing or unreadable file, damaged gzip stream, not three dimensions, no slices, more than
-            2**31 voxels, a singular or sheared affine, NaN or infinite voxels.
+        InputError: as `scan_volume`.
     """
-    image = _open(Path(path), case)
-    array_bytes = _check_shape(image, case)
-    _check_affine(image, case)
-    _check_stream(Path(path), case, array_bytes)
-    if bad := _count_not_finite(image, case):
-        raise InputError(f"{case}: {bad} voxels are NaN or infinite; fill them or export the volume anew")
+    image, told = scan_volume(path, case, fill_nonfinite=fill_nonfinite)
+    for line in told:
+        warnings.warn(line, stacklevel=2)
     return image
 
 
-def check_case(case: Case, card: Card) -> list[str]:
-    """Return every fault of a case, one line each; an empty list for a sound one.
+def scan_volume(
+    path: str | Path, case: str, *readers: SlabReader, fill_nonfinite: float | None = None
+) -> tuple[SpatialImage, list[str]]:
+    """Check a volume and show its voxels to readers, in one pass over its file.
+
+    gzip's own checksum finds a flipped bit, which nibabel would pass over. Sizes are taken from the header before
+    anything is allocated; of a NIfTI file no more than 2**22 voxels (about 100 MB) are held at a time.
 
     Args:
-        case: its image is checked, and its label where it has one.
-        card: says which label values there may be.
+        path: the volume's file.
+        case: how errors name it.
+        readers: what else looks at every voxel; they see filled voxels.
+        fill_nonfinite: what NaN and infinite voxels become; None refuses them.
+
+    Returns:
+        The opened image and lines of warning.
+
+    Raises:
+        InputError: missing or unreadable file, damaged gzip stream, not three dimensions, no slices, more than
+            2**31 voxels, a singular or sheared affine, NaN or infinite voxels.
     """
-    faults, images = [], []
-    unknown = [organ for organ in case.annotated or () if organ not in card.labels]
-    if unknown:
-        faults.append(f"{case.case}: annotated names {', '.join(unknown)}, not on card {card.name}; mend the datalist")
-    for path in (case.image, case.label):
-        if path is None:
-            continue
-        try:
-            images.append(read_volume_checked(path, case.case if path is case.image else f"{case.case} (label)"))
-        except InputError as error:
-            faults.append(str(error))
-    if case.label is not None and len(images) == 2:
-        faults += _geometry_faults(case.case, images[0], images[1])
-        faults += _label_faults(case.case, images[1], card)
-    return faults
+    image = open_volume(Path(path), case)
+    _check_shape(image, case)
+    told, bad = _check_affine(image, case), 0
+    if not readers and _must_be_finite(image):
+        check_stream(Path(path), image, case)
+        return image, told
+    for reader in readers:
+        reader.begin(image)
+    for slab in read_slabs(Path(path), image, case):
+        voxels = filled(slab.voxels, fill_nonfinite or 0.0)
+        if voxels is not slab.voxels:
+            bad += int(np.count_nonzero(~np.isfinite(slab.voxels)))
+            slab = slab._replace(voxels=voxels)
+        for reader in readers:
+            reader.add(slab)
+    if bad and fill_nonfinite is None:
+        way = "export the volume anew, or let the datalist fill them (fill_nonfinite)"
+        raise InputError(f"{case}: {bad} voxels are NaN or infinite; {way}")
+    return image, told + ([f"{case}: {bad} voxels are NaN or infinite; filled with {fill_nonfinite:g}"] if bad else [])
+
+
+def examine_case(case: Case, card: Card, *readers: SlabReader) -> CaseCheck:
+    """Check a case's image, and its label where it has one, reading each file once.
+
+    Args:
+        case: as the datalist has it.
+        card: says which label values there may be.
+        readers: what else looks at the image's voxels.
+    """
+    faults = _annotation_faults(case, card)
+    told: list[str] = []
+    label, label_voxels, values = None, None, LabelCounts()
+    image = _scan(case.image, case.case, faults, told, *readers, fill_nonfinite=case.fill_nonfinite)
+    if case.label is not None:
+        label = _scan(case.label, f"{case.case} (label)", faults, told, values)
+    if label is not None:
+        wrong = values.faults(case.case, card, case.label_map)
+        wrong += _geometry_faults(case.case, image, label) if image is not None else []
+        label_voxels = None if wrong else values.on_card(case.label_map)
+        faults += wrong
+    return CaseCheck(tuple(faults), tuple(told), image, label_voxels)
+
+
+def check_case(case: Case, card: Card) -> list[str]:
+    """Return every fault of a case, one line each; an empty list for a sound one. See `examine_case`."""
+    return list(examine_case(case, card).faults)
+
+
+def missing_label(case: Case, section: str) -> list[str]:
+    """Return the fault of a case without a label in a section that needs one."""
+    if case.label is not None or section not in ("training", "validation"):
+        return []
+    return [f"{case.case}: no label, but it is in {section}; add one or move the case to test"]
 
 
 def check_datalist(datalist: Datalist, card: Card, sections: Sequence[str] | None = None) -> list[str]:
@@ -94,63 +158,54 @@ def check_datalist(datalist: Datalist, card: Card, sections: Sequence[str] | Non
             faults.append(str(error))
             continue
         for case in cases:
-            if case.label is None and section in ("training", "validation"):
-                faults.append(f"{case.case}: no label, but it is in {section}; add one or move the case to test")
-            faults += check_case(case, card)
+            faults += missing_label(case, section) + check_case(case, card)
     return faults
 
 
 def require_sound(cases: Iterable[Case], card: Card) -> None:
-    """Check cases and stop at the end where any has a fault.
+    """Check cases and stop at the end where any has a fault; warnings go to the log.
 
     Raises:
         InputError: the first fault's line, and how many more there are.
     """
-    faults = [fault for case in cases for fault in check_case(case, card)]
+    checks = [examine_case(case, card) for case in cases]
+    for line in (line for check in checks for line in check.warnings):
+        logger.warning("%s", line)
+    faults = [fault for check in checks for fault in check.faults]
     if faults:
         more = f" ({len(faults) - 1} more: run `ragsam check`)" if len(faults) > 1 else ""
         raise InputError(faults[0] + more)
 
 
-def _open(path: Path, case: str) -> SpatialImage:
-    if not path.is_file():
-        raise InputError(f"{case}: no such file; check its path in the datalist")
-    if path.stat().st_size == 0:
-        raise InputError(f"{case}: the file is empty; export or copy it again")
+def _scan(
+    path: Path, name: str, faults: list[str], told: list[str], *readers: SlabReader, fill_nonfinite: float | None = None
+) -> SpatialImage | None:
+    """Scan a volume; a fault becomes a line."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = nibabel.load(path)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = error.strerror if isinstance(error, PermissionError) else "damaged or cut short"
-        raise InputError(f"{case}: the file cannot be read ({reason}); copy it again") from error
-    except Exception as error:  # nibabel has many exceptions for headers it cannot make sense of
-        if path.suffix == ".gz":
-            _unpacked_bytes(path, case, limit=_UNKNOWN_LIMIT_BYTES)  # tells damage apart from a foreign file
-        kind = type(error).__name__
-        raise InputError(f"{case}: the file is no volume that can be read ({kind}); convert it to NIfTI") from error
-    if not isinstance(image, SpatialImage):
-        raise InputError(f"{case}: the file is not a volume; convert it to NIfTI")
+        image, lines = scan_volume(path, name, *readers, fill_nonfinite=fill_nonfinite)
+    except InputError as error:
+        faults.append(str(error))
+        return None
+    told += lines
     return image
 
 
-def _check_shape(image: SpatialImage, case: str) -> int:
-    """Return the bytes that header and voxels take in the (unpacked) file."""
+def _check_shape(image: SpatialImage, case: str) -> None:
     shape = tuple(int(n) for n in image.shape)
     if any(n <= 0 for n in shape):
         raise InputError(f"{case}: shape {shape} has no slices or no voxels; export the volume anew")
     if len(shape) != 3:
         raise InputError(f"{case}: shape {shape} is not three-dimensional; give one volume of one channel")
-    voxels = int(np.prod(shape, dtype=object))
-    if voxels > MAX_VOXELS:
+    if int(np.prod(shape, dtype=object)) > MAX_VOXELS:
         raise InputError(f"{case}: the header promises {shape} voxels, above 2**31; the file is damaged or too large")
-    offset = getattr(image.dataobj, "offset", 0)
     if image.get_data_dtype().fields:
         raise InputError(f"{case}: voxels have several channels (colour); give one volume of one channel")
-    return int(offset) + voxels * image.get_data_dtype().itemsize
+    if image.get_data_dtype().kind not in "biuf":
+        raise InputError(f"{case}: voxels are no real numbers ({image.get_data_dtype()}); export the magnitude")
 
 
-def _check_affine(image: SpatialImage, case: str) -> None:
+def _check_affine(image: SpatialImage, case: str) -> list[str]:
+    """Refuse an affine that places no straight grid; return the warning of a qform unlike the sform."""
     affine = image.affine
     if affine is None or not np.isfinite(affine).all():
         raise InputError(f"{case}: the affine holds NaN or infinity; export the volume with its geometry")
@@ -161,64 +216,31 @@ def _check_affine(image: SpatialImage, case: str) -> None:
     angles = (columns / lengths).T @ (columns / lengths) - np.eye(3)
     if np.abs(angles).max() > _AFFINE_TOLERANCE:
         raise InputError(f"{case}: the affine is sheared (gantry tilt?); resample the volume to a straight grid")
+    return [f"{case}: qform and sform differ; the sform is used"] if _forms_differ(image) else []
+
+
+def _forms_differ(image: SpatialImage) -> bool:
     header = image.header
-    if "qform_code" in header and header["qform_code"] > 0 and header["sform_code"] > 0:
-        try:
-            differs = not np.allclose(header.get_qform(), header.get_sform(), atol=_AFFINE_TOLERANCE, rtol=0)
-        except (ValueError, nibabel.spatialimages.HeaderDataError):
-            differs = True
-        if differs:
-            warnings.warn(f"{case}: qform and sform differ; the sform is used", stacklevel=3)
-
-
-def _check_stream(path: Path, case: str, needed_bytes: int) -> None:
-    """Refuse a file that holds fewer bytes than its header needs, or far more (a header extension takes some)."""
-    if path.suffix == ".gz":
-        size = _unpacked_bytes(path, case, limit=2 * needed_bytes + (1 << 24))
-    elif path.suffix == ".nii":
-        size = path.stat().st_size
-    else:
-        return
-    if size < needed_bytes:
-        raise InputError(f"{case}: the file is cut short (voxels are missing); copy it again")
-
-
-def _unpacked_bytes(path: Path, case: str, *, limit: int) -> int:
-    """Read a gzip file to its end in pieces; gzip itself checks length and checksum there."""
-    size = 0
+    if "qform_code" not in header or header["qform_code"] <= 0 or header["sform_code"] <= 0:
+        return False
     try:
-        with gzip.open(path) as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                size += len(chunk)
-                if size > limit:
-                    raise InputError(f"{case}: the file unpacks to more than its header says; copy it again")
-    except EOFError as error:
-        raise InputError(f"{case}: the file is cut short (gzip ends early); copy it again") from error
-    except (OSError, zlib.error) as error:
-        raise InputError(f"{case}: the file is damaged or not packed by gzip; copy it again") from error
-    return size
+        return not np.allclose(header.get_qform(), header.get_sform(), atol=_AFFINE_TOLERANCE, rtol=0)
+    except (ValueError, nibabel.spatialimages.HeaderDataError):
+        return True
 
 
-def _slabs(image: SpatialImage) -> Iterable[NDArray]:
-    """The voxels, scaled, a few slices at a time, so that memory stays bounded."""
-    depth = image.shape[2]
-    step = max(1, _CHUNK_VOXELS // max(1, image.shape[0] * image.shape[1]))
-    for start in range(0, depth, step):
-        yield np.asarray(image.dataobj[:, :, start : start + step])
+def _must_be_finite(image: SpatialImage) -> bool:
+    """Return whether the voxels are whole numbers; formats other than nibabel's show their damage once decoded."""
+    if not isinstance(image.dataobj, ArrayProxy) or not np.issubdtype(image.get_data_dtype(), np.integer):
+        return False
+    return bool(np.isfinite(image.dataobj.slope) and np.isfinite(image.dataobj.inter))
 
 
-def _count_not_finite(image: SpatialImage, case: str) -> int:
-    if np.issubdtype(image.get_data_dtype(), np.integer) and _scale_is_finite(image):
-        return 0
-    try:
-        return sum(int(np.count_nonzero(~np.isfinite(slab))) for slab in _slabs(image))
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{case}: voxels cannot be read; copy the file again") from error
-
-
-def _scale_is_finite(image: SpatialImage) -> bool:
-    slope, inter = getattr(image.dataobj, "slope", 1.0), getattr(image.dataobj, "inter", 0.0)
-    return bool(np.isfinite(slope) and np.isfinite(inter))
+def _annotation_faults(case: Case, card: Card) -> list[str]:
+    unknown = [organ for organ in case.annotated or () if organ not in card.labels]
+    if not unknown:
+        return []
+    return [f"{case.case}: annotated names {', '.join(unknown)}, not on card {card.name}; mend the datalist"]
 
 
 def _geometry_faults(case: str, image: SpatialImage, label: SpatialImage) -> list[str]:
@@ -227,22 +249,4 @@ def _geometry_faults(case: str, image: SpatialImage, label: SpatialImage) -> lis
     worst = float(np.abs(image.affine - label.affine).max())
     if worst > _AFFINE_TOLERANCE:
         return [f"{case}: affines of image and label differ by {worst:.3g}; export the label on the image's grid"]
-    return []
-
-
-def _label_faults(case: str, label: SpatialImage, card: Card) -> list[str]:
-    values: set[int] = set()
-    broken, example = 0, 0.0
-    for slab in _slabs(label):
-        whole = np.rint(slab)
-        off = np.abs(slab - whole) > _LABEL_TOLERANCE
-        if off.any():
-            broken, example = broken + int(off.sum()), float(slab[off][0])
-        values.update(int(value) for value in np.unique(whole[~off]))
-    if broken:
-        return [f"{case}: {broken} label voxels are no whole numbers (such as {example:.3g}); export labels unsmoothed"]
-    unknown = sorted(values - {0, *card.labels.values()})
-    if unknown:
-        shown = ", ".join(map(str, unknown[:10])) + (" ..." if len(unknown) > 10 else "")
-        return [f"{case}: label {shown} is not on card {card.name} (0-{card.num_classes}); map it or take another card"]
     return []

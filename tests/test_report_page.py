@@ -123,6 +123,16 @@ def test_the_findings_are_there(report):
     assert text.index("<h3>case3</h3>") < text.index("<h3>case2</h3>") < text.index("<h3>&lt;script")
 
 
+def test_neighbours_of_other_slices_than_axial_ones_are_not_shown(report, tmp_path):
+    """Pictures are axial: slice 3 of a coronal trace is another one."""
+    options = report[1] | {"pairs": report[1]["pairs"][1:2], "baseline": None}
+    for entry in (trace := _trace(options["pairs"]))["cases"].values():
+        entry["axis"] = 1
+    write_report(evaluate_cases(options["pairs"], CARD), tmp_path / "r.html", **options | {"trace": trace})
+    assert "cddd333" not in _text(tmp_path / "r.html")
+    assert "No neighbour was used" not in _text(tmp_path / "r.html")
+
+
 def test_neighbours_are_shown_the_heaviest_first_and_as_text_without_their_volume(report):
     text = _text(report[0])
     assert text.index("cddd333") < text.index("cbbb222")

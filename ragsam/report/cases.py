@@ -50,8 +50,10 @@ def neighbour_loader(support_cases: Mapping[str, Case] | None) -> Callable[[str]
             return None
         try:
             # The pseudonym, not the case's name, so that no message can undo it.
-            image = view_image(case.image, pseudonym)
-            return image, None if case.label is None else view_labels(case.label, pseudonym)
+            image = view_image(case.image, pseudonym, fill_nonfinite=case.fill_nonfinite)
+            if case.label is None:
+                return image, None
+            return image, view_labels(case.label, pseudonym, label_map=case.label_map)
         except InputError:
             return None
 
@@ -80,11 +82,13 @@ def case_section(
     """
     notes: list[str] = []
     annotated = {o.value for o in card.organs if pair.annotated is None or o.name in pair.annotated}
-    reference = _read(lambda: view_labels(pair.reference, pair.case), notes)
+    reference = _read(lambda: view_labels(pair.reference, pair.case, label_map=pair.label_map), notes)
     if reference is None:
         return {"notes": notes, "slices": []}
     prediction = None if pair.prediction is None else _read(lambda: view_labels(pair.prediction, pair.case), notes)
-    image = None if pair.image is None else _read(lambda: view_image(pair.image, pair.case), notes)
+    image = None
+    if pair.image is not None:
+        image = _read(lambda: view_image(pair.image, pair.case, fill_nonfinite=pair.fill_nonfinite), notes)
     if pair.prediction is None:
         notes.append("No prediction for this case.")
     for name, view in (("prediction", prediction), ("image", image)):
@@ -97,6 +101,8 @@ def case_section(
     found = np.zeros_like(expected) if prediction is None else keep_values(prediction.array, annotated)
     window = (0.0, 1.0) if image is None else window_of(image.array, card.window)
     neighbours = ((trace or {}).get("cases") or {}).get(scores["case"])
+    if (neighbours or {}).get("axis", 2) != 2:
+        neighbours = None  # of sagittal or coronal slices; those shown here are axial
     slices = [
         {
             "z": z,

@@ -108,7 +108,7 @@ def _evaluate_case(pair: CasePair, card: Card) -> tuple[dict[str, Any], list[str
     Raises:
         InputError: where the reference cannot be used.
     """
-    reference = read_labels(pair.reference, f"{pair.case} (reference)")
+    reference = read_labels(pair.reference, f"{pair.case} (reference)", label_map=pair.label_map)
     faults = _unknown_values(reference, card, f"{pair.case} (reference)")
     prediction = None
     if pair.prediction is None:

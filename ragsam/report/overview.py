@@ -41,7 +41,8 @@ def write_overview(
     Raises:
         InputError: a volume that cannot be read, or a file that cannot be written.
     """
-    image, reference = view_image(pair.image, pair.case), view_labels(pair.reference, pair.case)
+    image = view_image(pair.image, pair.case, fill_nonfinite=pair.fill_nonfinite)
+    reference = view_labels(pair.reference, pair.case, label_map=pair.label_map)
     organs = [len(np.unique(reference.array[:, :, z])) for z in range(reference.array.shape[2])]
     z = int(np.argmax(organs))
     colours = {organ.value: organ.colour for organ in card.organs}
@@ -49,7 +50,8 @@ def write_overview(
     plane = image.array[:, :, z]
     first = [("query slice", slice_png(plane, None, colours={}, **place))]
     load = neighbour_loader(support_cases)
-    for entry in trace["cases"][pair.case]["slices"][str(z)][:NEIGHBOURS]:
+    traced = trace["cases"][pair.case]
+    for entry in traced["slices"][str(z)][:NEIGHBOURS] if traced["axis"] == 2 else ():
         views = load(entry["case"])
         if views is None or views[1] is None:
             continue

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 from ragsam.data.cards import Card
@@ -16,12 +14,12 @@ from ragsam.report import text
 from ragsam.report.cases import case_section, neighbour_loader, only_status, worst_first
 from ragsam.report.comparison import compare_metrics
 from ragsam.report.figures import DIFFERENCE_COLOURS
+from ragsam.report.html import render
 from ragsam.report.pairs import CasePair
 from ragsam.report.plots import dice_plot, gain_plot, volume_plot
 from ragsam.report.tables import summary_rows
 from ragsam.report.views import ORIENTATION_NOTE
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 HEADLINES = {
     "dice": ("Dice", "overlap; 1 is perfect"),
     "nsd": ("NSD", "surface within tolerance; 1 is perfect"),
@@ -88,34 +86,8 @@ def write_report(
         "difference_colours": DIFFERENCE_COLOURS,
         "orientation_note": ORIENTATION_NOTE,
     }
-    write_text_atomic(path, _render(content))
-
-
-def _asset(name: str) -> str:
-    return (resources.files(__package__) / name).read_text(encoding="utf-8")
-
-
-def _render(content: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "number": text.number,
-        "signed": text.signed,
-        "interval": text.interval,
-        "readable": text.readable,
-        "without_folders": text.without_folders,
-        "png": lambda data: "data:image/png;base64," + base64.b64encode(data).decode("ascii"),
-        "rgb": lambda colour: "rgb({:d},{:d},{:d})".format(*colour),
-    }
-    return environment.from_string(_asset("page.html")).render(
-        **content,
-        policy=POLICY,
-        style=_asset("page.css"),
-        metric_titles=text.TITLES,
-        metric_names=METRICS,
-        status_titles=STATUS_TITLES,
-    )
+    titles = {"metric_titles": text.TITLES, "metric_names": METRICS, "status_titles": STATUS_TITLES}
+    write_text_atomic(path, render("page.html", content | titles))
 
 
 def _headlines(metrics: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> list[dict[str, Any]]:

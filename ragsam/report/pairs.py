@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ragsam.data.datalist import Case
@@ -24,6 +24,8 @@ class CasePair:
         prediction: label volume to be scored; None where there is none.
         image: the volume both belong to, for pictures only.
         annotated: the organs the reference covers; None where it covers the whole card.
+        label_map: the reference's values to the card's; None where they are the card's. Predictions have the card's.
+        fill_nonfinite: what NaN and infinite voxels of the image are drawn as; None draws no such image.
     """
 
     case: str
@@ -32,6 +34,8 @@ class CasePair:
     prediction: Path | None
     image: Path | None = None
     annotated: tuple[str, ...] | None = None
+    label_map: Mapping[int, int] | None = field(default=None, hash=False)
+    fill_nonfinite: float | None = None
 
 
 def pairs_from_folders(
@@ -76,7 +80,16 @@ def pairs_from_cases(cases: Sequence[Case], prediction_dir: str | os.PathLike[st
         if case.label is None:
             raise InputError(f"{case.case}: no reference label in the datalist; evaluate only labelled cases")
         pairs.append(
-            CasePair(case.case, case.patient, case.label, predictions.get(case.case), case.image, case.annotated)
+            CasePair(
+                case.case,
+                case.patient,
+                case.label,
+                predictions.get(case.case),
+                case.image,
+                case.annotated,
+                case.label_map,
+                case.fill_nonfinite,
+            )
         )
     return pairs
 

@@ -20,7 +20,7 @@ LOG_RATIO = 30.0
 
 def dice_plot(metrics: Mapping[str, Any], card: Card) -> bytes:
     """Draw each case's Dice by organ with the quartiles behind; misses and false positives keep their place at 0."""
-    figure, axes = _figure(0.42 * len(card.organs) + 1.0)
+    figure, axes = bare_figure(0.42 * len(card.organs) + 1.0)
     for row, organ in enumerate(card.organs):
         entries = [case["organs"][organ.name] for case in metrics["cases"]]
         entries = [entry for entry in entries if entry["status"] in COUNTED]
@@ -36,18 +36,18 @@ def dice_plot(metrics: Mapping[str, Any], card: Card) -> bytes:
         offsets = np.random.default_rng(row).uniform(-0.2, 0.2, len(values)) if len(values) > 1 else np.zeros(1)
         for status, (marker, size) in MARKERS.items():
             chosen = np.array([entry["status"] == status for entry in entries])
-            axes.scatter(values[chosen], row + offsets[chosen], s=size, marker=marker, color=_hex(organ.colour),
+            axes.scatter(values[chosen], row + offsets[chosen], s=size, marker=marker, color=hex_colour(organ.colour),
                          edgecolors=INK, linewidths=0.6, zorder=3)  # fmt: skip
-    axes.set_yticks(range(len(card.organs)), [_readable(organ.name) for organ in card.organs])
+    axes.set_yticks(range(len(card.organs)), [plot_name(organ.name) for organ in card.organs])
     axes.set_ylim(len(card.organs) - 0.4, -0.6)
     axes.set_xlim(-0.03, 1.03)
     axes.set_xlabel("Dice (1 is perfect)")
-    return _png(figure)
+    return figure_png(figure)
 
 
 def volume_plot(metrics: Mapping[str, Any], card: Card) -> bytes:
     """Draw predicted over reference volume in ml; on the line they agree. Logarithmic where volumes differ much."""
-    figure, axes = _figure(4.6)
+    figure, axes = bare_figure(4.6)
     points: list[float] = []
     for organ in card.organs:
         entries = [case["organs"][organ.name] for case in metrics["cases"]]
@@ -55,7 +55,7 @@ def volume_plot(metrics: Mapping[str, Any], card: Card) -> bytes:
         if pairs:
             x, y = np.array(pairs).T
             points += [*x.tolist(), *y.tolist()]
-            axes.scatter(x, y, s=30, color=_hex(organ.colour), edgecolors=INK, linewidths=0.6, zorder=3)
+            axes.scatter(x, y, s=30, color=hex_colour(organ.colour), edgecolors=INK, linewidths=0.6, zorder=3)
     if points:
         low, high = min(points), max(points)
         if high / low > LOG_RATIO:
@@ -72,15 +72,15 @@ def volume_plot(metrics: Mapping[str, Any], card: Card) -> bytes:
     axes.grid(color=GRID, linewidth=0.8, axis="both")
     axes.set_xlabel("reference (ml)")
     axes.set_ylabel("prediction (ml)")
-    return _png(figure)
+    return figure_png(figure)
 
 
 def gain_plot(comparison: Mapping[str, Any], card: Card) -> bytes:
     """Draw `compare_metrics`' difference in Dice, over all and by organ, with its 95 % intervals."""
     rows: list[tuple[str, Mapping[str, Any], str]] = [("mean of organs", comparison["mean"]["dice"], INK)]
-    rows += [(_readable(o.name), comparison["organs"][o.name]["dice"], _hex(o.colour)) for o in card.organs]
+    rows += [(plot_name(o.name), comparison["organs"][o.name]["dice"], hex_colour(o.colour)) for o in card.organs]
     rows = [row for row in rows if row[1]["mean_difference"] is not None]
-    figure, axes = _figure(0.4 * len(rows) + 1.1)
+    figure, axes = bare_figure(0.4 * len(rows) + 1.1)
     axes.axvline(0, color="#8796a3", linewidth=1.2)
     reach = 0.01
     for row, (_, paired, colour) in enumerate(rows):
@@ -94,15 +94,15 @@ def gain_plot(comparison: Mapping[str, Any], card: Card) -> bytes:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(-1.15 * reach, 1.15 * reach)
     axes.set_xlabel("difference in Dice")
-    return _png(figure)
+    return figure_png(figure)
 
 
-def _figure(height_inches: float) -> tuple[Any, Any]:
+def bare_figure(height_inches: float, *, width_inches: float = WIDTH_INCHES) -> tuple[Any, Any]:
     """Return a bare figure and its axes; object-oriented, so that no display and no global state is touched."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DPI, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width_inches, height_inches), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -115,16 +115,18 @@ def _figure(height_inches: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _png(figure: Any) -> bytes:
+def figure_png(figure: Any) -> bytes:
+    """Return a figure as a PNG, the same bytes each time."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def _hex(colour: Sequence[int]) -> str:
+def hex_colour(colour: Sequence[int]) -> str:
+    """Return an RGB colour, 0-255, as matplotlib takes it."""
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _readable(name: str) -> str:
+def plot_name(name: str) -> str:
     """Return an organ's name for people, in which matplotlib finds no mathematics."""
     return readable(name).replace("$", r"\$")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ragsam.data.validation import read_volume_checked
 from ragsam.report.labels import read_labels
+from ragsam.transforms.filling import fill_nonfinite as filled
 
 ORIENTATION_NOTE = "Axial slices, anterior up, the patient's left on the right of the picture."
 
@@ -37,16 +38,17 @@ def canonical(array: NDArray, affine: NDArray[np.float64]) -> View:
     return View(nib.apply_orientation(array, orientation), (x, y, z))
 
 
-def view_labels(path: Path, case: str) -> View:
-    """Read a label volume in canonical orientation; raises InputError as `read_labels`."""
-    volume = read_labels(path, case)
+def view_labels(path: Path, case: str, *, label_map: Mapping[int, int] | None = None) -> View:
+    """Read a label volume in canonical orientation, in the card's values; arguments and errors as of `read_labels`."""
+    volume = read_labels(path, case, label_map=label_map)
     return canonical(volume.labels, volume.affine)
 
 
-def view_image(path: Path, case: str) -> View:
-    """Read an image in canonical orientation; raises InputError as `read_volume_checked`."""
-    image = read_volume_checked(path, case)
-    return canonical(np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64))
+def view_image(path: Path, case: str, *, fill_nonfinite: float | None = None) -> View:
+    """Read an image in canonical orientation; arguments and errors as of `read_volume_checked`."""
+    image = read_volume_checked(path, case, fill_nonfinite=fill_nonfinite)
+    voxels = filled(np.asanyarray(image.dataobj), fill_nonfinite or 0.0)
+    return canonical(voxels, np.asarray(image.affine, dtype=np.float64))
 
 
 def keep_values(labels: NDArray[np.integer], values: Collection[int]) -> NDArray[np.integer]:
