@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,50 +12,26 @@ import torch
 from monai.data import get_track_meta, set_track_meta
 from monai.transforms import Compose, RandCropByPosNegLabeld, Randomizable
 from torch import Tensor
-from torch.utils.data import Dataset, WeightedRandomSampler
+from torch.utils.data import Dataset, Sampler, WeightedRandomSampler, get_worker_info
 
+from ragsam.data.annotation import annotated_classes
 from ragsam.data.cards import Card
 from ragsam.data.datalist import Case
+from ragsam.data.sampling import VolumeWindowSampler
 from ragsam.data.validation import require_sound
+from ragsam.data.volume_cache import VolumeCache, kept_bytes
 from ragsam.errors import InputError
-from ragsam.transforms.slicing import pad_to_window, slice_channels, slice_height, slice_windows
+from ragsam.transforms.slicing import (
+    context_offsets,
+    pad_to_window,
+    slice_channels,
+    slice_height,
+    slice_spacing_mm,
+    slice_windows,
+)
 
 
-class VolumeCache:
-    """Preprocessed volumes, the least recently used dropped first.
-
-    Args:
-        load: gives (image [H, W, D] float, label [H, W, D] integer) of a case index.
-        limit_bytes: most memory that the kept volumes take; one volume is always held, however large.
-    """
-
-    def __init__(self, load: Callable[[int], tuple[Tensor, Tensor]], limit_bytes: int) -> None:
-        self._load = load
-        self._limit = limit_bytes
-        self._kept: OrderedDict[int, tuple[Tensor, Tensor]] = OrderedDict()
-        self.bytes = 0
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return (image float16, label uint8), both [H, W, D] with contiguous slices."""
-        if index in self._kept:
-            self._kept.move_to_end(index)
-            return self._kept[index]
-        image, label = self._load(index)
-        pair = (_slices_first(image).half(), _slices_first(label).to(torch.uint8))
-        size = sum(part.nbytes for part in pair)
-        while self._kept and self.bytes + size > self._limit:
-            _, dropped = self._kept.popitem(last=False)
-            self.bytes -= sum(part.nbytes for part in dropped)
-        self.bytes += size
-        self._kept[index] = (pair[0].permute(1, 2, 0), pair[1].permute(1, 2, 0))
-        return self._kept[index]
-
-
-def _slices_first(volume: Tensor) -> Tensor:
-    return volume.permute(2, 0, 1).contiguous()
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SliceKey:
     """Where an item of a `SliceDataset` lies: case, slice and window."""
 
@@ -68,17 +44,23 @@ class SliceKey:
 class SliceDataset(Dataset, Randomizable):
     """Slices of labelled volumes as a map-style dataset.
 
-    An item is {"image": [3, S, S] float 0-1, "label": [1, S, S] int64, "patient": str, "case": str, "slice": int,
-    "height": float 0-1}, S being the window size. Slices smaller than the window are padded evenly with zeros.
+    An item is {"image": [C, S, S] float 0-1, "label": [1, S, S] int64, "annotated": [K + 1] bool, "patient": str,
+    "case": str, "slice": int, "height": float 0-1}, S being the window size, C the slice with its neighbours and
+    `annotated` the classes that the case annotates. Slices smaller than the window are padded evenly with zeros.
     Larger ones are cut: in training at random, two of three crops around a labelled pixel; otherwise on a fixed
     overlapping grid.
+
+    Memory: volumes are kept up to `cache_gb` in every process, so a loader with n workers keeps at most n + 1 times
+    that (the main process reads too, for a bank). Beside them stands one volume while it is prepared, up to about 70
+    bytes a voxel. Each worker draws from its own seed.
 
     Args:
         data: cases with labels; every file is checked against the card before anything else.
         card: the data set's card.
         preprocessing: chain from files to oriented volumes, see `ragsam.transforms.preprocessing`.
         image_size: side S of an item, pixels.
-        slice_context: 2.5D (the slices below and above as channels), or the slice repeated.
+        context_slices: neighbours on each side as channels (2.5D); 0 repeats the slice, see `context_offsets`.
+        context_distance_mm: from one channel to the next; None takes adjacent slices.
         augmentation: random chain of one slice, for training; None gives every slice as it is.
         cache_gb: bound of the volume cache, GiB.
 
@@ -93,7 +75,8 @@ class SliceDataset(Dataset, Randomizable):
         preprocessing: Compose,
         *,
         image_size: int,
-        slice_context: bool = True,
+        context_slices: int = 1,
+        context_distance_mm: float | None = None,
         augmentation: Compose | None = None,
         cache_gb: float = 2.0,
     ) -> None:
@@ -104,23 +87,37 @@ class SliceDataset(Dataset, Randomizable):
                 raise InputError(f"{case.case}: no label; slices for training and banks need one")
         require_sound(data, card)
         self.cases = list(data)
+        self.annotated = [annotated_classes(case, card) for case in self.cases]
         self.preprocessing = preprocessing
         self.image_size = image_size
-        self.slice_context = slice_context
+        self.context_slices = context_slices
+        self.context_distance_mm = context_distance_mm
         self.augmentation = augmentation
         size = (image_size, image_size)
         self.crop = RandCropByPosNegLabeld(("image", "label"), "label", size, pos=2, neg=1, allow_smaller=True)
         self.volumes = VolumeCache(self._read, int(cache_gb * 2**30))
+        self._offsets: dict[int, tuple[float, ...]] = {}
+        self._sizes: dict[int, int] = {}
+        self._worker_seed: int | None = None
         self.keys = [key for index in range(len(self.cases)) for key in self._case_keys(index)]
 
     def _read(self, index: int) -> tuple[Tensor, Tensor]:
         case = self.cases[index]
-        item = self.preprocessing({"image": str(case.image), "label": str(case.label)})
+        item: dict[str, Any] = {"image": str(case.image), "label": str(case.label)}
+        if case.label_map is not None:
+            item["label_map"] = case.label_map
+        if case.fill_nonfinite is not None:
+            item["fill_nonfinite"] = case.fill_nonfinite
+        item = self.preprocessing(item)
+        self._offsets[index] = context_offsets(
+            self.context_slices, distance_mm=self.context_distance_mm, spacing_mm=slice_spacing_mm(item["image"])
+        )
         return item["image"].as_tensor()[0].float(), item["label"].as_tensor()[0].round()
 
     def _case_keys(self, index: int) -> list[SliceKey]:
         label = self.volumes[index][1]
         rows, columns, count = label.shape
+        self._sizes[index] = kept_bytes(label.numel())
         if self.augmentation is not None:
             windows = [(slice(0, rows), slice(0, columns))]
         else:
@@ -142,33 +139,47 @@ class SliceDataset(Dataset, Randomizable):
             self.augmentation.set_random_state(seed, state)
         return self
 
+    def _seed_worker(self) -> None:
+        """Seed a worker process by its own seed once, as MONAI's loader does and torch's does not."""
+        worker = get_worker_info()
+        if worker is not None and self._worker_seed != worker.seed:
+            self._worker_seed = worker.seed
+            self.set_random_state(worker.seed % 2**32)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
+        self._seed_worker()
         key = self.keys[index]
         image, label = self.volumes[key.case]
         rows, columns = key.window
         item: Mapping[str, Tensor] = {
-            "image": slice_channels(image[rows, columns], key.slice, self.slice_context).float(),
+            "image": slice_channels(image[rows, columns], key.slice, self._offsets[key.case]).float(),
             "label": label[rows, columns, key.slice][None].float(),
+            "annotated": self.annotated[key.case],
         }
         if self.augmentation is not None:
-            if max(label.shape[:2]) > self.image_size:
-                item = self.crop(dict(item))[0]
-            item = {name: pad_to_window(tensor, self.image_size) for name, tensor in item.items()}
-            tracking = get_track_meta()
-            set_track_meta(False)
-            try:
-                item = self.augmentation(dict(item))
-            finally:
-                set_track_meta(tracking)
+            item = self.augment(item)
         case = self.cases[key.case]
         return {
             "image": pad_to_window(torch.as_tensor(item["image"]), self.image_size).clamp(0, 1),
             "label": pad_to_window(torch.as_tensor(item["label"]), self.image_size).long(),
+            "annotated": item["annotated"],
             "patient": case.patient,
             "case": case.case,
             "slice": key.slice,
             "height": slice_height(key.slice, label.shape[-1]),
         }
+
+    def augment(self, item: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Crop at random what is larger than the window, pad what is smaller, and run the augmentation."""
+        if max(item["label"].shape[1:]) > self.image_size:
+            item = self.crop(dict(item))[0]
+        padded = {name: pad_to_window(item[name], self.image_size) for name in ("image", "label")}
+        tracking = get_track_meta()
+        set_track_meta(False)
+        try:
+            return self.augmentation({**padded, "annotated": item["annotated"]})
+        finally:
+            set_track_meta(tracking)
 
     def plain(self) -> SliceDataset:
         """Return the same slices without augmentation, on the fixed grid of windows, sharing the volume cache."""
@@ -177,8 +188,10 @@ class SliceDataset(Dataset, Randomizable):
         other.keys = [key for index in range(len(self.cases)) for key in other._case_keys(index)]
         return other
 
-    def sampler(self, samples: int, *, background_share: float = 0.15) -> WeightedRandomSampler:
+    def sampler(self, samples: int, *, background_share: float = 0.15) -> Sampler[int]:
         """Return a sampler that draws slices without any organ at a set share, and patients evenly.
+
+        Where the volumes do not fit the cache together, an epoch's slices are ordered so that each is read once.
 
         Args:
             samples: slices an epoch.
@@ -190,4 +203,8 @@ class SliceDataset(Dataset, Randomizable):
         for patient, foreground in totals:
             present[patient] = present.get(patient, 0.0) + share[foreground]
         weights = [share[kind[1]] / (totals[kind] * (present[kind[0]] or 1.0)) for kind in kinds]
-        return WeightedRandomSampler(weights, samples)
+        drawn = WeightedRandomSampler(weights, samples)
+        if sum(self._sizes.values()) <= self.volumes.limit_bytes:
+            return drawn
+        volumes = [key.case for key in self.keys]
+        return VolumeWindowSampler(drawn, volumes, self._sizes, self.volumes.limit_bytes)

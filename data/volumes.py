@@ -9,6 +9,7 @@ from typing import Any
 from monai.data import Dataset
 from monai.transforms import Compose
 
+from ragsam.data.annotation import annotated_classes
 from ragsam.data.cards import Card
 from ragsam.data.datalist import Case
 from ragsam.data.validation import read_volume_checked, require_sound
@@ -17,6 +18,8 @@ from ragsam.errors import InputError
 
 class VolumeDataset(Dataset):
     """Preprocessed volumes: an item is what the chain returns for the case's files, with `case` and `patient`.
+
+    With a card an item says which classes the case annotates: "annotated", [K + 1], bool.
 
     Args:
         data: cases.
@@ -38,6 +41,7 @@ class VolumeDataset(Dataset):
         if card is not None:
             require_sound(data, card)
         super().__init__(list(data), transform)
+        self.card = card
         self.labels = labels
 
     @property
@@ -48,7 +52,12 @@ class VolumeDataset(Dataset):
     def _transform(self, index: int) -> dict[str, Any]:
         case: Case = self.data[index]
         files = {"image": case.image, **({"label": case.label} if self.labels else {})}
-        for path in files.values():
-            read_volume_checked(path, case.case)
-        item = {name: str(path) for name, path in files.items()}
-        return self.transform({**item, "case": case.case, "patient": case.patient})
+        for name, path in files.items():
+            read_volume_checked(path, case.case, fill_nonfinite=case.fill_nonfinite if name == "image" else None)
+        item: dict[str, Any] = {name: str(path) for name, path in files.items()}
+        if self.labels and case.label_map is not None:
+            item["label_map"] = case.label_map
+        if case.fill_nonfinite is not None:
+            item["fill_nonfinite"] = case.fill_nonfinite
+        item = self.transform({**item, "case": case.case, "patient": case.patient})
+        return item if self.card is None else {**item, "annotated": annotated_classes(case, self.card)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def _demo(args: argparse.Namespace) -> None:
     _say(f"report: {result['report']}")
 
 
+def _cards(args: argparse.Namespace) -> None:
+    from ragsam.data.card_listing import card_page, cards_table
+    from ragsam.data.cards import list_cards, load_card
+
+    if args.card is None:
+        _say(cards_table([load_card(name) for name in list_cards()]))
+    else:
+        _say(card_page(load_card(args.card)))
+
+
 def _prepare(args: argparse.Namespace) -> None:
     from ragsam.data.datalist import load_datalist
     from ragsam.data.prepare import prepare
@@ -36,14 +47,37 @@ def _prepare(args: argparse.Namespace) -> None:
         args.card,
         args.source,
         args.output,
+        layout=args.layout,
         seed=args.seed,
         validation=args.validation,
         test=args.test,
+        folds=args.folds,
+        fold=args.fold,
         subjects=args.patients,
+        series=args.series,
     )
     for name, cases in load_datalist(path).sections.items():
         _say(f"{name}: {len(cases)} volumes of {len({case.patient for case in cases})} patients")
     _say(f"next: ragsam train sam_lora --data {path} --output RUN")
+
+
+def _check(args: argparse.Namespace) -> int:
+    from ragsam.workflows.checking import PAGE_NAME, check_data
+
+    start = time.monotonic()
+    found = check_data(args.datalist, card=args.card, output=args.output, summary_path=args.json, jobs=args.jobs)
+    seconds = time.monotonic() - start
+    for line in (*found["faults"], *(f"warning: {line}" for line in found["warnings"])):
+        sys.stderr.write(f"ragsam: {line}\n")
+    for line in found["notes"]:
+        _say(f"note: {line}")
+    counts = ", ".join(f"{len(found[kind])} {kind}" for kind in ("faults", "warnings", "notes"))
+    _say(f"checked: {found['n_cases']} volumes of {found['n_patients']} patients in {seconds:.1f} s, {counts}")
+    if args.output:
+        _say(f"page: {args.output / PAGE_NAME}")
+    if args.json:
+        _say(f"summary: {args.json}")
+    return 2 if found["faults"] else 0
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -66,7 +100,14 @@ def _segment(args: argparse.Namespace) -> None:
     from ragsam.workflows.jobs import segment_with_run
 
     cases = segment_with_run(
-        args.run, args.input, args.output, section=args.section, bank=args.bank, retrieval=not args.no_retrieval
+        args.run,
+        args.input,
+        args.output,
+        section=args.section,
+        bank=args.bank,
+        retrieval=not args.no_retrieval,
+        series=args.series,
+        dicom_seg=args.dicom_seg,
     )
     _say(f"label volumes: {len(cases)} in {args.output}")
 
@@ -75,7 +116,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ragsam.data.cards import load_card
     from ragsam.data.datalist import load_datalist
     from ragsam.files import read_json
-    from ragsam.report.evaluation import pairs_from_cases, pairs_from_folders
+    from ragsam.report.pairs import pairs_from_cases, pairs_from_folders, unmatched_predictions
     from ragsam.workflows.report_handler import report_evaluation
 
     support_cases, card_name = (), args.card
@@ -84,7 +125,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         pairs = pairs_from_cases(data.section(args.section), args.prediction)
         support_cases, card_name = data.sections.get("training", ()), card_name or data.card
     else:
-        pairs = pairs_from_folders(args.reference, args.prediction)
+        pairs = pairs_from_folders(args.reference, args.prediction, image_dir=args.image)
+        for name in unmatched_predictions(args.reference, args.prediction):
+            sys.stderr.write(f"ragsam: warning: {name}: a prediction without a reference; it is not evaluated\n")
     if card_name is None:
         raise InputError("--card: needed with a folder of references; name a card or its .yaml file")
     metrics = report_evaluation(
@@ -121,15 +164,31 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a knob of the training")
     demo.set_defaults(job=_demo)
 
+    cards = commands.add_parser("cards", help="the data sets that are known, or one of them in full")
+    cards.add_argument("card", nargs="?", help="a card's name, or a .yaml file of your own")
+    cards.set_defaults(job=_cards)
+
     prepare = commands.add_parser("prepare", help="official raw layout to a datalist; copies no voxel")
-    prepare.add_argument("card", help="the data set's card")
+    prepare.add_argument("card", help="the data set's card: a name, or a .yaml file of your own")
     prepare.add_argument("source", type=Path, help="folder of the raw data")
     prepare.add_argument("--output", type=Path, required=True, metavar="DATALIST.json")
+    prepare.add_argument("--layout", help="btcv, flare22, decathlon, nnunet, manifest or plain (default: found out)")
     prepare.add_argument("--patients", type=Path, metavar="CSV", help="table of case and patient")
-    prepare.add_argument("--validation", type=int, help="patients for validation")
-    prepare.add_argument("--test", type=int, help="patients for testing")
-    prepare.add_argument("--seed", type=int, default=0, help="of the split")
+    prepare.add_argument("--series", action="append", default=[], metavar="UID", help="series of a DICOM folder")
+    prepare.add_argument("--validation", type=int, metavar="N", help="patients for validation (default: the card's)")
+    prepare.add_argument("--test", type=int, metavar="N", help="patients for testing (default: the card's)")
+    prepare.add_argument("--folds", type=int, metavar="N", help="deal all but the test patients to folds")
+    prepare.add_argument("--fold", type=int, default=0, metavar="I", help="the fold for validation, from 0")
+    prepare.add_argument("--seed", type=int, default=0, help="of the split or the folds")
     prepare.set_defaults(job=_prepare)
+
+    check = commands.add_parser("check", help="every fault of every case, a line each")
+    check.add_argument("datalist", type=Path)
+    check.add_argument("--card", help="card to check against (default: the datalist's)")
+    check.add_argument("--output", type=Path, metavar="DIR", help="write a page with statistics and plots, check.html")
+    check.add_argument("--json", type=Path, metavar="FILE", help="write faults and statistics as JSON")
+    check.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
+    check.set_defaults(job=_check)
 
     train = commands.add_parser("train", help="train a bundle; the run is a bundle itself")
     train.add_argument("bundle", help="a bundle's folder, or the name of a packaged one (sam_lora)")
@@ -145,16 +204,21 @@ def build_parser() -> argparse.ArgumentParser:
 
     segment = commands.add_parser("segment", help="label volumes on the inputs' own grid")
     segment.add_argument("run", type=Path)
-    segment.add_argument("input", type=Path, nargs="+", help="NIfTI files or datalists")
+    segment.add_argument("input", type=Path, nargs="+", help="NIfTI, .mha or .nrrd files, DICOM folders, or datalists")
     segment.add_argument("--output", type=Path, required=True, metavar="DIR")
     segment.add_argument("--section", default="test", help="of a datalist (default: test)")
     segment.add_argument("--bank", type=Path, help="default: the run's own bank/")
     segment.add_argument("--no-retrieval", action="store_true")
+    segment.add_argument("--series", action="append", default=[], metavar="UID", help="of a DICOM folder with several")
+    segment.add_argument("--dicom-seg", action="store_true", help="write DICOM segmentations too, of DICOM input")
     segment.set_defaults(job=_segment)
 
     evaluate = commands.add_parser("evaluate", help="metrics.json, metrics.csv and report.html")
     evaluate.add_argument("--reference", type=Path, required=True, help="folder of label volumes, or a datalist")
     evaluate.add_argument("--prediction", type=Path, required=True, metavar="DIR")
+    evaluate.add_argument(
+        "--image", type=Path, metavar="DIR", help="images of a folder of references, for the pictures"
+    )
     evaluate.add_argument("--card", help="needed where the reference is a folder")
     evaluate.add_argument("--output", type=Path, required=True, metavar="DIR")
     evaluate.add_argument("--section", default="test", help="of a datalist (default: test)")

@@ -15,10 +15,11 @@ import pytest
 from small_study import HEADER_NAME, KNOBS, affine_of, anatomy, files_below, save_volume, write_study
 
 from ragsam.cli import main
+from ragsam.data.cards import card_text, list_cards
 from ragsam.data.datalist import load_datalist
 
 PROGRESS = re.compile(r"\d\d:\d\d:\d\d (train: |segment: |bank: |val_mean_dice |no base weights |base weights: )")
-COMMANDS = ("demo", "prepare", "train", "index", "segment", "evaluate")
+COMMANDS = ("demo", "cards", "prepare", "check", "train", "index", "segment", "evaluate")
 FAST = ("--set", "epochs=1", "--set", "steps_per_epoch=2", "--set", "batch_size=4")
 
 
@@ -57,7 +58,7 @@ def first(content, section="training"):
 
 
 def test_help_answers_without_the_heavy_packages():
-    heavy = ("torch", "monai", "numpy", "faiss", "SimpleITK", "itk", "matplotlib", "nibabel")
+    heavy = ("torch", "monai", "numpy", "faiss", "SimpleITK", "itk", "matplotlib", "nibabel", "pydicom", "highdicom")
     code = "import sys\nfrom ragsam.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n"
     code += f"    sys.stderr.write(repr((end.code, [name for name in {heavy} if name in sys.modules])))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -153,6 +154,33 @@ def test_prepare_writes_a_datalist_by_patient(study, tmp_path, capsys):
     )
 
 
+def test_prepare_deals_folds_and_tells_the_layout(tmp_path, capsys, caplog):
+    for kind in ("img", "label"):
+        for number in range(1, 7):
+            array = anatomy(number)[kind == "label"]
+            save_volume(tmp_path / "RawData" / kind / f"{kind}{number:04d}.nii.gz", array, affine_of())
+    arguments = ["prepare", "btcv", str(tmp_path / "RawData"), "--output", str(tmp_path / "datalist.json")]
+    assert main([*arguments, "--folds", "3", "--fold", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "training: 4 volumes of 4 patients",
+        "validation: 2 volumes of 2 patients",
+        "test: 0 volumes of 0 patients",
+    ]
+    assert "prepare: 6 label files are read for the organs in them" in caplog.messages
+    assert "prepare: layout btcv, 6 cases" in caplog.messages
+    assert {case.extra["fold"] for case in load_datalist(tmp_path / "datalist.json").section("validation")} == {1}
+
+
+def test_cards_are_listed_and_shown(tmp_path, capsys):
+    assert main(["cards"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["card", *list_cards()]
+    assert main(["cards", "flare22"]) == 0
+    assert capsys.readouterr().out.startswith("flare22: FLARE 2022")
+    (tmp_path / "my card.yaml").write_text(card_text("hippocampus").replace("name: hippocampus", "name: mine"))
+    assert main(["cards", str(tmp_path / "my card.yaml")]) == 0
+    assert capsys.readouterr().out.startswith("mine: Medical")
+
+
 def test_demo_prints_where_the_report_is(study, tmp_path, capsys):
     code = main(["demo", "--output", str(tmp_path / "demo"), "--data", str(study), *FAST, "--set", "retrieval=true"])
     assert code == 0
@@ -229,7 +257,7 @@ def _two_sections(content, folder):
 
 def _no_card(content, folder):
     content["card"] = "liver"
-    return "'liver': no such card; take one of btcv, hippocampus, phantom, or the path of a card's .yaml file"
+    return f"'liver': no such card; take one of {', '.join(list_cards())}, or the path of a card's .yaml file"
 
 
 def _no_validation(content, folder):
@@ -246,7 +274,8 @@ def _not_finite(content, folder):
     image = anatomy(0)[0].astype(np.float32)
     image[0, 0, :3] = np.nan
     first(content)["image"] = str(save_volume(folder / "image.nii.gz", image, affine_of()))
-    return "case-tr0: 3 voxels are NaN or infinite; fill them or export the volume anew"
+    way = "export the volume anew, or let the datalist fill them (fill_nonfinite)"
+    return f"case-tr0: 3 voxels are NaN or infinite; {way}"
 
 
 def _four_dimensions(content, folder):
@@ -272,7 +301,7 @@ def test_training_on_bad_data_is_one_line_and_leaves_nothing(fault, edited_study
 @pytest.mark.parametrize(
     ("knob", "line"),
     [
-        ("epoch=3", "--set epoch: no such knob; the bundle has backbone, background_share, base, batch_size"),
+        ("epoch=3", "--set epoch: no such knob; the bundle has affine, backbone, background_share, base, batch_size"),
         ("epochs", "--set epochs: write it as KEY=VALUE"),
         ("epochs=many", "--set epochs: 'many' is not a whole number; the default is 20"),
         ("base=$__import__('os').getcwd()", "--set base: expressions and mappings are not taken here"),
@@ -321,7 +350,12 @@ def test_prepare_of_a_wrong_folder_is_one_line(refused, tmp_path):
     arguments = ("--output", tmp_path / "datalist.json")
     assert "no folder imagesTr" in refused("prepare", "hippocampus", tmp_path, *arguments)
     assert "no such card" in refused("prepare", "spine", tmp_path, *arguments)
+    assert "no such layout" in refused("prepare", "btcv", tmp_path, *arguments, "--layout", "zip")
+    assert "no such card" in refused("cards", "spine")
     assert files_below(tmp_path) == []
+    (tmp_path / "my.yaml").write_text("organs: 3")
+    assert "my.yaml: missing name, title" in refused("cards", tmp_path / "my.yaml")
+    assert "my.yaml: missing name, title" in refused("prepare", tmp_path / "my.yaml", tmp_path, *arguments)
 
 
 # Bad input to segment
@@ -346,7 +380,8 @@ def _bit_flipped(folder):
 
 def _picture(folder):
     (folder / "photo.png").write_bytes(b"\x89PNG")
-    return folder / "photo.png", "photo.png: not a NIfTI file (.nii, .nii.gz) or a datalist (.json); convert it first"
+    kinds = "not a volume (.nii.gz, .nii, .mha, .mhd, .nrrd), a DICOM folder or a datalist (.json)"
+    return folder / "photo.png", f"photo.png: {kinds}; convert it first"
 
 
 def _text(folder):

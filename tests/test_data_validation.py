@@ -99,7 +99,7 @@ def test_missing_empty_and_foreign_files(case):
     case.image.unlink()
     assert "no such file" in only_fault(case)
     case.image.mkdir()
-    assert "no such file" in only_fault(case)
+    assert "no DICOM images in the folder" in only_fault(case)
 
 
 def test_image_and_label_faults_are_both_told(case):

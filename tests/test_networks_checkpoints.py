@@ -119,7 +119,7 @@ def test_vit_b_at_its_own_1024_pixels_comes_to_64():
 
 def test_a_smaller_grid_without_windows_takes_every_table(state):
     sam = build_sam("vit_tiny", image_size=64, num_masks=5)
-    assert len(load_sam_weights(sam, state).resized) == 1 + 2 * 6
+    assert len(load_sam_weights(sam, state).resized) == 1 + 2 * 4
     assert sam.state_dict()["image_encoder.blocks.0.attn.rel_pos_w"].shape == (15, 32)
 
 

@@ -12,7 +12,8 @@ from monai.utils import set_determinism
 
 from ragsam.data.cards import Card, Organ
 from ragsam.data.datalist import Case
-from ragsam.data.slices import SliceDataset, VolumeCache
+from ragsam.data.slices import SliceDataset
+from ragsam.data.volume_cache import VolumeCache
 from ragsam.errors import InputError
 from ragsam.transforms import augmentation, preprocessing
 from ragsam.transforms.slicing import pad_to_window
@@ -87,12 +88,12 @@ def make(cases, *, image_size=32, **options):
     return SliceDataset(cases, CARD, preprocessing(window=WINDOW), image_size=image_size, **options)
 
 
-def by_hand(case, z, image_size, *, slice_context=True):
+def by_hand(case, z, image_size, *, context_slices=1):
     """One item worked out from the files by nibabel and numpy alone."""
     image, label = (nib.as_closest_canonical(nib.load(path)).get_fdata() for path in (case.image, case.label))
     image = np.clip((image - WINDOW[0]) / (WINDOW[1] - WINDOW[0]), 0, 1).astype(np.float32).astype(np.float16)
     last = image.shape[2] - 1
-    indices = [max(z - 1, 0), z, min(z + 1, last)] if slice_context else [z] * 3
+    indices = [max(z - 1, 0), z, min(z + 1, last)] if context_slices else [z] * 3
     before = [(image_size - side) // 2 for side in image.shape[:2]]
     place = tuple(slice(b, b + side) for b, side in zip(before, image.shape[:2], strict=True))
     item, mark = np.zeros((3, image_size, image_size), np.float32), np.zeros((1, image_size, image_size), np.int64)
@@ -117,7 +118,7 @@ def test_an_item_has_the_promised_shape_and_types(cases, augmented):
     dataset = make(cases, augmentation=augmentation() if augmented else None).set_random_state(0)
     for index in range(len(dataset)):
         item = dataset[index]
-        assert list(item) == ["image", "label", "patient", "case", "slice", "height"]
+        assert list(item) == ["image", "label", "annotated", "patient", "case", "slice", "height"]
         assert type(item["image"]) is type(item["label"]) is torch.Tensor
         assert (item["image"].shape, item["image"].dtype) == ((3, 32, 32), torch.float32)
         assert (item["label"].shape, item["label"].dtype) == ((1, 32, 32), torch.int64)
@@ -128,13 +129,13 @@ def test_an_item_has_the_promised_shape_and_types(cases, augmented):
         assert item["height"] == (item["slice"] / (count - 1) if count > 1 else 0.5)
 
 
-@pytest.mark.parametrize("slice_context", [True, False])
-def test_random_access_equals_the_files_worked_out_by_hand(cases, slice_context):
-    dataset = make(cases, slice_context=slice_context)
+@pytest.mark.parametrize("context_slices", [1, 0])
+def test_random_access_equals_the_files_worked_out_by_hand(cases, context_slices):
+    dataset = make(cases, context_slices=context_slices)
     for index in np.random.default_rng(0).permutation(len(dataset)):
         item = dataset[int(index)]
         case = next(case for case in cases if case.case == item["case"])
-        image, label = by_hand(case, item["slice"], 32, slice_context=slice_context)
+        image, label = by_hand(case, item["slice"], 32, context_slices=context_slices)
         # Half precision may round a value at its very edge to the neighbour: one step of 2**-11.
         np.testing.assert_allclose(item["image"].numpy(), image, atol=2**-11)
         np.testing.assert_array_equal(item["label"].numpy(), label)
@@ -400,7 +401,7 @@ def test_nothing_is_written_beside_the_data(folder, cases):
 
 def test_padding_of_items_is_even_on_both_sides(cases):
     """Case d is 16 x 16 in a window of 21: two pixels before, three after."""
-    item = make(cases[3:4], image_size=21, slice_context=False)[1]
+    item = make(cases[3:4], image_size=21, context_slices=0)[1]
     inner = item["label"][:, 2:18, 2:18]
     assert torch.equal(pad_to_window(inner, 21), item["label"])
     assert item["image"][0, 2:18, 2:18].any()

@@ -116,3 +116,56 @@ def test_the_ranges_are_kept():
         sizes += matrix.diagonal().tolist()
     assert 0.88 < min(sizes) < 0.93
     assert 1.07 < max(sizes) < 1.12
+
+
+OFF = {"affine": 0.0, "contrast": 0.0, "intensity": 0.0, "noise": 0.0}
+
+
+def test_what_is_never_drawn_is_not_in_the_chain():
+    assert len(augmentation().transforms) == 4
+    assert augmentation(**OFF).transforms == ()
+    assert len(augmentation(elastic=0.2, low_resolution=0.2, mirror=True).transforms) == 7
+
+
+def test_what_is_added_leaves_the_draws_of_the_others_alone():
+    """The last three stand behind: with each of them drawn hardly ever, the chain is the plain one's."""
+    plain = augmentation().set_random_state(0)
+    more = augmentation(elastic=1e-12, low_resolution=1e-12).set_random_state(0)
+    for _ in range(10):
+        item = {"image": torch.rand(3, SIDE, SIDE), "label": numbered()}
+        a, b = plain(dict(item)), more(dict(item))
+        torch.testing.assert_close(a["image"], b["image"], atol=1e-4, rtol=0)
+        assert torch.equal(a["label"], b["label"])
+
+
+@pytest.mark.parametrize(("name", "moves"), [("elastic", True), ("low_resolution", False), ("contrast", False)])
+def test_each_is_drawn_alone_and_as_often_as_asked(name, moves):
+    chain = augmentation(**{**OFF, name: 0.5}).set_random_state(0)
+    image, label = torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)), numbered()
+    changed = 0
+    for _ in range(200):
+        item = chain({"image": image, "label": label})
+        assert item["image"].shape == image.shape
+        altered = not torch.allclose(item["image"], image, atol=1e-3)
+        assert torch.equal(item["label"], label) != (altered and moves)
+        changed += altered
+    assert 0.4 < changed / 200 < 0.6
+
+
+def test_an_elastic_draw_moves_image_and_label_together_and_not_far():
+    label = torch.zeros(1, SIDE, SIDE)
+    label[:, 6:18, 10:26] = 3
+    chain = augmentation(**{**OFF, "elastic": 1.0}).set_random_state(2)
+    for _ in range(50):
+        item = chain({"image": (label > 0).float().expand(3, -1, -1).clone(), "label": label})
+        bright, marked = item["image"][0] > 0.5, item["label"][0] == 3
+        assert 2 * (bright & marked).sum() / (bright.sum() + marked.sum()) > 0.9
+        assert 2 * (marked & (label[0] == 3)).sum() / (marked.sum() + (label[0] == 3).sum()) > 0.7
+
+
+def test_a_lowered_resolution_loses_detail_and_keeps_the_mean():
+    chain = augmentation(**{**OFF, "low_resolution": 1.0}).set_random_state(0)
+    image = torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    draws = [chain({"image": image, "label": numbered()})["image"] for _ in range(30)]
+    assert min(draw.std() for draw in draws) < 0.8 * image.std()
+    assert all(abs(draw.mean() - image.mean()) < 0.05 for draw in draws)

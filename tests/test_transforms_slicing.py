@@ -1,17 +1,22 @@
 """Slices with their neighbours, and windows of a slice: the same in training, bank and inference."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.data import MetaTensor
 from monai.inferers import sliding_window_inference
 
+from ragsam.errors import InputError
 from ragsam.transforms.slicing import (
     WINDOW_OVERLAP,
     context_channels,
+    context_offsets,
     pad_to_window,
     slice_channels,
     slice_height,
+    slice_spacing_mm,
     slice_windows,
 )
 
@@ -21,28 +26,64 @@ SIDES = st.integers(1, 90)
 def test_the_neighbours_by_hand():
     """Three slices 10, 20, 30: beyond the ends the outermost one is repeated."""
     volume = torch.tensor([10.0, 20.0, 30.0]).expand(2, 2, 3)
-    assert context_channels(volume, True)[:, 0, 0].tolist() == [[10, 10, 20], [10, 20, 30], [20, 30, 30]]
-    assert context_channels(volume, False)[:, 0, 0].tolist() == [[10, 20, 30]] * 3
+    assert context_channels(volume, context_offsets(1))[:, 0, 0].tolist() == [[10, 10, 20], [10, 20, 30], [20, 30, 30]]
+    assert context_channels(volume, context_offsets(0))[:, 0, 0].tolist() == [[10, 20, 30]] * 3
 
 
-@pytest.mark.parametrize("context", [True, False])
+@pytest.mark.parametrize(
+    ("slices", "distance_mm", "spacing_mm", "offsets"),
+    [
+        (0, None, 2.0, (0.0, 0.0, 0.0)),
+        (0, 5.0, 2.0, (0.0, 0.0, 0.0)),
+        (1, None, 7.0, (-1.0, 0.0, 1.0)),
+        (1, 3.0, 2.0, (-1.5, 0.0, 1.5)),
+        (2, 5.0, 2.5, (-4.0, -2.0, 0.0, 2.0, 4.0)),
+    ],
+)
+def test_offsets_by_hand(slices, distance_mm, spacing_mm, offsets):
+    assert context_offsets(slices, distance_mm=distance_mm, spacing_mm=spacing_mm) == offsets
+
+
+@pytest.mark.parametrize("options", [{"context_slices": -1}, {"context_slices": 1, "distance_mm": 0.0}])
+def test_a_context_that_is_none_is_refused(options):
+    with pytest.raises(InputError, match="must"):
+        context_offsets(**options)
+
+
+def test_a_plane_between_two_slices_by_hand():
+    """Slices 2 mm apart of 10, 20 and 30; planes 3 mm away lie half-way to the next but one, or beyond the end."""
+    volume = torch.tensor([10.0, 20.0, 30.0, 50.0]).expand(1, 1, 4).half()
+    offsets = context_offsets(1, distance_mm=3.0, spacing_mm=2.0)
+    assert context_channels(volume, offsets)[:, 0, 0].tolist() == [[10, 10, 15, 25], [10, 20, 30, 50], [25, 40, 50, 50]]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_spacing_across_slices_is_that_of_the_affine(batched):
+    affine = np.array([[0, 0, 3.0, 1], [0.5, 0, 0, 2], [0, 0.7, 4.0, 3], [0, 0, 0, 1]])
+    volume = MetaTensor(torch.zeros(1, 2, 2, 2), affine=affine)
+    assert slice_spacing_mm(volume[None] if batched else volume) == pytest.approx(5.0)
+    with pytest.raises(ValueError, match="carries no affine"):
+        slice_spacing_mm(volume.as_tensor())
+
+
+@pytest.mark.parametrize("offsets", [context_offsets(k) for k in (0, 1, 2)] + [(-3.5, 0.0, 0.25), (-9.0, 0.0, 9.0)])
 @pytest.mark.parametrize("depth", [1, 2, 5])
-def test_one_slice_is_that_of_the_whole_volume(context, depth):
+def test_one_slice_is_that_of_the_whole_volume(offsets, depth):
     volume = torch.rand(4, 6, depth)
-    channels = context_channels(volume, context)
-    assert channels.shape == (3, 4, 6, depth)
+    channels = context_channels(volume, offsets)
+    assert channels.shape == (len(offsets), 4, 6, depth)
     for z in range(depth):
-        assert torch.equal(slice_channels(volume, z, context), channels[..., z])
+        assert torch.equal(slice_channels(volume, z, offsets), channels[..., z])
 
 
 def test_leading_axes_are_kept():
-    assert context_channels(torch.rand(2, 1, 4, 6, 5), True).shape == (3, 2, 1, 4, 6, 5)
+    assert context_channels(torch.rand(2, 1, 4, 6, 5), context_offsets(1)).shape == (3, 2, 1, 4, 6, 5)
 
 
-@pytest.mark.parametrize("context", [True, False])
+@pytest.mark.parametrize("context", [1, 0])
 def test_a_volume_of_one_slice_is_its_own_neighbour(context):
     volume = torch.rand(4, 4, 1)
-    assert torch.equal(slice_channels(volume, 0, context), volume.permute(2, 0, 1).expand(3, 4, 4))
+    assert torch.equal(slice_channels(volume, 0, context_offsets(context)), volume.permute(2, 0, 1).expand(3, 4, 4))
 
 
 @pytest.mark.parametrize(

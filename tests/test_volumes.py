@@ -34,7 +34,7 @@ def test_an_item_is_what_the_chain_makes_of_the_files_with_case_and_patient(case
     assert len(dataset) == 2
     for index, item in enumerate(dataset):
         expected = preprocessing()({"image": str(cases[index].image), "label": str(cases[index].label)})
-        assert set(item) == {"image", "label", "case", "patient"}
+        assert set(item) == {"image", "label", "case", "patient", "annotated"}
         assert (item["case"], item["patient"]) == (f"case{index}", f"patient{index}")
         for key in ("image", "label"):
             np.testing.assert_array_equal(item[key].numpy(), expected[key].numpy())

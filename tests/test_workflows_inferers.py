@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from test_slices import CARD, WINDOW, case_of, write_case
 
+from ragsam.data.slices import SliceDataset
+from ragsam.transforms import preprocessing
 from ragsam.workflows.inferers import VolumeInferer
 
 
@@ -42,7 +45,7 @@ def test_without_context_the_slice_is_repeated():
         return x[:, :1].clone()
 
     volume = steps(8, 8, 3)
-    torch.testing.assert_close(infer(volume, network, slice_context=False), volume)
+    torch.testing.assert_close(infer(volume, network, context_slices=0), volume)
 
 
 def test_single_slice_stands_halfway():
@@ -106,3 +109,34 @@ def test_shifted_looks_are_averaged_as_probabilities():
     logits = infer(steps(6, 6, 1), network, shift=1)  # 6 + 2 pixels: one window a look
     assert len(calls) == 5
     torch.testing.assert_close(logits.softmax(1)[0, 1], torch.full((6, 6, 1), 0.2), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("distance_mm", [None, 3.0, 0.8])
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+def test_the_network_is_shown_what_it_was_trained_on(tmp_path, slice_axis, distance_mm):
+    """Voxels of 1 x 1 x 2 mm: the channels, with their distance in mm, are those of the training slices."""
+    write_case(tmp_path, "a", (9, 7, 5), "LPS", (1, 2))
+    case, chain = case_of(tmp_path, "a", "1"), preprocessing(window=WINDOW, slice_axis=slice_axis)
+    context = {"context_slices": 2, "context_distance_mm": distance_mm}
+    dataset = SliceDataset([case], CARD, chain, image_size=12, **context)
+    seen = []
+
+    def network(x, height):
+        seen.append(x.clone())
+        return x[:, :1].clone()
+
+    item = chain({"image": str(case.image), "label": str(case.label)})
+    infer(item["image"][None], network, 12, **context)
+    slices = torch.cat(seen)
+    assert len(slices) == len(dataset) == (9, 7, 5)[slice_axis]
+    for index, shown in enumerate(slices):
+        torch.testing.assert_close(torch.as_tensor(shown), dataset[index]["image"], atol=2**-10, rtol=0)
+    if distance_mm == 3.0 and slice_axis == 2:  # three halves of a slice
+        volume = item["image"].as_tensor()[0]
+        between = (volume[..., 3] + volume[..., 4]) / 2
+        torch.testing.assert_close(torch.as_tensor(slices[2, 3, 1:10, 2:9]), between, atol=1e-5, rtol=0)
+
+
+def test_a_distance_in_mm_needs_a_volume_that_knows_its_spacing():
+    with pytest.raises(ValueError, match="carries no affine"):
+        infer(steps(8, 8, 3), lambda x, height: x[:, :1].clone(), context_distance_mm=2.0)

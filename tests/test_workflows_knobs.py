@@ -127,7 +127,8 @@ def test_configs_of_the_bundle_share_the_knobs_that_inference_needs():
     """A knob set for training must reach the other configs, or a run would segment with another network."""
     texts = {name: (find_bundle("sam_lora") / "configs" / f"{name}.yaml").read_text() for name in CONFIGS}
     names = {name: knob_names(text) for name, text in texts.items()}
-    network = {"backbone", "image_size", "patch_size", "lora_rank", "detail", "slice_context", "spacing_mm", "base"}
+    network = {"backbone", "image_size", "patch_size", "lora_rank", "detail", "spacing_mm", "base"}
+    network |= {"slice_axis", "context_slices", "context_distance_mm"}
     for config in CONFIGS:
         assert names[config] >= network | {"retrieval", "neighbours", "descriptor", "datalist", "card", "weights"}
     assert names["evaluate"] - names["inference"] == {"evaluation_dir", "baseline"}

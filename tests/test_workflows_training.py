@@ -194,9 +194,12 @@ def test_last_epoch_is_validated_whatever_the_interval(study, tmp_path):
 def test_prepared_batch_is_what_the_network_takes():
     image, label = torch.rand(2, 3, 4, 4), torch.ones(2, 1, 4, 4)
     supports = Supports(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.ones(2, 1))
-    given = prepare_slices({"image": image, "label": label, "supports": supports}, "cpu")
+    annotated = torch.ones(2, 3, dtype=torch.bool)
+    batch = {"image": image, "label": label, "annotated": annotated}
+    given = prepare_slices({**batch, "supports": supports}, "cpu")
     assert torch.equal(given[0], image)
-    assert torch.equal(given[1], label)
+    assert torch.equal(given[1].label, label)
+    assert torch.equal(given[1].annotated, annotated)
     assert given[2] == ()
     assert torch.equal(given[3]["supports"].weights, supports.weights)
-    assert prepare_slices({"image": image, "label": label})[3] == {"supports": None}
+    assert prepare_slices(batch)[3] == {"supports": None}

@@ -2,36 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import floor
+
 import torch
+from monai.data import MetaTensor
 from monai.data.utils import dense_patch_slices
 from torch import Tensor
 
+from ragsam.errors import InputError
+
 #: Fraction that neighbouring windows of a slice share, in the bank and at inference alike.
 WINDOW_OVERLAP = 0.25
+#: How a volume is turned so that its slices lie along the last axis, by the axis of RAS that is sliced.
+SLICE_AXCODES = {0: "ASR", 1: "RSA", 2: "RAS"}
 
 
-def context_channels(volume: Tensor, slice_context: bool) -> Tensor:
-    """Return three channels a slice: the slice between its two neighbours (2.5D), or the slice repeated.
+def context_offsets(
+    context_slices: int, *, distance_mm: float | None = None, spacing_mm: float = 1.0
+) -> tuple[float, ...]:
+    """Return where the channels of a slice lie, in slices from it.
+
+    Args:
+        context_slices: neighbours on each side (2.5D), giving 2 k + 1 channels; 0 repeats the slice three times.
+        distance_mm: from one channel to the next; None takes adjacent slices, however far apart they are.
+        spacing_mm: from slice to slice.
+
+    Raises:
+        InputError: a negative number of neighbours, or a distance that is not above 0.
+    """
+    if context_slices < 0:
+        raise InputError(f"context_slices {context_slices}: must not be negative; 0 repeats the slice")
+    if distance_mm is not None and not distance_mm > 0:
+        raise InputError(f"context_distance_mm {distance_mm}: must be above 0; null takes adjacent slices")
+    if context_slices == 0:
+        return (0.0, 0.0, 0.0)
+    step = 1.0 if distance_mm is None else distance_mm / spacing_mm
+    return tuple(step * number for number in range(-context_slices, context_slices + 1))
+
+
+def slice_spacing_mm(volume: Tensor) -> float:
+    """Return the distance from slice to slice of a volume [..., H, W, D] that knows its affine.
+
+    Raises:
+        ValueError: a plain tensor.
+    """
+    if not isinstance(volume, MetaTensor):
+        raise ValueError("the volume carries no affine, so a context distance in mm means nothing; pass a MetaTensor")
+    return float(volume.affine.reshape(-1, 4, 4)[0, :3, 2].norm())
+
+
+def context_channels(volume: Tensor, offsets: Sequence[float]) -> Tensor:
+    """Return the channels of every slice: the planes at its offsets.
 
     Args:
         volume: [..., H, W, D]; slices lie along the last axis.
-        slice_context: True for 2.5D; beyond the ends the outermost slice is repeated.
+        offsets: of `context_offsets`. Between two slices the plane is interpolated linearly, so that it lies at its
+            distance exactly; beyond the ends the outermost slice is repeated.
 
     Returns:
-        [3, ..., H, W, D].
+        [len(offsets), ..., H, W, D].
     """
-    if not slice_context:
-        return volume.expand(3, *volume.shape)
-    below = torch.cat([volume[..., :1], volume[..., :-1]], dim=-1)
-    above = torch.cat([volume[..., 1:], volume[..., -1:]], dim=-1)
-    return torch.stack([below, volume, above])
+    if not any(offsets):
+        return volume.expand(len(offsets), *volume.shape)
+    depth = volume.shape[-1]
+    return torch.stack([torch.stack([_plane(volume, z + x) for z in range(depth)], dim=-1) for x in offsets])
 
 
-def slice_channels(volume: Tensor, index: int, slice_context: bool) -> Tensor:
-    """Return one slice of `context_channels` without building the others: [3, H, W]."""
+def slice_channels(volume: Tensor, index: int, offsets: Sequence[float]) -> Tensor:
+    """Return one slice of `context_channels` without building the others: [len(offsets), H, W]."""
+    return torch.stack([_plane(volume, index + offset) for offset in offsets])
+
+
+def _plane(volume: Tensor, position: float) -> Tensor:
+    """Return the plane [..., H, W] at a position along the last axis; a whole one is a view."""
     last = volume.shape[-1] - 1
-    indices = (max(index - 1, 0), index, min(index + 1, last)) if slice_context else (index, index, index)
-    return volume[..., list(indices)].permute(2, 0, 1)
+    place = min(max(position, 0.0), last)
+    lower = floor(place)
+    if place == lower:
+        return volume[..., lower]
+    return torch.lerp(volume[..., lower].float(), volume[..., lower + 1].float(), place - lower)
 
 
 def slice_height(index: int, count: int) -> float:

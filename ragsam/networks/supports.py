@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,14 +18,17 @@ class Supports:
         labels: [B, k, H, W], uint8, class of each pixel, 0 is background.
         weights: [B, k], float, trust in each neighbour, summing to 1 a query; all zero means that the query has no
             supports, and then the network's output is exactly that without retrieval.
+        annotated: [B, k, K + 1], bool, the classes that each neighbour annotates; None where all annotate all.
     """
 
     labels: Tensor
     weights: Tensor
+    annotated: Tensor | None = None
 
     def to(self, device: object) -> Supports:
-        """Move both tensors to a device."""
-        return Supports(self.labels.to(device), self.weights.to(device))
+        """Move the tensors to a device."""
+        annotated = None if self.annotated is None else self.annotated.to(device)
+        return Supports(self.labels.to(device), self.weights.to(device), annotated)
 
 
 #: What a network asks for its supports: (image [B, 3, H, W], embedding [B, C, h, w], height [B]) -> Supports.
@@ -32,14 +36,27 @@ SupportLookup = Callable[[Tensor, Tensor, Tensor], "Supports | None"]
 
 
 def label_prior(supports: Supports, num_classes: int) -> Tensor:
-    """Return the neighbours' weighted vote: [B, num_classes, H, W], 0-1, summing to the sum of the weights."""
+    """Return the neighbours' weighted vote: [B, num_classes, H, W], 0-1, summing to the sum of the weights.
+
+    Of a class only those neighbours are asked that annotate it, their weights scaled up to the sum of all; background
+    gets what the organs leave. A class that no neighbour annotates gets no vote.
+    """
     # One-hot of each neighbour would be k times as large as the vote: sum neighbour by neighbour.
     batch, count, height, width = supports.labels.shape
     vote = supports.weights.new_zeros(batch, num_classes, height, width)
     for index in range(count):
         labels = supports.labels[:, index : index + 1].long()
         vote.scatter_add_(1, labels, supports.weights[:, index, None, None, None].expand_as(labels).to(vote.dtype))
-    return vote
+    return vote if supports.annotated is None else _by_annotators(vote, supports)
+
+
+def _by_annotators(vote: Tensor, supports: Supports) -> Tensor:
+    """Scale each organ's vote [B, C, H, W] to what its annotators say, and give background the rest."""
+    total = supports.weights.sum(1)[:, None, None, None]
+    asked = torch.einsum("bk,bkc->bc", supports.weights, supports.annotated.to(supports.weights.dtype))
+    organs = vote[:, 1:] * total / asked[:, 1:, None, None].clamp_min(torch.finfo(vote.dtype).tiny)
+    organs = organs * (total / organs.sum(1, keepdim=True).clamp_min(torch.finfo(vote.dtype).tiny)).clamp_max(1)
+    return torch.cat([total - organs.sum(1, keepdim=True), organs], dim=1)
 
 
 def resize_prior(prior: Tensor, size: tuple[int, int]) -> Tensor:

@@ -23,8 +23,8 @@ import numpy as np
 from ragsam.errors import InputError
 from ragsam.files import atomic_write, read_json, sha256_file, write_json_atomic
 
-FORMAT_VERSION = 1
-_COLUMNS = ("patient", "case", "slice")
+FORMAT_VERSION = 2
+_COLUMNS = ("patient", "case", "slice", "annotated")
 _REMAKE = "make it anew with `ragsam index`"
 
 
@@ -45,6 +45,7 @@ class Bank:
         fit: what a user of the bank must share with it: card, labels, preprocessing, descriptor and, where the
             descriptor needs it, the encoder's fingerprint.
         salt: of the pseudonyms.
+        annotated: [N, K + 1], bool, the classes that each slice's case annotates; None where every case annotates all.
     """
 
     descriptors: np.ndarray
@@ -54,6 +55,7 @@ class Bank:
     slices: np.ndarray
     fit: dict[str, Any]
     salt: str = field(default_factory=lambda: secrets.token_hex(16))
+    annotated: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.descriptors)
@@ -62,11 +64,14 @@ class Bank:
     def collect(cls, batches: Iterable[Mapping[str, Any]], fit: dict[str, Any]) -> Bank:
         """Make a bank of batches {"descriptor" [B, D], "label" [B, S, S], "patient", "case", "slice"}.
 
+        They may hold "annotated" [B, K + 1] too; without it every class is.
+
         Raises:
             InputError: an item without patient, or no item at all.
         """
         salt = secrets.token_hex(16)
-        parts: dict[str, list[Any]] = {name: [] for name in ("descriptor", "label", "patient", "case", "slice")}
+        names = ("descriptor", "label", "patient", "case", "slice", "annotated")
+        parts: dict[str, list[Any]] = {name: [] for name in names}
         for batch in batches:
             for patient, case in zip(batch["patient"], batch["case"], strict=True):
                 if not patient:
@@ -76,6 +81,8 @@ class Bank:
             parts["patient"] += [pseudonym(str(key), salt, "p") for key in batch["patient"]]
             parts["case"] += [pseudonym(str(key), salt, "c") for key in batch["case"]]
             parts["slice"] += [int(z) for z in batch["slice"]]
+            if "annotated" in batch:
+                parts["annotated"].append(np.asarray(batch["annotated"], bool))
         if not parts["slice"]:
             raise InputError("bank: no labelled slice to put in; check the datalist's training section")
         return cls(
@@ -86,6 +93,7 @@ class Bank:
             np.array(parts["slice"]),
             fit,
             salt,
+            _unless_all(parts["annotated"]),
         )
 
     def own_patients(self, patient: str | None, case: str | None) -> set[str]:
@@ -105,7 +113,7 @@ class Bank:
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(_COLUMNS)
-        writer.writerows(zip(self.patients, self.cases, self.slices, strict=True))
+        writer.writerows(zip(self.patients, self.cases, self.slices, self._annotated_texts(), strict=True))
         files = {
             "descriptors": _write_named(folder, "descriptors", ".npy", lambda p: np.save(p, self.descriptors)),
             "labels": _write_named(folder, "labels", ".npy", lambda p: np.save(p, self.labels)),
@@ -162,7 +170,20 @@ class Bank:
             np.array([int(row[2]) for row in rows]),
             manifest["fit"],
             manifest["salt"],
+            _unless_all([np.array([[digit == "1" for digit in row[3]] for row in rows], bool)]),
         )
+
+    def _annotated_texts(self) -> list[str]:
+        """Return a digit a class for each slice, 1 for annotated; nothing where every class is."""
+        if self.annotated is None:
+            return [""] * len(self)
+        return ["".join("01"[int(known)] for known in row) for row in self.annotated]
+
+
+def _unless_all(parts: list[np.ndarray]) -> np.ndarray | None:
+    """Join masks [n, K + 1] to one, or return None where they say no more than that everything is annotated."""
+    annotated = np.concatenate(parts) if parts else np.ones((0, 0), bool)
+    return None if annotated.all() else annotated
 
 
 def _digest(manifest: dict[str, Any]) -> str:

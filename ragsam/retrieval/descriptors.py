@@ -20,7 +20,7 @@ class Descriptor:
     """A way to describe slices.
 
     Attributes:
-        describe: (image [B, 3, H, W], embedding [B, C, h, w] or None, height [B]) -> [B, D], unit length.
+        describe: (image [B, C, H, W], embedding [B, C, h, w] or None, height [B]) -> [B, D], unit length.
         needs_embedding: whether it looks at the encoder's embedding; a bank then belongs to that encoder alone.
     """
 
@@ -36,7 +36,8 @@ def _with_height(content: Tensor, height: Tensor) -> Tensor:
 
 
 def _thumbnail(image: Tensor, embedding: Tensor | None, height: Tensor) -> Tensor:
-    small = F.adaptive_avg_pool2d(image[:, 1:2], THUMBNAIL_SIDE).flatten(1)
+    middle = image.shape[1] // 2
+    small = F.adaptive_avg_pool2d(image[:, middle : middle + 1], THUMBNAIL_SIDE).flatten(1)
     return _with_height(F.normalize(small - small.mean(1, keepdim=True)), height)
 
 

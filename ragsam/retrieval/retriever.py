@@ -119,8 +119,11 @@ class Retriever:
         labels = np.zeros((*found.rows.shape, *self.bank.labels.shape[1:]), np.uint8)
         there = found.rows >= 0
         labels[there] = self.bank.labels[found.rows[there]]
-        weights = torch.from_numpy(found.weights).float()
-        return Supports(torch.from_numpy(labels).to(device), weights.to(device))
+        supports = Supports(torch.from_numpy(labels), torch.from_numpy(found.weights).float())
+        if self.bank.annotated is not None:
+            # Row -1, no neighbour, reads the last one's; its weight is 0.
+            supports.annotated = torch.from_numpy(self.bank.annotated[found.rows])
+        return supports.to(device)
 
     def __call__(self, image: Tensor, embedding: Tensor, height: Tensor) -> Supports | None:
         """Return the supports of the slices of the volume at hand, or None without a bank."""

@@ -7,15 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ragsam.workflows.losses import Target
+
 
 def prepare_slices(
     batch: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
-) -> tuple[Tensor, Tensor, tuple[()], dict[str, Any]]:
-    """Return (image [B, 3, S, S], label [B, 1, S, S], (), {"supports": Supports or None}) of a slice batch."""
+) -> tuple[Tensor, Target, tuple[()], dict[str, Any]]:
+    """Return (image [B, C, S, S], `Target`, (), {"supports": Supports or None}) of a slice batch."""
     supports = batch.get("supports")
+    label, annotated = (batch[name].to(device, non_blocking=non_blocking) for name in ("label", "annotated"))
     return (
         batch["image"].to(device, non_blocking=non_blocking),
-        batch["label"].to(device, non_blocking=non_blocking),
+        Target(label, annotated),
         (),
         {"supports": supports.to(device) if supports is not None else None},
     )

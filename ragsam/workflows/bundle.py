@@ -17,6 +17,7 @@ from ragsam.data.datalist import Case, load_datalist
 from ragsam.data.validation import read_volume_checked
 from ragsam.errors import InputError
 from ragsam.files import read_json, write_json_atomic, write_text_atomic
+from ragsam.transforms.reading import open_volume
 from ragsam.workflows.knobs import checked_knobs, set_knobs
 
 CONFIGS = ("train", "inference", "evaluate")
@@ -65,8 +66,11 @@ def make_run(
     card = load_card(data.card)
     texts = {name: (source / "configs" / f"{name}.yaml").read_text(encoding="utf-8") for name in CONFIGS}
     values: dict[str, Any] = {"datalist": str(data.path), **checked_knobs(texts["train"], knobs or {})}
+    if values.get("context_slices", 1) > 1:
+        raise InputError("--set context_slices: the network takes three channels; choose 0 or 1")
     if "image_size" not in values:
-        values["image_size"] = fitting_image_size(data.section("training"), values.get("spacing_mm"))
+        cases, axis = data.section("training"), values.get("slice_axis", 2)
+        values["image_size"] = fitting_image_size(cases, values.get("spacing_mm"), axis)
     if values.get("base"):
         values["base"] = str(Path(values["base"]).absolute())
     for name, text in texts.items():
@@ -83,25 +87,25 @@ def make_run(
     return target
 
 
-def fitting_image_size(cases: Sequence[Case], spacing_mm: Sequence[float] | None = None) -> int:
-    """Return the smallest multiple of 16 that holds every slice in the plane, at most `LARGEST_SLICE`."""
+def fitting_image_size(cases: Sequence[Case], spacing_mm: Sequence[float] | None = None, slice_axis: int = 2) -> int:
+    """Return the smallest multiple of 16 that holds every slice across an axis of RAS, at most `LARGEST_SLICE`."""
     largest = 0.0
     for case in cases:
         try:
-            largest = max(largest, _largest_side(case.image, spacing_mm))
+            largest = max(largest, _largest_side(case, spacing_mm, slice_axis))
         except Exception as error:  # nibabel has many for files that it cannot make sense of
             read_volume_checked(case.image, case.case)  # tells what is wrong
             raise InputError(f"{case.case}: the image's grid cannot be read; export the volume anew") from error
     return min(LARGEST_SLICE, -(-int(-(-largest // 1)) // 16) * 16)
 
 
-def _largest_side(path: Path, spacing_mm: Sequence[float] | None) -> float:
-    """Return the longer side in pixels of a volume's slices across z, by its header."""
-    image = nib.load(path)
-    sides = [0.0]
+def _largest_side(case: Case, spacing_mm: Sequence[float] | None, slice_axis: int) -> float:
+    """Return the longer side in pixels of a volume's slices across an axis of RAS, by its header."""
+    image = open_volume(case.image, case.case)
+    sides, in_plane = [0.0], [axis for axis in range(3) if axis != slice_axis]
     for axis, world in enumerate(nib.io_orientation(image.affine)[: len(image.shape), 0]):
-        if world < 2:
-            factor = image.header.get_zooms()[axis] / spacing_mm[int(world)] if spacing_mm else 1.0
+        if world in in_plane:
+            factor = image.header.get_zooms()[axis] / spacing_mm[in_plane.index(world)] if spacing_mm else 1.0
             sides.append(image.shape[axis] * factor)
     return max(sides)
 

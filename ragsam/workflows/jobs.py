@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ragsam.data.datalist import Case, load_datalist
+from ragsam.data.cards import load_card
+from ragsam.data.datalist import Case
 from ragsam.data.validation import read_volume_checked
 from ragsam.errors import InputError
 from ragsam.workflows.bundle import make_run, require_plain, root_cause, run_config
+from ragsam.workflows.dicom_seg import require_dicom, write_case_seg
+from ragsam.workflows.inputs import cases_of_inputs, is_dicom, skipped_files
 
-SUFFIXES = (".nii.gz", ".nii")
+logger = logging.getLogger(__name__)
 
 
 def train_run(
@@ -82,35 +86,48 @@ def segment_with_run(
     section: str = "test",
     bank: str | os.PathLike[str] | None = None,
     retrieval: bool = True,
+    series: Sequence[str] = (),
+    dicom_seg: bool = False,
 ) -> list[Case]:
     """Write a label volume for every input, on the input's own grid.
 
     Args:
-        inputs: NIfTI files, or datalists, of which `section` is taken. A file's case is its name without suffix; a case
-            of that name in the bank is taken for the same patient and left out.
+        inputs: volumes, DICOM folders, or datalists, of which `section` is taken. The case of a file or folder is its
+            name without suffix; a case of that name in the bank is taken for the same patient and left out.
         output: folder for `CASE.nii.gz` and `retrieval.json`.
         bank: folder of the bank; None takes the run's own.
         retrieval: False segments without the bank.
+        series: Series Instance UIDs to take from DICOM folders that hold several.
+        dicom_seg: write `CASE.seg.dcm` too, a DICOM segmentation of the case's series.
 
     Returns:
         The segmented cases.
 
     Raises:
-        InputError: two inputs of one name, or a bank that does not fit the run; and, once the other inputs are
-            segmented, an input that cannot be read.
+        InputError: two inputs of one name, a bank that does not fit the run, or `dicom_seg` with an input that is not
+            DICOM; and, once the other inputs are segmented, an input that cannot be read.
     """
-    cases = [case for path in inputs for case in _cases_of(Path(path), section)]
-    names = [case.case for case in cases]
-    if double := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{double[0]}: two inputs of this name; segment them into two folders")
+    cases = cases_of_inputs(inputs, section=section, series=series)
+    if dicom_seg:
+        require_dicom(cases)
     faults = {case.case: fault for case in cases if (fault := _fault(case))}
     sound = [case for case in cases if case.case not in faults]
     if not sound:
         raise InputError(_told(list(faults.values()), 0))
+    for case in filter(is_dicom, sound):
+        if skipped := skipped_files(case):
+            logger.info("segment: %s: %d files of the folder are no DICOM images; left out", case.case, skipped)
     overrides: dict[str, Any] = {"cases": sound, "output_dir": str(Path(output).absolute()), "retrieval": retrieval}
     if bank is not None:
         overrides["bank"] = str(Path(bank).absolute())
     run_config(run, "inference", **overrides)
+    if dicom_seg:
+        card = load_card(Path(run) / "configs" / "card.yaml")
+        for case in sound:
+            try:
+                write_case_seg(Path(output), case, card)
+            except InputError as error:
+                faults[case.case] = str(error)
     if faults:
         raise InputError(_told(list(faults.values()), len(sound)))
     return sound
@@ -119,7 +136,7 @@ def segment_with_run(
 def _fault(case: Case) -> str | None:
     """Return what is wrong with a case's image."""
     try:
-        read_volume_checked(case.image, case.case)
+        read_volume_checked(case.image, case.case, fill_nonfinite=case.fill_nonfinite)
     except InputError as error:
         return str(error)
     return None
@@ -130,13 +147,3 @@ def _told(faults: Sequence[str], segmented: int) -> str:
     more = [f"{len(faults) - 1} more at fault"] if len(faults) > 1 else []
     more += [f"{segmented} segmented"] if segmented else []
     return faults[0] + (f" ({', '.join(more)})" if more else "")
-
-
-def _cases_of(path: Path, section: str) -> Sequence[Case]:
-    if path.suffix == ".json":
-        return load_datalist(path).section(section)
-    for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            name = path.name.removesuffix(suffix)
-            return [Case(case=name, patient=name, image=path.absolute())]
-    raise InputError(f"{path.name}: not a NIfTI file (.nii, .nii.gz) or a datalist (.json); convert it first")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from ignite.engine import Engine
 from ignite.metrics import Metric
-from torch import Tensor
 
 from ragsam.metrics.overlap import dice
 
@@ -16,7 +16,8 @@ class OrganDice(Metric):
     """Mean over organs of the mean Dice over volumes.
 
     An organ that is in neither reference nor prediction of a volume does not count there; one that is in only one of
-    them counts 0, so that a missed organ is never dropped.
+    them counts 0, so that a missed organ is never dropped. An organ that the case does not annotate does not count
+    there at all: the engine's batch tells it by "annotated", [K + 1] a volume.
 
     Args:
         num_classes: organs, without background.
@@ -32,11 +33,20 @@ class OrganDice(Metric):
         """Forget all volumes."""
         self.scores = [[] for _ in range(self.num_classes)]
 
-    def update(self, output: tuple[Sequence[Tensor], Sequence[Tensor]]) -> None:
-        """Add volumes."""
-        for prediction, reference in zip(*output, strict=True):
+    def iteration_completed(self, engine: Engine) -> None:
+        """Add the volumes of the engine's batch."""
+        annotated = [item.get("annotated") for item in engine.state.batch]
+        self.update((*self._output_transform(engine.state.output), annotated))
+
+    def update(self, output: Sequence[Sequence[Any]]) -> None:
+        """Add volumes: (predictions, references), and, if told, the classes that each annotates, None for all."""
+        predictions, references, *told = output
+        known = told[0] if told else [None] * len(predictions)
+        for prediction, reference, annotated in zip(predictions, references, known, strict=True):
             ours, truth = (np.asarray(volume.cpu())[0].round() for volume in (prediction, reference))
             for organ, scores in enumerate(self.scores, start=1):
+                if annotated is not None and not annotated[organ]:
+                    continue
                 mask, reference_mask = ours == organ, truth == organ
                 if mask.any() or reference_mask.any():
                     scores.append(dice(reference_mask, mask))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from torch import nn
 from ragsam.data.slices import SliceDataset
 from ragsam.files import write_json_atomic
 from ragsam.networks.segmenter import Segmenter
-from ragsam.networks.supports import Supports
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.retriever import Neighbours, Retriever
 
@@ -125,7 +125,7 @@ class TrainingRetrieval:
         own = [self.retriever.bank.own_patients(patient, None) for patient in batch["patient"]]
         supports = self.retriever.supports(self.retriever.search(vectors, own), images.device)
         kept = torch.rand(len(images)) >= self.withheld
-        batch["supports"] = Supports(supports.labels, supports.weights * kept[:, None])
+        batch["supports"] = replace(supports, weights=supports.weights * kept[:, None])
 
 
 class VolumeRetrieval:
@@ -186,7 +186,7 @@ class VolumeRetrieval:
             return
         self.cases[self.retriever.query[1]] = {
             "orientation": "RAS",
-            "axis": 2,
+            "axis": self.preparation.get("slice_axis", 2),
             "slices": _slices_of_trace(self.retriever),
         }
 
