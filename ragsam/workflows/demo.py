@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 MARK = "demo.json"
 #: Fits six minutes on two cores, data, training, two segmentations and the report together.
-PHANTOM_KNOBS = {"epochs": 10, "steps_per_epoch": 25, "validate_every": 10}
+PHANTOM_KNOBS = {"epochs": 8, "steps_per_epoch": 25, "validate_every": 8}
 
 
 def run_demo(
