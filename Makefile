@@ -25,6 +25,10 @@ lint: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/phantom_mean_label.py
+	$(BIN)/python benchmarks/loader_npz.py --volumes 8 --slices 1600
+	$(BIN)/python benchmarks/loader_npz.py --volumes 3 --slices 320 --enlarge 4
+	$(BIN)/python benchmarks/loader_memory.py
+	$(BIN)/python benchmarks/label_resampling.py
 
 $(BIN)/python:
 	@echo "== making $(VENV) with $(PYTHON)"
