@@ -98,7 +98,7 @@ def test_metadata_of_the_phantom_card_have_its_thirteen_organs(edited_study, tmp
 def test_both_weights_files_hold_the_same_tensors_and_what_they_were_made_for(run):
     ours, about = load_weights(run / "models" / "model.safetensors")
     assert_same_weights(ours, torch.load(run / "models" / "model.pt", weights_only=True))
-    assert about["kind"] == "sam_lora"
+    assert about["tuning"] == {"lora": {"rank": 4, "targets": ["q", "v"]}}
     assert about["base_sha256"] is None
     assert about["preparation"] == {
         "card": "hippocampus",

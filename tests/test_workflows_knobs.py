@@ -127,8 +127,8 @@ def test_configs_of_the_bundle_share_the_knobs_that_inference_needs():
     """A knob set for training must reach the other configs, or a run would segment with another network."""
     texts = {name: (find_bundle("sam_lora") / "configs" / f"{name}.yaml").read_text() for name in CONFIGS}
     names = {name: knob_names(text) for name, text in texts.items()}
-    network = {"backbone", "image_size", "patch_size", "lora_rank", "detail", "spacing_mm", "base"}
-    network |= {"slice_axis", "context_slices", "context_distance_mm"}
+    network = {"backbone", "image_size", "patch_size", "detail", "spacing_mm", "base", "full_tuning", "fusion"}
+    network |= {"slice_axis", "context_slices", "context_distance_mm", "prompts", "normalisation", "coarse_training"}
     for config in CONFIGS:
         assert names[config] >= network | {"retrieval", "neighbours", "descriptor", "datalist", "card", "weights"}
     assert names["evaluate"] - names["inference"] == {"evaluation_dir", "baseline"}
@@ -137,3 +137,54 @@ def test_configs_of_the_bundle_share_the_knobs_that_inference_needs():
     for name in ("network_def", "preparation", "retriever"):
         blocks = {config: yaml.safe_load(text)[name] for config, text in wiring.items()}
         assert blocks["train"] == blocks["inference"] == blocks["evaluate"], name
+
+
+NETWORK = """a: 1
+
+# Wiring.
+network_def:
+  _target_: x
+  width: '@a'
+  lora:
+    rank: 4
+    targets: [q, v]
+  adapter: null
+network: $@network_def
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "lora", "adapter"),
+    [
+        ({"network_def.lora.rank": 8}, {"rank": 8, "targets": ["q", "v"]}, None),
+        ({"network_def.lora": None}, None, None),
+        ({"network_def.lora.alpha": 2}, {"rank": 4, "targets": ["q", "v"], "alpha": 2}, None),
+        ({"network_def.adapter.space": True, "network_def.lora": {"rank": 1}}, {"rank": 1}, {"space": True}),
+        (
+            {"network_def.adapter": {"mlp": True}, "network_def.adapter.space": False},
+            None,
+            {"mlp": True, "space": False},
+        ),
+    ],
+)
+def test_what_tunes_the_network_is_set_within_the_wiring(given, lora, adapter):
+    lora = {"rank": 4, "targets": ["q", "v"]} if lora is None and "network_def.lora" not in given else lora
+    assert checked_knobs(NETWORK, given) == given
+    read = yaml.safe_load(set_knobs(NETWORK, given))
+    assert read.pop("network_def") == {"_target_": "x", "width": "@a", "lora": lora, "adapter": adapter}
+    assert read == {"a": 1, "network": "$@network_def"}
+
+
+@pytest.mark.parametrize("name", ["network_def.width", "network_def._target_", "network_def.x", "network_def.lora.a.b"])
+def test_no_other_part_of_the_wiring_can_be_set(name):
+    with pytest.raises(
+        InputError, match=r"no such part of the network; the bundle has network_def\.adapter, network_def\.l"
+    ):
+        checked_knobs(NETWORK, {name: 1})
+
+
+def test_a_part_of_the_network_takes_a_mapping_without_code():
+    assert parse_knob("network_def.adapter={space: true}") == ("network_def.adapter", {"space": True})
+    for value in ("{_target_: os.getcwd}", "{space: $1}", "{space: {a: 1}}", "{space: ['@a']}"):
+        with pytest.raises(InputError, match="expressions and mappings are not taken here"):
+            parse_knob(f"network_def.adapter={value}")

@@ -103,6 +103,27 @@ def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
     return report
 
 
+def load_prompt_head(head: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load SAM's own prompted masks into a `PromptHead`, in place.
+
+    Args:
+        state: keys as in `sam_vit_b_01ec64.pth`.
+
+    Raises:
+        InputError: base weights without SAM's four masks, such as those of a tuned network.
+    """
+    prefix = "mask_decoder."
+    found = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(PER_MASK_PARTS)}
+    own = head.state_dict()
+    if set(found) != set(own) or any(found[key].shape != own[key].shape for key in own):
+        masks = len(state.get(f"{prefix}mask_tokens.weight", ()))
+        raise InputError(
+            f"base weights: {masks} masks, where SAM's own prompts need {len(own['mask_tokens.weight'])}; "
+            "set `prompts` to null or trained"
+        )
+    head.load_state_dict(found)
+
+
 def _differs_in_size_alone(key: str, shape: torch.Size, wanted: torch.Size) -> bool:
     """Whether resizing brings a tensor to `wanted`: its channels must be the same already."""
     channels = slice(0, 2) if key.endswith("patch_embed.proj.weight") else slice(-1, None)

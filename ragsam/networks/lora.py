@@ -1,4 +1,4 @@
-"""Low-rank adaptation (LoRA) of the encoder's attention, as SAMed has it.
+"""Low-rank adaptation (LoRA) of linear layers, in the encoder and in the mask decoder's attention.
 
 Source: Hu et al., arXiv:2106.09685; Zhang and Liu, "Customized Segment Anything Model" (SAMed), arXiv:2304.13785.
 """
@@ -6,47 +6,172 @@ Source: Hu et al., arXiv:2106.09685; Zhang and Liu, "Customized Segment Anything
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+#: What an update can be put on in an encoder's block: parts of the fused qkv, its projection, both layers of the MLP.
+TARGETS = ("q", "k", "v", "proj", "mlp")
+WHOLE = "whole"
 
-class QueryValueLoRA(nn.Module):
-    """A fused query-key-value projection with a low-rank update of query and value.
 
-    The update starts at zero (B is zero), so the wrapped projection is unchanged until it is trained.
+class LowRank(nn.Module):
+    """An update B A of rank `rank`, from `inputs` to `outputs` channels; B starts at zero, so that it is nothing."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__()
+        self.a = nn.Linear(inputs, rank, bias=False)
+        self.b = nn.Linear(rank, outputs, bias=False)
+        nn.init.kaiming_uniform_(self.a.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.b.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x))
+
+
+class LoRALinear(nn.Module):
+    """A linear layer with low-rank updates of some of its outputs.
 
     Args:
-        qkv: the projection [..., C] to [..., 3 C].
-        rank: rank of each update.
-        alpha: the update is multiplied by alpha / rank; None takes rank, a scale of 1.
+        linear: the layer, [..., inputs] to [..., outputs].
+        parts: which outputs each update belongs to.
+        rank: of each update.
+        alpha: updates are multiplied by alpha / rank; None takes rank, a scale of 1.
+        dropout: of the updates' input, while training.
+
+    Attributes:
+        merged: whether the updates stand in the layer's own weight.
     """
 
-    def __init__(self, qkv: nn.Linear, *, rank: int = 4, alpha: float | None = None) -> None:
+    def __init__(
+        self,
+        linear: nn.Linear,
+        parts: Mapping[str, slice],
+        *,
+        rank: int = 4,
+        alpha: float | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         if rank < 1:
             raise ValueError(f"LoRA rank {rank} is not positive; choose 1 or more, or leave LoRA out")
-        self.qkv = qkv
+        self.linear = linear
+        self.parts = dict(parts)
         self.scale = (rank if alpha is None else alpha) / rank
-        width = qkv.in_features
-        self.query_a, self.value_a = (nn.Linear(width, rank, bias=False) for _ in range(2))
-        self.query_b, self.value_b = (nn.Linear(rank, width, bias=False) for _ in range(2))
-        for down in (self.query_a, self.value_a):
-            nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
-        for up in (self.query_b, self.value_b):
-            nn.init.zeros_(up.weight)
+        self.dropout = nn.Dropout(dropout)
+        rows = range(linear.out_features)
+        self.updates = nn.ModuleDict(
+            {name: LowRank(linear.in_features, len(rows[part]), rank) for name, part in self.parts.items()}
+        )
+        self._plain: Tensor | None = None
+
+    @property
+    def merged(self) -> bool:
+        return self._plain is not None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Project `x` [..., C] to [..., 3 C]."""
-        out = self.qkv(x)
-        width = x.shape[-1]
-        query = out[..., :width] + self.scale * self.query_b(self.query_a(x))
-        value = out[..., -width:] + self.scale * self.value_b(self.value_a(x))
-        out[..., :width] = query
-        out[..., -width:] = value
+        """Map `x` [..., inputs] to [..., outputs]."""
+        out = self.linear(x)
+        if self.merged:
+            return out
+        dropped = self.dropout(x)
+        for name, part in self.parts.items():
+            out[..., part] = out[..., part] + self.scale * self.updates[name](dropped)
         return out
 
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add the updates to the layer's weight, so that they cost nothing."""
+        if self.merged:
+            return
+        self._plain = self.linear.weight.detach().clone()
+        for name, part in self.parts.items():
+            update = self.updates[name]
+            self.linear.weight[part] += self.scale * (update.b.weight @ update.a.weight)
 
-def add_lora(encoder: nn.Module, *, rank: int = 4, alpha: float | None = None) -> None:
-    """Wrap the fused qkv of every block of a SAM image encoder, in place."""
-    for block in encoder.blocks:
-        block.attn.qkv = QueryValueLoRA(block.attn.qkv, rank=rank, alpha=alpha)
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Give the layer its own weight back, to the bit."""
+        if self._plain is not None:
+            self.linear.weight.copy_(self._plain)
+            self._plain = None
+
+
+def add_lora(
+    encoder: nn.Module,
+    *,
+    targets: Sequence[str] = ("q", "v"),
+    blocks: Iterable[int] | None = None,
+    **options: Any,
+) -> None:
+    """Put updates on an image encoder's blocks, in place.
+
+    Args:
+        encoder: an `ImageEncoder`.
+        targets: of `TARGETS`; SAMed's are query and value.
+        blocks: which blocks, counted from 0; None takes all.
+        options: of `LoRALinear`.
+
+    Raises:
+        ValueError: an unknown target, none at all, or a block that is not there.
+    """
+    if not targets or set(targets) - set(TARGETS):
+        raise ValueError(f"LoRA targets {list(targets)}: choose some of {', '.join(TARGETS)}")
+    chosen = range(len(encoder.blocks)) if blocks is None else list(blocks)
+    if out := [index for index in chosen if not 0 <= index < len(encoder.blocks)]:
+        raise ValueError(f"LoRA block {out[0]}: the encoder has blocks 0 to {len(encoder.blocks) - 1}")
+    for index in chosen:
+        block = encoder.blocks[index]
+        width = block.attn.qkv.in_features
+        thirds = {name: slice(i * width, (i + 1) * width) for i, name in enumerate("qkv")}
+        if fused := {name: part for name, part in thirds.items() if name in targets}:
+            block.attn.qkv = LoRALinear(block.attn.qkv, fused, **options)
+        if "proj" in targets:
+            block.attn.proj = _whole(block.attn.proj, options)
+        if "mlp" in targets:
+            block.mlp.lin1, block.mlp.lin2 = _whole(block.mlp.lin1, options), _whole(block.mlp.lin2, options)
+
+
+def add_decoder_lora(transformer: nn.Module, **options: Any) -> None:
+    """Put updates on query and value of every attention of a mask decoder's transformer, in place (SAMed_s).
+
+    Args:
+        transformer: a `TwoWayTransformer`.
+        options: of `LoRALinear`.
+    """
+    for attention in decoder_attentions(transformer):
+        attention.q_proj, attention.v_proj = _whole(attention.q_proj, options), _whole(attention.v_proj, options)
+
+
+def decoder_attentions(transformer: nn.Module) -> list[nn.Module]:
+    """Return the attentions of a mask decoder's transformer: of each layer its own, to the image, from the image; last.
+
+    The order: self-attention of every layer, then tokens to image of every layer, image to tokens of every layer, and
+    the final tokens to image.
+    """
+    kinds = ("self_attn", "cross_attn_token_to_image", "cross_attn_image_to_token")
+    inner = [getattr(layer, kind) for kind in kinds for layer in transformer.layers]
+    return [*inner, transformer.final_attn_token_to_image]
+
+
+def lora_layers(network: nn.Module) -> list[LoRALinear]:
+    """Return every layer of a network that carries updates."""
+    return [module for module in network.modules() if isinstance(module, LoRALinear)]
+
+
+def merge_lora(network: nn.Module) -> None:
+    """Merge every update of a network into its layer, for inference."""
+    for layer in lora_layers(network):
+        layer.merge()
+
+
+def unmerge_lora(network: nn.Module) -> None:
+    """Undo `merge_lora`, to the bit."""
+    for layer in lora_layers(network):
+        layer.unmerge()
+
+
+def _whole(linear: nn.Linear, options: Mapping[str, Any]) -> LoRALinear:
+    return LoRALinear(linear, {WHOLE: slice(0, linear.out_features)}, **options)

@@ -6,10 +6,10 @@ Source: Kirillov et al., "Segment Anything", 2023 (arXiv:2304.02643).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
-import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+from ragsam.networks.encoder import ImageEncoder
 
 WINDOW_SIZE = 14
 
@@ -59,17 +59,13 @@ def build_sam(backbone: str, *, image_size: int, patch_size: int | None = None, 
     grid = image_size // patch
     window = 0 if backbone == "vit_tiny" and grid <= WINDOW_SIZE else WINDOW_SIZE
     return Sam(
-        image_encoder=ImageEncoderViT(
+        image_encoder=ImageEncoder(
             img_size=image_size,
             patch_size=patch,
             embed_dim=size.embed_dim,
             depth=size.depth,
             num_heads=size.num_heads,
-            mlp_ratio=4,
-            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-            qkv_bias=True,
-            use_rel_pos=True,
-            global_attn_indexes=size.global_blocks,
+            global_blocks=size.global_blocks,
             window_size=window,
             out_chans=size.prompt_dim,
         ),

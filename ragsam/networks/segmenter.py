@@ -1,11 +1,11 @@
-"""The segmenter: a tuned SAM that gives all classes of a slice without a prompt, steered by supports."""
+"""The segmenter: a tuned SAM that gives all classes of a slice, steered by supports, or the object of a prompt."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,21 +13,42 @@ from torch import Tensor, nn
 
 from ragsam.errors import InputError
 from ragsam.files import sha256_file
-from ragsam.networks.checkpoints import load_sam_weights, read_state_dict
+from ragsam.networks.checkpoints import load_prompt_head, load_sam_weights, read_state_dict
 from ragsam.networks.detail import FULL_CHANNELS, DetailDecoder, DetailStem, StemPatchEmbed
 from ragsam.networks.fusion import LabelPriorFusion
-from ragsam.networks.lora import add_lora
+from ragsam.networks.prompts import PromptedMasks, PromptHead, Prompts, embed_prompts
 from ragsam.networks.sam import BACKBONES, build_sam
 from ragsam.networks.supports import SupportLookup, Supports
+from ragsam.networks.tuning import add_tuning, freeze_base
 
 logger = logging.getLogger(__name__)
 
+#: Mean and standard deviation that slices of 0-1 are normalised by. SAMed takes them as they are; SAM was trained on
+#: colour photographs normalised by these.
+NORMALISATIONS = {
+    "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "sam": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+PROMPTS = ("base", "trained")
+
+
+class Embedded(NamedTuple):
+    """Slices as the decoder takes them.
+
+    Attributes:
+        embedding: [B, C, h, w], of the image encoder.
+        stem: the detail branch's features by stride, None without one.
+    """
+
+    embedding: Tensor
+    stem: dict[int, Tensor] | None
+
 
 class Segmenter(nn.Module):
-    """A SAM with K + 1 mask tokens, tuned by LoRA, with a detail branch and a label-prior fusion.
+    """A SAM with K + 1 class tokens, tuned with few parameters, with a detail branch and a fusion of supports.
 
-    With base weights the image encoder is frozen and the LoRA updates, the prompt encoder's `no_mask_embed`, the mask
-    decoder, the detail branch and the fusion train (SAMed's choice). Without them the whole network trains.
+    With base weights the image encoder is frozen; what tunes it, the prompt encoder, the mask decoder (its transformer
+    not, where that carries LoRA), the detail branch and the fusion train. Without them the whole network trains.
 
     Args:
         num_classes: organs, without background (K).
@@ -35,11 +56,26 @@ class Segmenter(nn.Module):
         image_size: side of the square input slice, pixels.
         patch_size: side of a patch, pixels; None takes the backbone's own.
         base: SAM state dict (`.pth`, `.safetensors`) to start from, or None.
-        lora: {"rank": 4, "alpha": 4}, or None for no LoRA.
+        lora: {"rank": 4, "alpha": 4, "targets": ["q", "v"], "blocks": None, "dropout": 0.0}, or None; see `add_lora`.
+        decoder_lora: {"rank": 4, ...} on the mask decoder's attention, or None; see `add_decoder_lora`.
+        adapter: {"space": True, "mlp": True, "depth": False, "ratio": 0.25}, or None. With depth the channels of the
+            input are a stack of slices, each of which is encoded, the middle one being segmented.
+        frequency: {"rate": 0.25, "reduction": 32}, or None.
+        full_tuning: with base weights, train all of them too.
         detail: whether to add the detail branch.
+        fusion: `label_prior`, or None for a network without retrieval.
+        prompts: `base` keeps SAM's own prompted masks where there are base weights, as they are; `trained` has them
+            train too, with or without base weights; None leaves them out.
+        normalisation: of the slices, a name in `NORMALISATIONS`.
+        coarse_training: while training give the decoder's own logits [B, K + 1, 4 h, 4 w], as SAMed does.
 
     Attributes:
+        about: what a weights file of this network says of it.
         lookup: where the network gets its supports when none are passed; None switches retrieval off.
+
+    Raises:
+        ValueError: options that do not go together.
+        InputError: base weights that cannot be read or do not fit.
     """
 
     def __init__(
@@ -51,76 +87,119 @@ class Segmenter(nn.Module):
         patch_size: int | None = None,
         base: str | os.PathLike[str] | None = None,
         lora: Mapping[str, Any] | None = None,
+        decoder_lora: Mapping[str, Any] | None = None,
+        adapter: Mapping[str, Any] | None = None,
+        frequency: Mapping[str, Any] | None = None,
+        full_tuning: bool = False,
         detail: bool = True,
+        fusion: str | None = "label_prior",
+        prompts: str | None = None,
+        normalisation: str = "unit",
+        coarse_training: bool = False,
     ) -> None:
         super().__init__()
+        _check_options(fusion, prompts, normalisation, detail=detail, coarse_training=coarse_training)
         self.num_classes = num_classes
         self.image_size = image_size
-        self.base_sha256 = sha256_file(base) if base else None
-        self.lookup: SupportLookup | None = None
         self.sam = build_sam(backbone, image_size=image_size, patch_size=patch_size, num_masks=num_classes)
         self.patch_size = patch_size or BACKBONES[backbone].patch_size
+        self.base_sha256 = sha256_file(base) if base else None
+        tuning = {"lora": lora, "decoder_lora": decoder_lora, "adapter": adapter, "frequency": frequency}
+        self.about = {
+            "num_classes": num_classes,
+            "backbone": backbone,
+            "image_size": image_size,
+            "patch_size": self.patch_size,
+            "base_sha256": self.base_sha256,
+            "tuning": {name: dict(options) for name, options in tuning.items() if options is not None},
+            "full_tuning": full_tuning,
+            "detail": detail,
+            "fusion": fusion,
+            "prompts": prompts,
+            "normalisation": normalisation,
+        }
+        self.coarse_training = coarse_training
+        self.lookup: SupportLookup | None = None
+        self.prompt_head = PromptHead(self.sam.mask_decoder) if prompts == "trained" or (prompts and base) else None
         if base:
-            logger.info("base weights: %s", load_sam_weights(self.sam, read_state_dict(base)))
-            self.sam.image_encoder.requires_grad_(False)
-            self.sam.prompt_encoder.requires_grad_(False)
-            self.sam.prompt_encoder.no_mask_embed.requires_grad_(True)
+            state = read_state_dict(base)
+            logger.info("base weights: %s", load_sam_weights(self.sam, state))
+            if self.prompt_head is not None:
+                load_prompt_head(self.prompt_head, state)
         else:
             logger.info("no base weights were given: the whole network trains")
-            for block in self.sam.image_encoder.blocks:
-                nn.init.trunc_normal_(block.attn.rel_pos_h, std=0.02)
-                nn.init.trunc_normal_(block.attn.rel_pos_w, std=0.02)
-            nn.init.trunc_normal_(self.sam.image_encoder.pos_embed, std=0.02)
-        if lora:
-            add_lora(self.sam.image_encoder, **lora)
+            _scatter_positions(self.sam.image_encoder)
+        add_tuning(self.sam, **tuning)
+        if base and not full_tuning:
+            freeze_base(self.sam)
+        if self.prompt_head is not None and prompts == "base":
+            self.prompt_head.requires_grad_(False)
+        self.stacked = bool(adapter and adapter.get("depth"))
         dim = self.sam.mask_decoder.transformer_dim
         self.stem = DetailStem() if detail else None
         self.detail = DetailDecoder(dim, self.patch_size, zero_init=base is not None) if detail else None
         if detail and not base:
             self.sam.image_encoder.patch_embed = StemPatchEmbed(self.patch_size, BACKBONES[backbone].embed_dim)
-        self.fusion = LabelPriorFusion(num_classes + 1, FULL_CHANNELS if detail else dim // 8)
+        channels = FULL_CHANNELS if detail else dim // 8
+        self.fusion = LabelPriorFusion(num_classes + 1, channels) if fusion else None
+        mean, deviation = (torch.tensor(values)[:, None, None] for values in NORMALISATIONS[normalisation])
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", deviation, persistent=False)
 
     def forward(self, image: Tensor, height: Tensor | None = None, supports: Supports | None = None) -> Tensor:
         """Return the logits of all classes.
 
         Args:
-            image: [B, 3, H, W], float, 0-1, H = W = image_size.
+            image: [B, 3, H, W], float, 0-1, H = W = image_size; with a depth adapter [B, D, H, W], D odd.
             height: [B], float, 0-1, the slice's position along the body; looked at by the lookup alone.
             supports: neighbours of each slice; None asks the lookup, if one is set.
 
         Returns:
-            [B, K + 1, H, W], float; channel 0 is background.
+            [B, K + 1, H, W], float; channel 0 is background. With `coarse_training`, while training, of the decoder's
+            own size.
 
         Raises:
             ValueError: another image size than the network was built for.
         """
-        if image.shape[-2:] != (self.image_size, self.image_size):
-            raise ValueError(f"slices are {tuple(image.shape[-2:])}, the network needs {self.image_size} squared")
-        stem = self.stem(image) if self.stem is not None else None
-        embedding = self.encode(image, stem)
+        embedded = self.embed(image)
         if supports is None and self.lookup is not None:
             height = image.new_zeros(len(image)) if height is None else height
-            supports = self.lookup(image, embedding, height)
-        return self.decode(embedding, stem, supports)
+            supports = self.lookup(image, embedded.embedding, height)
+        return self.decode(embedded, supports)
 
-    def encode(self, image: Tensor, stem: dict[int, Tensor] | None = None) -> Tensor:
-        """Return the image embedding [B, C, h, w] of slices [B, 3, H, W]; once a slice is enough."""
-        if isinstance(self.sam.image_encoder.patch_embed, StemPatchEmbed):
-            stem = self.stem(image) if stem is None else stem
-            return self.sam.image_encoder(stem[4])
-        return self.sam.image_encoder(image)
+    def embed(self, image: Tensor) -> Embedded:
+        """Encode slices, see `forward` for their layout; once is enough for any number of decodings."""
+        if image.shape[-2:] != (self.image_size, self.image_size):
+            raise ValueError(f"slices are {tuple(image.shape[-2:])}, the network needs {self.image_size} squared")
+        stack = image.shape[1] if self.stacked else 1
+        if self.stacked:
+            image = image.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
+        image = (image - self.pixel_mean) / self.pixel_std
+        stem = self.stem(image) if self.stem is not None else None
+        encoder = self.sam.image_encoder
+        x = stem[4] if isinstance(encoder.patch_embed, StemPatchEmbed) else image
+        embedding = _middle(encoder(x, image=image, stack=stack), stack)
+        return Embedded(embedding, stem and {stride: _middle(features, stack) for stride, features in stem.items()})
 
-    def decode(self, embedding: Tensor, stem: dict[int, Tensor] | None, supports: Supports | None) -> Tensor:
-        """Return logits [B, K + 1, H, W] of an embedding [B, C, h, w], steered by the supports."""
-        features, tokens = self._decoder_transformer(embedding)
+    def encode(self, image: Tensor) -> Tensor:
+        """Return the image embedding [B, C, h, w] of slices alone."""
+        return self.embed(image).embedding
+
+    def decode(self, embedded: Embedded, supports: Supports | None = None) -> Tensor:
+        """Return logits [B, K + 1, H, W] of embedded slices, steered by the supports."""
+        embedding, stem = embedded
+        decoder, prompts = self.sam.mask_decoder, self.sam.prompt_encoder
+        dense = prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        features, tokens = self._transform(embedding, decoder.mask_tokens.weight, None, dense)
         features = self._upscale(features, stem)
+        supports = supports if self.fusion is not None else None
         if self.detail is None and supports is not None:
             features = self.fusion(features, supports)
-        weights = torch.stack(
-            [mlp(tokens[:, i]) for i, mlp in enumerate(self.sam.mask_decoder.output_hypernetworks_mlps)], dim=1
-        )
-        size = (self.image_size, self.image_size)
-        logits = F.interpolate(_mask_product(weights, features), size, mode="bilinear", align_corners=False)
+        weights = _mask_weights(decoder.output_hypernetworks_mlps, tokens[:, 1:])
+        coarse = _mask_product(weights, features)
+        if self.coarse_training and self.training:
+            return coarse
+        logits = self._to_full_size(coarse)
         if self.detail is None:
             return logits
         features = self.detail.to_full_resolution(features, stem)
@@ -128,15 +207,55 @@ class Segmenter(nn.Module):
             features = self.fusion(features, supports)
         return logits + _mask_product(weights, self.detail.finish(features))
 
-    def _decoder_transformer(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the mask decoder's transformer with no prompt: features [B, C, h, w] and mask tokens [B, K + 1, C]."""
-        decoder, prompts = self.sam.mask_decoder, self.sam.prompt_encoder
+    def decode_prompted(self, embedded: Embedded, prompts: Prompts) -> PromptedMasks:
+        """Return the masks of prompted objects.
+
+        Args:
+            embedded: of N slices, one an object, or of a single slice that all the objects are in.
+            prompts: of N objects.
+
+        Raises:
+            ValueError: a network without prompts, or another number of slices.
+        """
+        if self.prompt_head is None:
+            raise ValueError("the network answers no prompts; build it with prompts='base' or 'trained'")
+        if len(embedded.embedding) not in (1, len(prompts)):
+            raise ValueError(f"{len(embedded.embedding)} slices for {len(prompts)} objects; give one each, or one")
+        embedding = embedded.embedding.expand(len(prompts), -1, -1, -1)
+        stem = embedded.stem and {s: f.expand(len(prompts), -1, -1, -1) for s, f in embedded.stem.items()}
+        sparse, dense = embed_prompts(self.sam.prompt_encoder, prompts)
+        head = self.prompt_head
+        features, tokens = self._transform(embedding, head.mask_tokens.weight, sparse, dense)
+        features = self._upscale(features, stem)
+        weights = _mask_weights(head.output_hypernetworks_mlps, tokens[:, 1:])
+        coarse = _mask_product(weights, features)
+        logits = self._to_full_size(coarse)
+        if self.detail is not None:
+            logits = logits + _mask_product(weights, self.detail.finish(self.detail.to_full_resolution(features, stem)))
+        return PromptedMasks(logits, coarse, head.iou_prediction_head(tokens[:, 0]))
+
+    def _transform(
+        self, embedding: Tensor, masks: Tensor, sparse: Tensor | None, dense: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Run the mask decoder's transformer.
+
+        Args:
+            embedding: [B, C, h, w].
+            masks: [M, C], tokens of the masks.
+            sparse: [B, T, C], embedded points and boxes, or None.
+            dense: [B or 1, C, h or 1, w or 1], embedded masks.
+
+        Returns:
+            Features [B, C, h, w], and tokens [B, 1 + M + T, C], the first that of quality, then the masks'.
+        """
+        decoder = self.sam.mask_decoder
         batch, dim, rows, columns = embedding.shape
-        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(batch, -1, -1)
-        source = embedding + prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        position = prompts.get_dense_pe().expand(batch, -1, -1, -1)
-        tokens, source = decoder.transformer(source, position, tokens)
-        return source.transpose(1, 2).reshape(batch, dim, rows, columns), tokens[:, 1:]
+        tokens = torch.cat([decoder.iou_token.weight, masks]).expand(batch, -1, -1)
+        if sparse is not None:
+            tokens = torch.cat([tokens, sparse], dim=1)
+        position = self.sam.prompt_encoder.get_dense_pe().expand(batch, -1, -1, -1)
+        tokens, source = decoder.transformer(embedding + dense, position, tokens)
+        return source.transpose(1, 2).reshape(batch, dim, rows, columns), tokens
 
     def _upscale(self, x: Tensor, stem: dict[int, Tensor] | None) -> Tensor:
         """Upscale features [B, C, h, w] to [B, C / 8, 4 h, 4 w], with the detail branch's skips."""
@@ -145,6 +264,10 @@ class Segmenter(nn.Module):
         x = activation1(norm(self.detail.skip(x, stem, strides[0]) if self.detail else x))
         x = up2(x)
         return activation2(self.detail.skip(x, stem, strides[1]) if self.detail else x)
+
+    def _to_full_size(self, coarse: Tensor) -> Tensor:
+        size = (self.image_size, self.image_size)
+        return F.interpolate(coarse, size, mode="bilinear", align_corners=False)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Return the tensors that a run has to keep: all that train, or everything where there is no base."""
@@ -169,6 +292,37 @@ class Segmenter(nn.Module):
         self.load_state_dict(state, strict=False)
 
 
+def _check_options(
+    fusion: str | None, prompts: str | None, normalisation: str, *, detail: bool, coarse_training: bool
+) -> None:
+    """Refuse options by name, before anything is built."""
+    if fusion not in (None, "label_prior"):
+        raise ValueError(f"fusion {fusion!r} is unknown; choose label_prior, or null for none")
+    if prompts is not None and prompts not in PROMPTS:
+        raise ValueError(f"prompts {prompts!r} is unknown; choose one of {', '.join(PROMPTS)}, or null for none")
+    if normalisation not in NORMALISATIONS:
+        raise ValueError(f"normalisation {normalisation!r} is unknown; choose one of {', '.join(NORMALISATIONS)}")
+    if coarse_training and detail:
+        raise ValueError("coarse_training leaves the detail branch without a loss; switch one of them off")
+
+
+def _scatter_positions(encoder: nn.Module) -> None:
+    """Start the position tables of a network without base weights at random; SAM's start at zero."""
+    tables = [encoder.pos_embed] + [t for block in encoder.blocks for t in (block.attn.rel_pos_h, block.attn.rel_pos_w)]
+    for table in tables:
+        nn.init.trunc_normal_(table, std=0.02)
+
+
+def _middle(x: Tensor, stack: int) -> Tensor:
+    """Return the middle slice of every stack: [B * stack, ...] to [B, ...]."""
+    return x if stack == 1 else x.unflatten(0, (-1, stack))[:, stack // 2]
+
+
+def _mask_weights(mlps: nn.ModuleList, tokens: Tensor) -> Tensor:
+    """Return the weights of the mask product [B, M, C / 8] of the masks' tokens [B, M or more, C]."""
+    return torch.stack([mlp(tokens[:, index]) for index, mlp in enumerate(mlps)], dim=1)
+
+
 def _mask_product(weights: Tensor, features: Tensor) -> Tensor:
-    """Multiply mask weights [B, K + 1, C] with features [B, C, H, W]: logits [B, K + 1, H, W]."""
+    """Multiply mask weights [B, M, C] with features [B, C, H, W]: logits [B, M, H, W]."""
     return torch.einsum("bkc,bchw->bkhw", weights, features)

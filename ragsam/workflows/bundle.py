@@ -19,6 +19,7 @@ from ragsam.errors import InputError
 from ragsam.files import read_json, write_json_atomic, write_text_atomic
 from ragsam.transforms.reading import open_volume
 from ragsam.workflows.knobs import checked_knobs, set_knobs
+from ragsam.workflows.network_options import build_empty, network_options
 
 CONFIGS = ("train", "inference", "evaluate")
 LARGEST_SLICE = 512
@@ -73,8 +74,10 @@ def make_run(
         values["image_size"] = fitting_image_size(cases, values.get("spacing_mm"), axis)
     if values.get("base"):
         values["base"] = str(Path(values["base"]).absolute())
+    texts = {name: set_knobs(text, values) for name, text in texts.items()}
+    build_empty(network_options(texts["train"], card.num_classes))  # tells at once what cannot work
     for name, text in texts.items():
-        write_text_atomic(target / "configs" / f"{name}.yaml", set_knobs(text, values))
+        write_text_atomic(target / "configs" / f"{name}.yaml", text)
     shutil.copyfile(source / "configs" / "logging.conf", target / "configs" / "logging.conf")
     write_text_atomic(target / "configs" / "card.yaml", card_text(data.card))
     metadata = read_json(source / "configs" / "metadata.json")

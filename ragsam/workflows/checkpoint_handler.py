@@ -24,7 +24,7 @@ class BestWeights:
     Args:
         network: what trains.
         path: the safetensors file; `model.pt` is written beside it.
-        metadata: what the weights were made for (labels, image size, ...), kept in the file.
+        metadata: what else the weights were made for than the network tells itself, kept in the file.
         metric: name of the key metric in the evaluator.
         tolerance: a later validation this close to the best replaces it: such a difference is noise on a few patients,
             and the learning rate has fallen since.
@@ -57,7 +57,7 @@ class BestWeights:
             return
         self.best = max(self.best, value)
         state = self.network.trainable_state()
-        about = {**self.metadata, "base_sha256": self.network.base_sha256, self.metric: round(value, 6)}
+        about = {**self.network.about, **self.metadata, self.metric: round(value, 6)}
         save_weights(self.path, state, about)
         with atomic_write(self.path.with_suffix(".pt")) as temporary:
             torch.save(state, temporary)

@@ -1,0 +1,140 @@
+"""The image encoder: SAM's vision transformer at any image and patch size, with places for adapters and prompts."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from segment_anything.modeling.common import LayerNorm2d, MLPBlock
+from segment_anything.modeling.image_encoder import PatchEmbed, window_partition, window_unpartition
+from torch import Tensor, nn
+
+from ragsam.networks.adapter import MLP_SCALE, Adapter
+from ragsam.networks.attention import Attention
+from ragsam.networks.frequency import FrequencyPrompts
+
+_norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class Block(nn.Module):
+    """A transformer block: attention, in windows or over the whole grid, then an MLP; both with a skip.
+
+    Args:
+        dim: C.
+        num_heads: heads of the attention.
+        window_size: side of a window, tokens; 0 attends over the whole grid.
+        grid: rows and columns of tokens.
+
+    Attributes:
+        space_adapter, mlp_adapter, depth_adapter: see `ragsam.networks.adapter`; None where there is none.
+    """
+
+    def __init__(self, dim: int, *, num_heads: int, window_size: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.norm1 = _norm(dim)
+        size = (window_size, window_size) if window_size else grid
+        self.attn = Attention(dim, num_heads=num_heads, input_size=size)
+        self.norm2 = _norm(dim)
+        self.mlp = MLPBlock(embedding_dim=dim, mlp_dim=4 * dim)
+        self.window_size = window_size
+        self.space_adapter: Adapter | None = None
+        self.mlp_adapter: Adapter | None = None
+        self.depth_adapter: Adapter | None = None
+
+    def forward(self, x: Tensor, stack: int = 1) -> Tensor:
+        """Transform tokens [B, H, W, C]; in stacks of `stack` neighbouring slices the depth adapter works too."""
+        normed = self.norm1(x)
+        update = self._attend(normed)
+        if self.space_adapter is not None:
+            update = update + self.space_adapter(update)
+        if self.depth_adapter is not None and stack > 1:
+            update = update + self.depth_adapter(self._attend_along_depth(normed, stack))
+        x = x + update
+        normed = self.norm2(x)
+        update = self.mlp(normed)
+        if self.mlp_adapter is not None:
+            update = update + MLP_SCALE * self.mlp_adapter(normed)
+        return x + update
+
+    def _attend(self, x: Tensor) -> Tensor:
+        if not self.window_size:
+            return self.attn(x)
+        windows, padded = window_partition(x, self.window_size)
+        return window_unpartition(self.attn(windows), self.window_size, padded, x.shape[1:3])
+
+    def _attend_along_depth(self, x: Tensor, stack: int) -> Tensor:
+        """Let each token [B * stack, H, W, C] attend to those of its place in the slices of its stack."""
+        columns = x.unflatten(0, (-1, stack)).permute(0, 2, 3, 1, 4)  # [B, H, W, stack, C]
+        attended = self.attn.along(columns.flatten(0, 2)).view(columns.shape)
+        return attended.permute(0, 3, 1, 2, 4).flatten(0, 1)
+
+
+class ImageEncoder(nn.Module):
+    """SAM's image encoder, equal to segment-anything's `ImageEncoderViT`, whose parameter names it has.
+
+    Args:
+        img_size: side of the image, pixels; a multiple of the patch size.
+        patch_size: side of a patch, pixels.
+        embed_dim: C, channels of a token.
+        depth: number of blocks.
+        num_heads: heads of the attention.
+        global_blocks: blocks that attend over the whole grid; the others attend in windows.
+        window_size: side of a window, tokens; 0 attends over the whole grid everywhere.
+        out_chans: channels of the embedding.
+
+    Attributes:
+        frequency: frequency prompts, None where there are none.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_size: int,
+        patch_size: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        global_blocks: tuple[int, ...],
+        window_size: int,
+        out_chans: int,
+    ) -> None:
+        super().__init__()
+        self.img_size = img_size
+        patch = (patch_size, patch_size)
+        self.patch_embed: nn.Module = PatchEmbed(patch, patch, embed_dim=embed_dim)
+        side = img_size // patch_size
+        self.pos_embed = nn.Parameter(torch.zeros(1, side, side, embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim,
+                num_heads=num_heads,
+                window_size=0 if index in global_blocks else window_size,
+                grid=(side, side),
+            )
+            for index in range(depth)
+        )
+        self.neck = nn.Sequential(
+            nn.Conv2d(embed_dim, out_chans, 1, bias=False),
+            LayerNorm2d(out_chans),
+            nn.Conv2d(out_chans, out_chans, 3, padding=1, bias=False),
+            LayerNorm2d(out_chans),
+        )
+        self.frequency: FrequencyPrompts | None = None
+
+    def forward(self, x: Tensor, *, image: Tensor | None = None, stack: int = 1) -> Tensor:
+        """Encode slices.
+
+        Args:
+            x: [B, 3, H, W], or whatever the patch embedding takes.
+            image: [B, 3, H, W], for the frequency prompts, where `x` is something else.
+            stack: that many slices in a row of the batch are neighbours in one volume.
+
+        Returns:
+            [B, out_chans, h, w].
+        """
+        patches = self.patch_embed(x)
+        tokens = patches + self.pos_embed
+        prompts = None if self.frequency is None else self.frequency(x if image is None else image, patches)
+        for block in self.blocks:
+            tokens = block(tokens if prompts is None else tokens + next(prompts), stack)
+        return self.neck(tokens.permute(0, 3, 1, 2))

@@ -1,0 +1,60 @@
+"""Tuning: what is added to a SAM, and which of its parameters train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from segment_anything.modeling import Sam
+from torch import nn
+
+from ragsam.networks.adapter import Adapter, add_adapters
+from ragsam.networks.frequency import FrequencyPrompts
+from ragsam.networks.lora import LoRALinear, add_decoder_lora, add_lora
+
+
+def add_tuning(
+    sam: Sam,
+    *,
+    lora: Mapping[str, Any] | None = None,
+    decoder_lora: Mapping[str, Any] | None = None,
+    adapter: Mapping[str, Any] | None = None,
+    frequency: Mapping[str, Any] | None = None,
+) -> None:
+    """Add what tunes a SAM with few parameters, in place; everything combines, and starts at exactly zero effect.
+
+    Args:
+        sam: of `build_sam`, its weights already in it.
+        lora: options of `add_lora`, for the encoder.
+        decoder_lora: options of `add_decoder_lora`.
+        adapter: options of `add_adapters`.
+        frequency: options of `FrequencyPrompts`: rate, reduction.
+    """
+    encoder = sam.image_encoder
+    if lora is not None:
+        add_lora(encoder, **lora)
+    if decoder_lora is not None:
+        add_decoder_lora(sam.mask_decoder.transformer, **decoder_lora)
+    if adapter is not None:
+        add_adapters(encoder, **adapter)
+    if frequency is not None:
+        patch_size = sam.prompt_encoder.input_image_size[0] // sam.prompt_encoder.image_embedding_size[0]
+        dim, depth = encoder.pos_embed.shape[-1], len(encoder.blocks)
+        encoder.frequency = FrequencyPrompts(dim, depth, patch_size, **frequency)
+
+
+def freeze_base(sam: Sam) -> None:
+    """Freeze what SAMed, SAMed_s, Medical-SAM-Adapter and SAM-Adapter leave as it was, in place.
+
+    Of the encoder only what was added trains. The prompt encoder and the mask decoder train; the decoder's transformer
+    does not where it carries LoRA.
+    """
+    sam.image_encoder.requires_grad_(False)
+    transformer = sam.mask_decoder.transformer
+    if any(isinstance(module, LoRALinear) for module in transformer.modules()):
+        transformer.requires_grad_(False)
+    for module in sam.modules():
+        added: nn.Module | None = module if isinstance(module, Adapter | FrequencyPrompts) else None
+        added = module.updates if isinstance(module, LoRALinear) else added
+        if added is not None:
+            added.requires_grad_(True)

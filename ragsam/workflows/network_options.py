@@ -1,0 +1,55 @@
+"""The network that a bundle's config describes, read as data: nothing of the config is run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import yaml
+
+from ragsam.errors import InputError
+from ragsam.networks import Segmenter
+
+
+def network_options(text: str, num_classes: int) -> dict[str, Any]:
+    """Return the options of `Segmenter` that a config's `network_def` gives, knobs filled in.
+
+    Args:
+        text: a config of a bundle.
+        num_classes: organs, which the config takes from the card.
+
+    Raises:
+        InputError: a config without `network_def`, or with an expression in it.
+    """
+    config = yaml.safe_load(text)
+    network = config.get("network_def") if isinstance(config, Mapping) else None
+    if not isinstance(network, Mapping):
+        raise InputError("the bundle's config has no `network_def`; take it from a bundle of this package")
+    options = {name: value for name, value in network.items() if name not in ("_target_", "num_classes")}
+    for name, value in options.items():
+        if isinstance(value, str) and value.startswith("@"):
+            options[name] = config.get(value[1:])
+        if isinstance(options[name], str) and options[name].startswith(("$", "%")):
+            raise InputError(f"network_def.{name}: {options[name]} is an expression; write its value")
+    return {"num_classes": num_classes, **options}
+
+
+def build_empty(options: Mapping[str, Any]) -> Segmenter:
+    """Build a network without memory for its weights: to count and to check it.
+
+    Raises:
+        InputError: options that do not go together, or base weights that do not fit.
+    """
+    told = logging.getLogger("ragsam.networks")
+    level = told.level
+    told.setLevel(logging.WARNING)  # what the network says of itself is for the one that trains
+    try:
+        with torch.device("meta"):
+            return Segmenter(**options)
+    except (ValueError, TypeError) as error:
+        reason = str(error).replace(".__init__() got an unexpected keyword argument", " has no option")
+        raise InputError(f"network: {reason}") from error
+    finally:
+        told.setLevel(level)

@@ -1,0 +1,60 @@
+"""The network of a bundle's config, read as data and built without memory."""
+
+import pytest
+import torch
+
+from ragsam.errors import InputError
+from ragsam.workflows.bundle import CONFIGS, find_bundle
+from ragsam.workflows.knobs import set_knobs
+from ragsam.workflows.network_options import build_empty, network_options
+
+
+def text(config="train", **knobs):
+    return set_knobs((find_bundle("sam_lora") / "configs" / f"{config}.yaml").read_text(), knobs)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_knobs_are_filled_in(config):
+    options = network_options(text(config, image_size=32, detail=False), 5)
+    assert options["num_classes"] == 5
+    assert options["image_size"] == 32
+    assert options["detail"] is False
+    assert options["base"] is None
+    assert options["lora"] == {"rank": 4, "targets": ["q", "v"]}
+
+
+def test_the_network_takes_no_memory():
+    network = build_empty(network_options(text(backbone="vit_h", image_size=1024, detail=False), 13))
+    assert {parameter.device for parameter in network.parameters()} == {torch.device("meta")}
+    assert sum(parameter.numel() for parameter in network.parameters()) > 600e6
+
+
+@pytest.mark.parametrize("value", ["$1 + 1", "%x"])
+def test_an_expression_is_refused_unrun(value):
+    with pytest.raises(InputError, match="is an expression; write its value"):
+        network_options(f"network_def:\n  detail: '{value}'\n", 1)
+
+
+@pytest.mark.parametrize("config", ["a: 1", "", "[1]"])
+def test_a_config_without_a_network_is_refused(config):
+    with pytest.raises(InputError, match="has no `network_def`"):
+        network_options(config, 1)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"network_def.lora.rnk": 3}, "LoRALinear has no option 'rnk'"),
+        ({"network_def.lora.targets": ["x"]}, "choose some of q, k, v, proj, mlp"),
+        ({"network_def.adapter": {"space": False, "mlp": False}}, "none of space, mlp and depth is on"),
+        ({"network_def.frequency.rate": 2}, "rate 2 is not from 0 to below 1"),
+        ({"fusion": "vote"}, "fusion 'vote' is unknown"),
+        ({"prompts": "all"}, "prompts 'all' is unknown"),
+        ({"normalisation": "x"}, "normalisation 'x' is unknown"),
+        ({"coarse_training": True}, "without a loss"),
+        ({"patch_size": 12}, "not a multiple of patch_size 12"),
+    ],
+)
+def test_what_cannot_work_is_told_in_a_line(knobs, words):
+    with pytest.raises(InputError, match=f"^network: .*{words}"):
+        build_empty(network_options(text(**knobs), 2))
