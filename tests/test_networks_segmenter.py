@@ -290,3 +290,104 @@ def test_weights_of_another_network_are_refused(bases):
             network.load_trainable_state(wrong)
     with pytest.raises(InputError, match="do not fit the network"):
         network.load_trainable_state(make(base=bases[8]).trainable_state())
+
+
+TUNING = {
+    "lora": {"lora": {"rank": 2, "targets": ["q", "k", "v", "proj", "mlp"]}},
+    "decoder lora": {"decoder_lora": {"rank": 2}},
+    "adapter": {"adapter": {"space": True, "mlp": True}},
+    "depth": {"adapter": {"depth": True}},
+    "frequency": {"frequency": {"rate": 0.25}},
+    "all": {"lora": {}, "decoder_lora": {}, "adapter": {"depth": True}, "frequency": {}},
+}
+
+
+@pytest.fixture(params=TUNING)
+def tuning(request):
+    return {"lora": None, **TUNING[request.param]}
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_every_way_of_tuning_starts_at_exactly_nothing(bases, tuning, pretrained):
+    """Without a base too: the same weights with and without what tunes them."""
+    options = {"base": bases[8] if pretrained else None, "detail": pretrained}
+    plain, tuned = make(**{**options, "lora": None}), make(**options, **tuning)
+    weights = {name.replace(".linear.", "."): tensor for name, tensor in tuned.state_dict().items()}
+    plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
+    depth = (tuning.get("adapter") or {}).get("depth")
+    expected = logits(plain)
+    if depth:  # a stack of slices, each repeated three times: the middle one alone
+        with torch.no_grad():
+            expected = plain(slices()[:, 1:2].expand(-1, 3, -1, -1))
+    found = logits(tuned)
+    assert torch.equal(found, expected) or (depth and torch.allclose(found, expected, atol=1e-5))
+    wake_zeros(tuned)
+    assert not torch.allclose(logits(tuned), expected, atol=1e-3)
+
+
+def test_with_a_base_what_tunes_the_encoder_trains_and_the_rest_of_it_does_not(bases, tuning):
+    network = make(base=bases[8], **tuning)
+    parts = (".updates.", "_adapter.", ".frequency.")
+    for name, parameter in network.sam.image_encoder.named_parameters():
+        assert parameter.requires_grad == any(part in f".{name}" for part in parts), name
+    for name, parameter in network.sam.mask_decoder.named_parameters():
+        frozen = tuning.get("decoder_lora") is not None and name.startswith("transformer.") and ".updates." not in name
+        assert parameter.requires_grad != frozen, name
+    for part in (network.sam.prompt_encoder, network.stem, network.detail, network.fusion):
+        assert all(parameter.requires_grad for parameter in part.parameters())
+
+
+def test_full_tuning_trains_the_base_too_and_keeps_it_all(bases):
+    network = make(base=bases[8], full_tuning=True)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert set(network.trainable_state()) >= {name for name, _ in network.named_parameters()}
+
+
+def test_a_tuned_run_is_kept_and_loaded_whole(tmp_path, bases, tuning):
+    trained = make(seed=1, base=bases[8], **tuning)
+    wake_zeros(trained)
+    save_weights(tmp_path / "model.safetensors", trained.trainable_state(), trained.about)
+    fresh = make(seed=2, base=bases[8], **tuning)
+    state, about = load_weights(tmp_path / "model.safetensors")
+    fresh.load_trainable_state(state)
+    assert torch.equal(logits(fresh), logits(trained))
+    assert about["tuning"] == {name: options for name, options in tuning.items() if options is not None}
+    assert about["base_sha256"] == trained.base_sha256
+
+
+def test_with_a_depth_adapter_neighbouring_slices_are_seen(bases):
+    """Only the middle slice is segmented; the ones beside it matter, and any odd number of them is taken."""
+    network = make(base=bases[8], adapter={"depth": True})
+    wake_zeros(network)
+    stack = torch.rand(2, 5, SIZE, SIZE)
+    other = stack.clone()
+    other[:, 0] = 0
+    with torch.no_grad():
+        assert network(stack).shape == (2, CLASSES + 1, SIZE, SIZE)
+        assert network.encode(stack).shape == network.encode(stack[:, 1:4]).shape
+        assert not torch.allclose(network(stack), network(other), atol=1e-4)
+        torch.testing.assert_close(network(stack)[1:], network(stack[1:]), rtol=0, atol=1e-5)
+
+
+def test_coarse_training_gives_the_decoders_own_size_while_training_alone():
+    network = make(detail=False, coarse_training=True)
+    assert network(slices()).shape == (2, CLASSES + 1, SIZE, SIZE)
+    coarse = network.train()(slices())
+    assert coarse.shape == (2, CLASSES + 1, SIZE // 8 * 4, SIZE // 8 * 4)
+    full = nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(network.eval()(slices()), full, rtol=0, atol=1e-5)
+
+
+def test_sams_normalisation_is_that_of_its_photographs(bases):
+    plain, normalised = (make(base=bases[8], normalisation=name, detail=False) for name in ("unit", "sam"))
+    mean, deviation = (
+        torch.tensor(v)[:, None, None] / 255 for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(normalised(slices()), plain((slices() - mean) / deviation), rtol=0, atol=1e-5)
+
+
+def test_without_a_fusion_there_is_no_retrieval():
+    network = make(fusion=None)
+    assert torch.equal(logits(network, supports=supports([[1.0], [1.0]])), logits(network))
+    assert not any(name.startswith("fusion") for name, _ in network.named_parameters())
