@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ragsam.data.card_checks import check_keys, is_number, is_whole, one_of, text, texts
-from ragsam.data.card_model import LAYOUTS, PROTOCOLS, Card, Code, Organ
+from ragsam.data.card_model import LAYOUTS, PROTOCOLS, Card, Code, Organ, Pieces
 from ragsam.data.card_patients import parse_patient_rule, parse_split
 from ragsam.errors import InputError
 
@@ -65,7 +65,7 @@ def _organs(content: Any, where: str) -> tuple[Organ, ...]:
 
 
 def _organ(content: Any, where: str) -> Organ:
-    check_keys(content, ("name", "value", "colour", "tolerance_mm"), ("raw", "code"), where)
+    check_keys(content, ("name", "value", "colour", "tolerance_mm"), ("raw", "code", "components"), where)
     name, colour = text(content["name"], f"{where}: name"), content["colour"]
     if not is_whole(content["value"]):
         raise InputError(f"{where}: value of {name} is {content['value']!r}; it must be a whole number")
@@ -76,7 +76,19 @@ def _organ(content: Any, where: str) -> Organ:
         raise InputError(f"{where}: tolerance_mm of {name} is {content['tolerance_mm']!r}; it must be above 0")
     raw = _raw_values(content["raw"], f"{where}: raw of {name}") if "raw" in content else ()
     code = _code(content["code"], f"{where}: code of {name}") if "code" in content else None
-    return Organ(name, content["value"], tuple(colour), float(content["tolerance_mm"]), raw, code)
+    pieces = _pieces(content.get("components"), f"{where}: components of {name}")
+    return Organ(name, content["value"], tuple(colour), float(content["tolerance_mm"]), raw, code, pieces)
+
+
+def _pieces(content: Any, where: str) -> Pieces | None:
+    if content is None:
+        return None
+    if is_whole(content) and content > 0:
+        return Pieces(most=content)
+    above_ml = content["above_ml"] if isinstance(content, dict) and list(content) == ["above_ml"] else None
+    if is_number(above_ml) and above_ml > 0:
+        return Pieces(above_ml=float(above_ml))
+    raise InputError(f"{where} is {content!r}; it must be a whole number above 0, {{above_ml: 2}} or null")
 
 
 def _raw_values(content: Any, where: str) -> tuple[int, ...]:

@@ -69,8 +69,8 @@ def test_a_volume_comes_back_through_slices_and_windows(
     inferer = VolumeInferer(
         window, batch_size=3, context_slices=context[0], context_distance_mm=context[1], shift=shift
     )
-    logits = inferer(item["image"][None], recognise)[0]
-    pred = postprocessing(chain)({"image": item["image"], "pred": logits})["pred"]
+    labels = inferer(item["image"][None], recognise)[0]
+    pred = postprocessing()({"image": item["image"], "pred": labels})["pred"]
     np.testing.assert_array_equal(pred[0].numpy(), voxels)
     np.testing.assert_allclose(pred.affine.numpy(), affine, atol=1e-5)
 

@@ -7,6 +7,8 @@ import torch
 from monai.data import MetaTensor
 
 from ragsam.transforms import postprocessing, preprocessing
+from ragsam.transforms.in_plane import own_grid
+from ragsam.transforms.restoring import ToImageGridd
 
 CLASSES = 3
 SHAPE = (9, 12, 7)
@@ -55,10 +57,14 @@ def write(folder, direction, shape=SHAPE, spacing=SPACING):
     return {"image": str(folder / "image.nii.gz"), "label": str(folder / "label.nii.gz")}
 
 
-def back(chain, item, **options):
-    """Give the label back as a network may: as plain logits on the image's working grid."""
-    logits = torch.nn.functional.one_hot(item["label"][0].as_tensor().long(), CLASSES).movedim(-1, 0) * 8.0 - 4.0
-    return postprocessing(chain, **options)({"image": item["image"], "pred": logits})["pred"]
+def back(item, **options):
+    """Give the label back as an inferer does: classes chosen where the slices lay before they were resampled."""
+    label, own = item["label"][0].as_tensor().long(), own_grid(item["image"])
+    logits = torch.nn.functional.one_hot(label, CLASSES).permute(2, 3, 0, 1) * 8.0 - 4.0
+    if own is not None and options.get("restore_grid", True):
+        logits = own.restore(logits)
+    labels = logits.argmax(1).movedim(0, -1)[None].to(torch.uint8)
+    return postprocessing(**options)({"image": item["image"], "pred": labels})["pred"]
 
 
 @pytest.fixture(params=DIRECTIONS)
@@ -87,7 +93,7 @@ def test_a_label_comes_back_on_its_own_grid(tmp_path, direction, keys):
     item = preprocessing()(files)
     chain = preprocessing(keys=keys)
     image = chain({key: files[key] for key in keys})
-    restored = back(chain, {"image": image["image"], "label": item["label"]})
+    restored = back({"image": image["image"], "label": item["label"]})
     original = nib.load(files["label"])
     assert restored.shape == (1, *original.shape)
     np.testing.assert_array_equal(restored[0].numpy(), original.get_fdata())
@@ -123,7 +129,7 @@ def test_spacing_resamples_within_slices_alone(tmp_path, direction, spacing_mm):
 def test_a_resampled_label_comes_back_on_its_own_grid(tmp_path, direction):
     files = write(tmp_path, direction, shape=(31, 34, 27))
     chain = preprocessing(spacing_mm=(1.0, 1.0))
-    restored = back(chain, chain(files))
+    restored = back(chain(files))
     original = nib.load(files["label"])
     assert restored.shape == (1, *original.shape)
     np.testing.assert_allclose(restored.affine.numpy(), original.affine, atol=1e-5)
@@ -136,7 +142,7 @@ def test_a_resampled_label_comes_back_on_its_own_grid(tmp_path, direction):
 def test_without_restoring_the_grid_stays_the_working_one(tmp_path):
     chain = preprocessing(spacing_mm=(2.0, 2.0))
     item = chain(write(tmp_path, "LPS", shape=(20, 20, 6)))
-    out = back(chain, item, restore_grid=False)
+    out = back(item, restore_grid=False)
     assert out.shape == item["label"].shape
     assert torch.equal(out.float(), item["label"].as_tensor().float())
 
@@ -147,7 +153,7 @@ def test_a_volume_of_one_slice_goes_there_and_back(tmp_path, spacing_mm):
     chain = preprocessing(spacing_mm=spacing_mm)
     item = chain(files)
     assert item["image"].shape[-1] == 1
-    restored = back(chain, item)
+    restored = back(item)
     assert restored.shape == (1, 16, 18, 1)
     if spacing_mm is None:
         np.testing.assert_array_equal(restored[0].numpy(), nib.load(files["label"]).get_fdata())
@@ -163,8 +169,19 @@ def test_without_a_window_percentiles_are_taken(tmp_path):
     torch.testing.assert_close(second.as_tensor(), first.as_tensor(), rtol=0, atol=1e-4)
 
 
-def test_the_largest_logit_wins():
-    logits = torch.tensor([0.1, 2.0, -1.0]).reshape(3, 1, 1, 1).expand(3, 2, 2, 2)
-    out = postprocessing(preprocessing(), restore_grid=False)({"pred": logits})["pred"]
-    assert out.shape == (1, 2, 2, 2)
-    assert (out == 1).all()
+def test_a_volume_that_is_not_on_the_slices_is_refused(tmp_path):
+    item = preprocessing(spacing_mm=(2.0, 2.0))(write(tmp_path, "LPS", shape=(20, 20, 6)))
+    with pytest.raises(ValueError, match=r"pred is \(8, 13, 6\), the image's slices are \(20, 20, 6\)"):
+        ToImageGridd()({"image": item["image"], "pred": torch.zeros(1, 8, 13, 6)})
+    with pytest.raises(ValueError, match="the image carries no affine"):
+        ToImageGridd()({"image": torch.zeros(1, 20, 20, 6), "pred": torch.zeros(1, 20, 20, 6)})
+
+
+def test_maps_are_told_apart():
+    pred = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
+    chain = {flag: postprocessing(restore_grid=False, uncertainty=flag) for flag in (False, True)}
+    alone = chain[False]({"pred": pred[:1]})
+    assert set(alone) == {"pred"}
+    both = {name: volume.flatten().tolist() for name, volume in chain[True]({"pred": pred}).items()}
+    assert both == {"pred": [0], "uncertainty": [1], "probabilities": [2, 3]}
+    assert chain[False]({"pred": pred})["probabilities"].flatten().tolist() == [1, 2, 3]

@@ -10,7 +10,9 @@ from ragsam.workflows.inferers import VolumeInferer
 
 
 def infer(volume, network, size=8, **options):
-    return VolumeInferer(size, **options)(volume, network)
+    """Return the logits [1, K + 1, H, W, D] of all slabs together."""
+    slabs = [logits for _, logits in VolumeInferer(size, **options).slabs(volume[0], network)]
+    return torch.cat(slabs).permute(1, 2, 3, 0)[None]
 
 
 def steps(*shape):

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai.transforms import (
-    AsDiscreted,
-    Compose,
-    EnsureChannelFirstd,
-    EnsureTyped,
-    Invertd,
-    Orientationd,
-    Spacingd,
-)
+from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, Orientationd, Transform
 
 from ragsam.errors import InputError
 from ragsam.transforms.augmentation import slice_augmentation
 from ragsam.transforms.filling import FillNonfinited
+from ragsam.transforms.in_plane import InPlaneSpacingd
 from ragsam.transforms.intensity import scale_intensity
 from ragsam.transforms.label_grid import LabelToGridd
 from ragsam.transforms.label_values import MapLabelsd
+from ragsam.transforms.pieces import FillOrganHolesd, KeepPiecesd
 from ragsam.transforms.reading import LoadVolumed
+from ragsam.transforms.restoring import SplitMapsd, ToImageGridd
 from ragsam.transforms.slicing import SLICE_AXCODES
 
 
@@ -60,7 +55,7 @@ def preprocessing(
         Orientationd(keys, axcodes=SLICE_AXCODES[slice_axis], labels=None),
     ]
     if spacing_mm is not None:
-        steps.append(Spacingd("image", pixdim=(float(spacing_mm[0]), float(spacing_mm[1]), -1.0), mode="bilinear"))
+        steps.append(InPlaneSpacingd("image", spacing_mm))
         steps += [LabelToGridd()] if "label" in keys else []
     window = None if window is None else (float(window[0]), float(window[1]))
     steps += [scale_intensity(window), EnsureTyped(keys, dtype=None)]
@@ -72,19 +67,28 @@ def augmentation(**options: Any) -> Compose:
     return slice_augmentation(**options)
 
 
-def postprocessing(preprocessing_chain: Compose, *, restore_grid: bool = True) -> Compose:
-    """Return the chain from logits `pred` [K + 1, H, W, D] to a label volume [1, H, W, D].
+def postprocessing(
+    *,
+    restore_grid: bool = True,
+    uncertainty: bool = False,
+    pieces: Mapping[int, tuple[int | None, float]] | None = None,
+    fill_holes: bool = False,
+) -> Compose:
+    """Return the chain from what an inferer gives, `pred` [C, H, W, D], to a label volume `pred` [1, X, Y, Z], uint8.
+
+    Further channels come out as `uncertainty` [1, X, Y, Z] and `probabilities` [K, X, Y, Z], uint8, 255 for 1.
 
     Args:
-        preprocessing_chain: the chain to undo.
-        restore_grid: bring the logits back to the image's own grid before classes are chosen, so that resampled
-            borders are decided there; False stays on the working grid.
+        restore_grid: turn the volume to the axes of the image's file, which `image` remembers; False stays on the
+            working grid.
+        uncertainty: whether the second channel is that.
+        pieces: which pieces of an organ are kept, see `keep_pieces`; None keeps all.
+        fill_holes: see `fill_organ_holes`.
     """
-    steps = []
-    if restore_grid:
-        # Invertd leaves a plain tensor as it is, with no more than a warning: a volume on the wrong grid.
-        steps += [
-            EnsureTyped("pred", dtype=None, track_meta=True),
-            Invertd("pred", transform=preprocessing_chain, orig_keys="image", nearest_interp=False, to_tensor=True),
-        ]
-    return Compose([*steps, AsDiscreted("pred", argmax=True)])
+    steps: list[Transform] = [ToImageGridd()] if restore_grid else []
+    steps.append(SplitMapsd(uncertainty=uncertainty))
+    if pieces:
+        steps.append(KeepPiecesd(pieces))
+    if fill_holes:
+        steps.append(FillOrganHolesd())
+    return Compose(steps)

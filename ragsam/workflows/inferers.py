@@ -1,34 +1,53 @@
-"""Volume in, logits out: whole slices in batches, or overlapping windows of larger slices."""
+"""Volume in, labels out, a slab of slices at a time: the logits of a whole volume never stand at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import log
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from monai.inferers import SliceInferer
+from monai.data import MetaTensor
+from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor
 
+from ragsam.transforms.in_plane import own_grid
 from ragsam.transforms.slicing import (
     WINDOW_OVERLAP,
-    context_channels,
     context_offsets,
+    slice_channels,
     slice_height,
     slice_spacing_mm,
 )
+from ragsam.workflows.looks import Looks
+
+#: Slices whose logits stand at once: 230 MB for 512 x 512 pixels and 14 classes, some three times that while they are
+#: made.
+SLAB = 16
+
+Network = Callable[..., Tensor]
+#: Numbers of consecutive slices, and their logits [S, K + 1, H, W].
+Slab = tuple[slice, Tensor]
 
 
-class VolumeInferer(SliceInferer):
-    """MONAI's sliding window over the slices of a volume, for a network that takes channels and a height.
+class VolumeInferer(Inferer):
+    """Runs a network on the slices of a volume and chooses their classes.
+
+    The network takes slices [B, C, S, S] and `height` [B]. Its logits are brought back to the image's own grid within
+    the slices, where `InPlaneSpacingd` had resampled them, before classes are chosen: borders are decided there.
 
     Args:
         image_size: side of the window, pixels: smaller slices are padded, larger ones covered by overlapping windows.
         batch_size: windows run at once.
         context_slices: neighbours on each side as channels, as in training.
         context_distance_mm: from one channel to the next, as in training; the volume must then carry its affine.
-        shift: pixels by which the volume is moved to each side in the plane; the probabilities of the five positions
-            are averaged, for five times the time. 0 looks once.
+        restore_grid: False chooses classes on the resampled grid, where the labels of a validation lie.
+        uncertainty: adds a channel, see `__call__`.
+        probabilities: adds a channel for every organ.
+        looks: options of `Looks`.
+
+    Attributes:
+        average: turns the slabs of the volume at hand into those of several runs' mean; None leaves them as they are.
     """
 
     def __init__(
@@ -38,42 +57,83 @@ class VolumeInferer(SliceInferer):
         batch_size: int = 16,
         context_slices: int = 1,
         context_distance_mm: float | None = None,
-        shift: int = 0,
+        restore_grid: bool = True,
+        uncertainty: bool = False,
+        probabilities: bool = False,
+        **looks: Any,
     ) -> None:
-        super().__init__(
-            spatial_dim=2,
-            roi_size=(image_size, image_size),
-            sw_batch_size=batch_size,
-            overlap=WINDOW_OVERLAP,
-            mode="gaussian",
-        )
+        super().__init__()
+        self.image_size = image_size
+        self.batch_size = batch_size
         self.context_slices = context_slices
         self.context_distance_mm = context_distance_mm
-        self.shift = shift
+        self.restore_grid = restore_grid
+        self.uncertainty = uncertainty
+        self.probabilities = probabilities
+        self.looks = Looks(**looks)
+        self.average: Callable[[Iterator[Slab], Tensor], Iterator[Slab]] | None = None
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """Return logits [B, K + 1, H, W, D] of a volume [B, 1, H, W, D], 0-1."""
-        channels = context_channels(inputs[:, 0], self._offsets(inputs)).movedim(0, 1)
-        depth = inputs.shape[-1]
-        heights = inputs.new_tensor([slice_height(z, depth) for z in range(depth)])
-        # The height travels as one more channel, so that it is cut into the same windows; padding is 0, hence `amax`.
-        stacked = torch.cat([channels, heights.expand_as(channels[:, :1])], dim=1)
+    def __call__(self, inputs: Tensor, network: Network, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the labels of volumes [B, 1, H, W, D], 0-1, uint8 [B, C, H, W, D].
 
-        def run(windows: Tensor) -> Tensor:
-            return network(windows[:, :-1].contiguous(), height=windows[:, -1].amax((1, 2)))
+        The first channel is the labels. With `uncertainty` the next is the entropy of the classes' probabilities, 255
+        where all are alike; with `probabilities` the last K are the organs', 255 for 1. H and W are those of the
+        image's own slices with `restore_grid`.
+        """
+        return torch.stack([self._volume(volume, network) for volume in inputs])
 
-        if self.shift == 0:
-            return super().__call__(stacked, run)
-        margin = self.shift  # of zeros on every side, so that what a shift rolls over the edge is empty
-        padded = F.pad(stacked, (0, 0, margin, margin, margin, margin))
-        total = padded.new_zeros(())
-        for move in ((0, 0), (margin, 0), (-margin, 0), (0, margin), (0, -margin)):
-            logits = super().__call__(padded.roll(move, (2, 3)), run)
-            total = total + logits.softmax(1).roll((-move[0], -move[1]), (2, 3))
-        return (total / 5)[:, :, margin:-margin, margin:-margin].clamp_min(1e-8).log()
+    def slabs(self, volume: Tensor, network: Network) -> Iterator[Slab]:
+        """Yield the logits of a volume [1, H, W, D], `SLAB` slices at a time, from the first slice to the last."""
+        own = own_grid(volume) if self.restore_grid else None
+        offsets, depth = self._offsets(volume), volume.shape[-1]
+        voxels = (volume.as_tensor() if isinstance(volume, MetaTensor) else volume)[0]
+        for start in range(0, depth, SLAB):
+            where = slice(start, min(start + SLAB, depth))
+            numbers = range(where.start, where.stop)
+            slices = torch.stack([slice_channels(voxels, z, offsets) for z in numbers])
+            heights = slices.new_tensor([slice_height(z, depth) for z in numbers])
+            logits = self.looks(slices, lambda seen, heights=heights: self._windows(seen, heights, network))
+            yield where, logits if own is None else own.restore(logits)
 
-    def _offsets(self, inputs: Tensor) -> tuple[float, ...]:
+    def _windows(self, slices: Tensor, heights: Tensor, network: Network) -> Tensor:
+        """Return the logits [S, K + 1, H, W] of slices [S, C, H, W]."""
+
+        def run(windows: Tensor, places: Sequence[Sequence[slice]]) -> Tensor:
+            return network(windows, height=heights[[place[0].start for place in places]])
+
+        size = (self.image_size, self.image_size)
+        options = {"overlap": WINDOW_OVERLAP, "mode": "gaussian", "with_coord": True}
+        return sliding_window_inference(slices, size, self.batch_size, run, **options)
+
+    def _volume(self, volume: Tensor, network: Network) -> Tensor:
+        slabs: Iterable[Slab] = self.slabs(volume, network)
+        if self.average is not None:
+            slabs = self.average(slabs, volume)
+        made = None
+        for where, logits in slabs:
+            channels = self._channels(logits)
+            if made is None:
+                made = channels.new_zeros((channels.shape[1], *channels.shape[2:], volume.shape[-1]))
+            made[..., where] = channels.permute(1, 2, 3, 0)
+        return made
+
+    def _channels(self, logits: Tensor) -> Tensor:
+        """Return uint8 [S, C, H, W] of logits [S, K + 1, H, W]."""
+        channels = [logits.argmax(1, keepdim=True).to(torch.uint8)]
+        if self.uncertainty or self.probabilities:
+            chances = logits.float().softmax(1)
+            if self.uncertainty:
+                channels.append(_bytes(torch.special.entr(chances).sum(1, keepdim=True) / log(chances.shape[1])))
+            if self.probabilities:
+                channels.append(_bytes(chances[:, 1:]))
+        return torch.cat(channels, dim=1)
+
+    def _offsets(self, volume: Tensor) -> tuple[float, ...]:
         if self.context_distance_mm is None:
             return context_offsets(self.context_slices)
-        spacing_mm = slice_spacing_mm(inputs)
+        spacing_mm = slice_spacing_mm(volume)
         return context_offsets(self.context_slices, distance_mm=self.context_distance_mm, spacing_mm=spacing_mm)
+
+
+def _bytes(shares: Tensor) -> Tensor:
+    return (shares * 255).round().clamp(0, 255).to(torch.uint8)

@@ -1,14 +1,17 @@
-"""Label volumes on the input's own grid, written whole or not at all."""
+"""Label volumes and maps on the input's own grid, written whole or not at all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from ignite.engine import Engine, Events
+from torch import Tensor
 
 from ragsam.files import atomic_write
 from ragsam.transforms.reading import open_volume
@@ -17,14 +20,24 @@ from ragsam.transforms.reading import open_volume
 class LabelVolumeWriter:
     """Writes each prediction as `CASE.nii.gz`, with the grid and affine of the case's own image.
 
+    Where the output has them, it writes `uncertainty/CASE.nii.gz` and `probabilities/CASE/ORGAN.nii.gz` too: 0 to 1,
+    in 255 steps.
+
     Args:
         folder: where to write.
         images: path of each case's image.
+        organs: names of the label values from 1 on, for the probabilities.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], images: Mapping[str, str | os.PathLike[str]]) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        images: Mapping[str, str | os.PathLike[str]],
+        organs: Sequence[str] = (),
+    ) -> None:
         self.folder = Path(folder)
         self.images = images
+        self.organs = [re.sub(r"[^\w-]+", "_", organ) for organ in organs]
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -33,14 +46,30 @@ class LabelVolumeWriter:
     def write(self, engine: Engine) -> None:
         """Write the predictions of the current batch."""
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            case, image = batch["case"], self.images[batch["case"]]
             labels = output["pred"].cpu().numpy()[0].round().astype(np.uint8)
-            write_label_volume(self.folder / f"{batch['case']}.nii.gz", labels, self.images[batch["case"]])
+            write_label_volume(self.folder / f"{case}.nii.gz", labels, image)
+            for name, channel in self._maps(case, output):
+                write_label_volume(self.folder / name, channel.cpu().numpy(), image, unit=1 / 255)
+
+    def _maps(self, case: str, output: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
+        """Return file names and maps [X, Y, Z], uint8."""
+        maps = [(f"uncertainty/{case}.nii.gz", output["uncertainty"][0])] if "uncertainty" in output else []
+        if "probabilities" in output:
+            names = (f"probabilities/{case}/{organ}.nii.gz" for organ in self.organs)
+            maps += zip(names, output["probabilities"], strict=True)
+        return maps
 
 
-def write_label_volume(path: Path, labels: np.ndarray, image_path: str | os.PathLike[str]) -> None:
+def write_label_volume(
+    path: Path, labels: np.ndarray, image_path: str | os.PathLike[str], *, unit: float | None = None
+) -> None:
     """Write labels [X, Y, Z], uint8, as NIfTI with the affine, codes and units of an image; nothing else is copied.
 
     The image may be in any format that `open_volume` opens.
+
+    Args:
+        unit: what a step of the values stands for, so that readers see a map in those units; None for labels.
 
     Raises:
         ValueError: labels that are not on the image's grid.
@@ -54,5 +83,7 @@ def write_label_volume(path: Path, labels: np.ndarray, image_path: str | os.Path
     for name in ("sform", "qform"):
         code = int(image.header[f"{name}_code"])
         getattr(volume, f"set_{name}")(image.affine, code=code or 1)
+    if unit is not None:
+        volume.header.set_slope_inter(unit, 0)
     with atomic_write(path) as temporary:
         nib.save(volume, temporary)
