@@ -118,6 +118,13 @@ def test_value_of_another_kind_is_refused(name, value, wanted):
         checked_knobs(TEXT, {name: value})
 
 
+def test_null_is_taken_where_the_comment_says_what_it_means():
+    text = "fusion: a  # null: none\nbackbone: b  # which\n\n# Wiring.\n"
+    assert checked_knobs(text, {"fusion": None}) == {"fusion": None}
+    with pytest.raises(InputError, match="--set backbone: None is not a text"):
+        checked_knobs(text, {"backbone": None})
+
+
 def test_unknown_knob_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match="--set epoch: no such knob; the bundle has base, data, detail, epochs"):
         checked_knobs(TEXT, {"epoch": 3, "epochs": 3})

@@ -68,7 +68,9 @@ def _as_yaml(value: Any) -> str:
 
 
 def checked_knobs(text: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values for a config's knobs, each of the kind its default is; a default of null takes anything.
+    """Return values for a config's knobs, each of the kind its default is.
+
+    A default of null takes anything, and a knob whose comment says what null means takes null.
 
     Raises:
         InputError: an unknown knob, or a value of another kind.
@@ -86,9 +88,16 @@ def checked_knobs(text: str, values: Mapping[str, Any]) -> dict[str, Any]:
         kind = type(defaults.get(name))
         if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
             value = checked[name] = _number(value)  # YAML takes 1 for whole, and 1e-3 for a text
+        if value is None and name in _nullable(text):
+            continue
         if kind in _KINDS and (type(value) is not kind or (kind is float and not math.isfinite(value))):
             raise InputError(f"--set {name}: {values[name]!r} is not {_KINDS[kind]}; the default is {defaults[name]}")
     return checked
+
+
+def _nullable(text: str) -> set[str]:
+    """Return the knobs whose comment says what null means."""
+    return {match[1] for line in text.splitlines() if (match := _KNOB.match(line)) and "null" in (match[3] or "")}
 
 
 def _number(value: int | str) -> float:
