@@ -6,15 +6,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.bundle import ConfigParser
 from monai.losses import DiceCELoss
+from torch.nn import functional as F
 
-from ragsam.workflows.losses import PartialDiceCELoss, Target
+from ragsam.errors import InputError
+from ragsam.workflows.bundle import find_bundle
+from ragsam.workflows.losses import PartialDiceCELoss, Target, at_size
+
+SAMED = {"dice_weight": 0.8, "cross_entropy_weight": 0.2, "dice_squared": True}
 
 
-def value_and_gradient(logits, label, annotated):
+def value_and_gradient(logits, label, annotated, **options):
     logits = logits.clone().requires_grad_()
-    loss = PartialDiceCELoss()(logits, Target(label, annotated))
+    loss = PartialDiceCELoss(**options)(logits, Target(label, annotated))
     return loss.detach(), torch.autograd.grad(loss, logits)[0]
+
+
+def all_annotated(logits):
+    return torch.ones(logits.shape[:2], dtype=torch.bool)
 
 
 def draw(seed, batch, classes, side=5):
@@ -43,14 +53,19 @@ def test_one_pixel_by_hand():
     assert gradient[0, 1].item() < 0 < gradient[0, 0].item()
 
 
+OPTIONS = [{}, SAMED, {"class_weights": [1.0, 0.5, 3.0, 0.0, 2.0, 1.0]}, {"dice_weight": 0.0}]
+
+
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**16), st.integers(1, 4), st.integers(2, 6))
-def test_gradients_of_what_is_not_annotated_are_exactly_zero(seed, batch, classes):
+@given(st.integers(0, 2**16), st.integers(1, 4), st.integers(2, 6), st.sampled_from(OPTIONS))
+def test_gradients_of_what_is_not_annotated_are_exactly_zero(seed, batch, classes, options):
     logits, label = draw(seed, batch, classes)
     annotated = torch.rand(batch, classes, generator=torch.Generator().manual_seed(seed)) < 0.6
     annotated[:, 0] = True
     label = label.where(annotated.gather(1, label.flatten(1)).view_as(label), 0)
-    loss, gradient = value_and_gradient(logits, label, annotated)
+    if weights := options.get("class_weights"):
+        options = {"class_weights": weights[:classes]}
+    loss, gradient = value_and_gradient(logits, label, annotated, **options)
     assert torch.isfinite(loss)
     assert torch.isfinite(gradient).all()
     assert (gradient[~annotated] == 0).all()
@@ -91,3 +106,131 @@ def test_a_pixel_that_carries_a_class_not_annotated_is_left_out():
     other = logits.clone()
     other[0, :, 2, 2] = torch.tensor([-7.0, 3.0, 9.0])
     assert value_and_gradient(other, label, annotated)[0] == loss
+
+
+# SAMed's, and the weights
+
+
+def samed_loss(logits, label):
+    """The loss of PEERS.md, written down: logits and labels at the decoder's resolution."""
+    chances = logits.softmax(1)
+    dice = 0.0
+    for number in range(logits.shape[1]):
+        there, chance = (label == number).to(chances.dtype), chances[:, number]
+        overlap, sizes = (chance * there).sum(), (chance * chance).sum() + (there * there).sum()
+        dice += (1 - (2 * overlap + 1e-5) / (sizes + 1e-5)) / logits.shape[1]
+    return 0.2 * F.cross_entropy(logits, label) + 0.8 * dice
+
+
+@pytest.mark.parametrize(("batch", "classes"), [(1, 2), (3, 9)])
+def test_samed(batch, classes):
+    """Labels four times as large as the logits: of every four pixels the third is nearest to the middle."""
+    logits, _ = draw(4, batch, classes, side=16)
+    _, label = draw(5, batch, classes, side=64)
+    loss, gradient = value_and_gradient(logits, label, all_annotated(logits), **SAMED)
+    logits.requires_grad_()
+    theirs = samed_loss(logits, label[:, 0, 2::4, 2::4])
+    torch.testing.assert_close(loss, theirs.detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(gradient, torch.autograd.grad(theirs, logits)[0], rtol=0, atol=1e-6)
+
+
+def test_labels_are_brought_to_another_size_by_their_middles():
+    label = torch.arange(36).reshape(1, 1, 6, 6)
+    assert at_size(label, (6, 6)) is label
+    assert at_size(label, (2, 2)).tolist() == [[[[7, 10], [25, 28]]]]
+    assert at_size(label[..., :1, :1], (2, 2)).tolist() == [[[[0, 0], [0, 0]]]]
+    assert at_size(label, (2, 2)).dtype == torch.int64
+
+
+def test_the_parts_add_up_by_their_weights():
+    logits, label = draw(6, 2, 4)
+    annotated = all_annotated(logits)
+    dice, _ = value_and_gradient(logits, label, annotated, cross_entropy_weight=0.0)
+    entropy, _ = value_and_gradient(logits, label, annotated, dice_weight=0.0)
+    torch.testing.assert_close(entropy, F.cross_entropy(logits, label[:, 0]))
+    both, _ = value_and_gradient(logits, label, annotated, dice_weight=3.0, cross_entropy_weight=0.5)
+    torch.testing.assert_close(both, 3 * dice + 0.5 * entropy)
+
+
+def test_class_weights_by_hand():
+    """Two pixels of two classes, chances 3/4 for the right one and 1/2; the organ weighs three times."""
+    logits = torch.tensor([[log(3), 0.0], [0.0, 0.0]]).reshape(1, 2, 1, 2)
+    label = torch.tensor([[[[0, 1]]]])
+    options = {"class_weights": [1, 3]}
+    entropy, _ = value_and_gradient(logits, label, all_annotated(logits), dice_weight=0.0, **options)
+    assert entropy.item() == pytest.approx((-log(0.75) - 3 * log(0.5)) / 4, abs=1e-6)
+    dice, _ = value_and_gradient(logits, label, all_annotated(logits), cross_entropy_weight=0.0, **options)
+    background, organ = 1 - 2 * 0.75 / (1.25 + 1), 1 - 2 * 0.5 / (0.75 + 1)
+    assert dice.item() == pytest.approx((background + 3 * organ) / 4, abs=1e-5)
+
+
+def test_equal_class_weights_weigh_nothing():
+    logits, label = draw(7, 3, 4)
+    annotated = torch.rand(3, 4) < 0.7
+    annotated[:, 0] = True
+    plain, gradient = value_and_gradient(logits, label, annotated)
+    weighted, weighted_gradient = value_and_gradient(logits, label, annotated, class_weights=[2.5] * 4)
+    torch.testing.assert_close(weighted, plain)
+    torch.testing.assert_close(weighted_gradient, gradient)
+
+
+@pytest.mark.parametrize("options", [{}, {"class_weights": [0.0, 1.0]}])
+def test_a_batch_in_which_no_pixel_counts_teaches_nothing(options):
+    """Without options every pixel carries a class not annotated; with them the only class there weighs nothing."""
+    logits, _ = draw(8, 2, 2)
+    label = torch.ones(2, 1, 5, 5, dtype=torch.int64) if not options else torch.zeros(2, 1, 5, 5, dtype=torch.int64)
+    annotated = torch.tensor([[True, bool(options)]] * 2)
+    loss, gradient = value_and_gradient(logits, label, annotated, dice_weight=0.0, cross_entropy_weight=1.0, **options)
+    assert loss == 0
+    assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("options", [{}, SAMED])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_cost_no_precision(dtype, options):
+    """Held against float64 on the same rounded logits, some of them extreme."""
+    logits, label = draw(9, 2, 5, side=96)
+    logits = (logits * torch.tensor([1.0, 30, 1, 1000, 1]).reshape(1, -1, 1, 1)).to(dtype)
+    loss, gradient = value_and_gradient(logits, label, all_annotated(logits), **options)
+    assert loss.dtype == torch.float32
+    exact = logits.double().requires_grad_()
+    if options:
+        by_hand = samed_loss(exact, label[:, 0])
+    else:
+        by_hand = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)(exact, label)
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    theirs = torch.autograd.grad(by_hand, exact)[0]
+    bound = 2 * torch.finfo(dtype).eps
+    torch.testing.assert_close(gradient.double(), theirs, rtol=bound, atol=bound * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dice_weight": -1.0}, "^dice_weight and cross_entropy_weight: .*not numbers from 0 on"),
+        ({"dice_weight": 0.0, "cross_entropy_weight": 0.0}, "one of them above it"),
+        ({"class_weights": [0, 0]}, "^class_weights: .*one of them above it"),
+        ({"class_weights": 3}, "^class_weights: 3 are not numbers"),
+        ({"class_weights": [1, float("nan")]}, "^class_weights: "),
+    ],
+)
+def test_weights_that_mean_nothing_are_refused(options, words):
+    with pytest.raises(InputError, match=words):
+        PartialDiceCELoss(**options)
+
+
+def test_class_weights_of_another_number_are_refused():
+    logits, label = draw(10, 1, 3)
+    with pytest.raises(InputError, match="2 numbers for 3 classes; give background's first"):
+        value_and_gradient(logits, label, all_annotated(logits), class_weights=[1.0, 2.0])
+
+
+def test_the_bundles_knobs_reach_the_loss():
+    parser = ConfigParser()
+    parser.read_config(str(find_bundle("sam_lora") / "configs" / "train.yaml"))
+    parser["dice_weight"], parser["class_weights"], parser["dice_squared"] = 0.25, [1.0, 2.0], True
+    loss = parser.get_parsed_content("loss")
+    logits, label = draw(11, 2, 2)
+    options = {"dice_weight": 0.25, "class_weights": [1.0, 2.0], "dice_squared": True}
+    ours, _ = value_and_gradient(logits, label, all_annotated(logits), **options)
+    assert loss(logits, Target(label, all_annotated(logits))) == ours
