@@ -149,6 +149,17 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 2 if metrics["faults"] else 0
 
 
+def _describe(args: argparse.Namespace) -> None:
+    from ragsam.files import write_json_atomic
+    from ragsam.workflows.description import describe, description_text
+    from ragsam.workflows.knobs import parse_knob
+
+    about = describe(args.bundle, card=args.card, knobs=dict(parse_knob(text) for text in args.set))
+    _say(description_text(about))
+    if args.json:
+        write_json_atomic(args.json, about)
+
+
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
 
@@ -226,6 +237,13 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--bank", type=Path, help="the bank searched, to show the neighbours' pictures")
     evaluate.add_argument("--baseline", type=Path, metavar="METRICS.json", help="another run to compare with")
     evaluate.set_defaults(job=_evaluate)
+
+    describe = commands.add_parser("describe", help="what trains and what is frozen, part by part, and what it takes")
+    describe.add_argument("bundle", help="a run, a bundle's folder, or the name of a packaged one (sam_lora)")
+    describe.add_argument("--card", help="needed where it is no run: a card's name, or a .yaml file of your own")
+    describe.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in training")
+    describe.add_argument("--json", type=Path, metavar="FILE", help="write it as JSON")
+    describe.set_defaults(job=_describe)
     return parser
 
 

@@ -1,0 +1,78 @@
+"""What a network consists of: every parameter and every product in one part, and the arithmetic worked out by hand."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ragsam.networks import Segmenter
+from ragsam.networks.counting import PARTS, count_parts
+
+EVERYTHING = {
+    "lora": {"rank": 2},
+    "decoder_lora": {"rank": 2},
+    "adapter": {"space": True, "mlp": True, "depth": True},
+    "frequency": {},
+    "prompts": "trained",
+}
+
+
+def empty(**options):
+    with torch.device("meta"):
+        return Segmenter(2, **{"image_size": 32, **options})
+
+
+@pytest.mark.parametrize("options", [{}, {"detail": False, "fusion": None}, EVERYTHING])
+def test_together_the_parts_are_the_whole(options):
+    network = empty(**options)
+    network.sam.prompt_encoder.requires_grad_(False)
+    parts = count_parts(network)
+    assert sum(part.trained for part in parts) == sum(p.numel() for p in network.parameters() if p.requires_grad)
+    assert sum(part.frozen for part in parts) == sum(p.numel() for p in network.sam.prompt_encoder.parameters())
+    if "fusion" in options:
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, 3, 32, 32))
+        assert sum(part.flops for part in parts) == counter.get_total_flops()
+
+
+def test_there_is_a_line_for_every_part_in_order():
+    assert [part.name for part in count_parts(empty(**EVERYTHING))] == list(PARTS)
+    names = [part.name for part in count_parts(empty(detail=False, fusion=None))]
+    assert names == ["image encoder", "neck", "prompt encoder", "mask decoder"]
+
+
+def test_a_part_that_is_not_known_is_its_own():
+    network = empty()
+    network.memory = nn.Linear(3, 4)
+    assert (count_parts(network)[-1].name, count_parts(network)[-1].trained) == ("memory", 16)
+
+
+def test_a_network_with_weights_counts_the_same():
+    options = {"image_size": 32, "lora": {"rank": 2}, "detail": False}
+    assert count_parts(Segmenter(2, **options)) == count_parts(empty(**options))
+
+
+def test_the_encoders_arithmetic_by_hand():
+    """ViT-B at 512: 32 x 32 tokens of 768 channels, 12 heads; 8 blocks in 9 windows of 14 x 14, 4 over the grid."""
+    network = empty(backbone="vit_b", image_size=512, detail=False, fusion=None)
+    flops = {part.name: part.flops for part in count_parts(network)}
+    width, heads, tokens = 768, 12, 32 * 32
+    total = 2 * 3 * 16 * 16 * width * tokens  # patch embedding
+    for sides, windows, blocks in ((14, 9, 8), (32, 1, 4)):
+        seen = sides * sides
+        products = 2 * 4 * width * width * seen * windows  # query, key, value, projection
+        mlp = 2 * 2 * width * 4 * width * tokens
+        # Queries, keys and values are lengthened by the codes of row and column, see `Attention`.
+        attention = 2 * 2 * heads * seen * seen * (width // heads + 2 * sides) * windows
+        positions = 2 * 2 * heads * seen * sides * (width // heads) * windows
+        total += blocks * (products + mlp + attention + positions)
+    assert flops["image encoder"] == total
+    assert flops["neck"] == 2 * tokens * 256 * (width + 9 * 256)
+
+
+def test_loras_arithmetic_by_hand():
+    """Rank 4 on query and value: each token through 768 x 4 and 4 x 768, twice, in windows padded to 42 x 42."""
+    network = empty(backbone="vit_b", image_size=512, lora={"rank": 4}, detail=False, fusion=None)
+    (lora,) = [part for part in count_parts(network) if part.name == "LoRA"]
+    assert lora.trained == 12 * 2 * 2 * 4 * 768 == 147_456
+    assert lora.flops == 2 * 2 * 2 * 4 * 768 * (8 * 42 * 42 + 4 * 32 * 32)
