@@ -20,7 +20,7 @@ import platform
 import sys
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from monai.networks.nets import UNet
@@ -47,6 +47,7 @@ class UNetBaseline(nn.Module):
 
     base_sha256 = None
     lookup = None
+    about: ClassVar[dict[str, Any]] = {"network": "UNet", "base_sha256": None}
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
