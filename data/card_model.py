@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 LAYOUTS = ("btcv", "flare22", "decathlon", "nnunet", "manifest", "plain")
-PROTOCOLS = ("clinical", "flare22", "samed")
+#: As the metrics know them; a card names the one that its published figures were measured by.
+PROTOCOLS = ("clinical", "btcv", "flare22", "flare22-fixed", "samed")
 
 
 @dataclass(frozen=True)

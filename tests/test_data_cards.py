@@ -246,7 +246,7 @@ def test_a_card_of_ones_own_is_loaded_by_path(tmp_path):
         (changed(raw_ignored=1), "raw_ignored is 1"),
         (changed(layouts=["zip"]), "layouts is 'zip'; it must be one of btcv, flare22"),
         (changed(layouts="btcv"), "layouts is 'btcv'; it must be a list"),
-        (changed(protocol="mine"), "protocol is 'mine'; it must be one of clinical, flare22, samed"),
+        (changed(protocol="mine"), "protocol is 'mine'; it must be one of clinical, btcv, flare22"),
         (changed(notes=" "), "notes is ' '"),
         (organ(code="SCT"), "code of left_lung: str found; it must be a mapping of scheme, value, meaning"),
         (organ(code={"scheme": "SCT", "value": 10200004, "meaning": "Liver"}), 'write it as a text: "10200004"'),

@@ -6,18 +6,30 @@ import csv
 import gzip
 import json
 import math
+import os
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 from ragsam.data.cards import Card, Organ
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
+from ragsam.metrics.protocols import ALL_METRICS
+from ragsam.report.case_scores import evaluated
 from ragsam.report.comparison import compare_metrics
 from ragsam.report.evaluation import CasePair, evaluate_cases, pairs_from_cases, pairs_from_folders
+from ragsam.report.markup import escape_latex, escape_markdown
 from ragsam.report.pairs import unmatched_predictions
-from ragsam.report.tables import COLUMNS, summary_rows, write_metrics_csv, write_metrics_json
+from ragsam.report.tables import (
+    COLUMNS,
+    summary_rows,
+    write_metrics_csv,
+    write_metrics_json,
+    write_summary_tables,
+)
 
 SHAPE, SPACING = (8, 8, 4), (1.0, 1.0, 5.0)
 DIAGONAL = math.sqrt(8**2 + 8**2 + 20**2)
@@ -59,14 +71,15 @@ def pair(tmp_path):
 
 
 def test_a_shift_by_one_voxel_by_hand(pair):
-    """Liver: 2 of 4 voxels shared, Dice 1/2; all surface, half of it 0 and half 1 mm off. Spleen: none shared, 1 mm."""
+    """Liver: 2 of 4 voxels shared, Dice 1/2, IoU 1/3; half of its surface 0 and half 1 mm off. Spleen: none, 1 mm."""
     found = evaluate_cases([pair(_labels(), _labels(shift=1))], CARD)
     liver, spleen = (found["cases"][0]["organs"][name] for name in ("liver", "spleen"))
     assert liver == {
-        "status": "ok", "dice": 0.5, "nsd": 1.0, "hd95_mm": 1.0, "assd_mm": 0.5,
-        "volume_reference_ml": pytest.approx(0.02), "volume_prediction_ml": pytest.approx(0.02),
+        "status": "ok", "dice": 0.5, "iou": pytest.approx(1 / 3), "nsd": 1.0, "hd95_mm": 1.0, "hd95_pooled_mm": 1.0,
+        "hd_mm": 1.0, "assd_mm": 0.5, "volume_reference_ml": pytest.approx(0.02),
+        "volume_prediction_ml": pytest.approx(0.02), "volume_difference_ml": 0.0,
     }  # fmt: skip
-    assert (spleen["dice"], spleen["nsd"], spleen["hd95_mm"], spleen["assd_mm"]) == (0.0, 1.0, 1.0, 1.0)
+    assert (spleen["dice"], spleen["nsd"], spleen["hd_mm"], spleen["assd_mm"]) == (0.0, 1.0, 1.0, 1.0)
     assert found["summary"]["mean"]["dice"]["mean"] == 0.25
     assert found["faults"] == []
     assert (found["protocol"], found["card"], found["n_cases"], found["n_patients"]) == ("clinical", "tiny", 1, 1)
@@ -88,11 +101,11 @@ def test_degenerate_organs(pair, reference, prediction, status):
     assert spleen["status"] == status
     assert found[status] == {"liver": 0, "spleen": 1}
     if status == "absent":
-        assert [spleen[m] for m in ("dice", "nsd", "hd95_mm", "assd_mm")] == [None] * 4
+        assert [spleen[m] for m in ALL_METRICS] == [None] * len(ALL_METRICS)
         assert (summary["dice"]["mean"], summary["dice"]["n"]) == (1.0, 1)
     else:
-        assert (spleen["dice"], spleen["nsd"]) == (0.0, 0.0)
-        assert spleen["hd95_mm"] == spleen["assd_mm"] == pytest.approx(DIAGONAL)
+        assert spleen["dice"] == spleen["iou"] == spleen["nsd"] == 0.0
+        assert [spleen[m] for m in ALL_METRICS if m.endswith("_mm")] == [pytest.approx(DIAGONAL)] * 4
         assert summary["hd95_mm"]["mean"] == pytest.approx(DIAGONAL / 2)
         assert (summary["dice"]["mean"], summary["dice"]["n"]) == (0.5, 2)
 
@@ -119,7 +132,8 @@ def test_a_missing_prediction_is_listed_and_scored_as_missed(pair):
     """Row 18; the other case goes on."""
     found = evaluate_cases([pair(_labels(), None), pair(_labels(), _labels(), "c2", "p2")], CARD)
     assert [o["status"] for o in found["cases"][0]["organs"].values()] == ["missed", "missed"]
-    assert found["cases"][0]["organs"]["liver"]["volume_prediction_ml"] is None
+    liver = found["cases"][0]["organs"]["liver"]
+    assert liver["volume_prediction_ml"] is liver["volume_difference_ml"] is None
     assert len(found["faults"]) == 1
     assert found["faults"][0].startswith("c1: no prediction")
     assert found["summary"]["mean"]["dice"]["mean"] == 0.5
@@ -192,8 +206,48 @@ def test_no_folder_name_gets_into_the_metrics(pair, tmp_path):
 
 def test_progress_is_told_after_each_case(pair):
     seen = []
-    evaluate_cases([pair(_labels(), _labels())], CARD, progress=lambda *state: seen.append(state))
-    assert seen == [(1, 1, "c1")]
+    evaluate_cases([pair(_labels(), _labels()), pair(_labels(), None, "c2")], CARD, progress=seen.append)
+    assert seen == [1, 2]
+
+
+def _dies_of_c1(pair, **options):
+    return os._exit(9) if pair.case == "c1" else evaluated(pair, **options)
+
+
+def test_processes_give_the_same_digits_and_one_that_dies_is_a_fault(pair, monkeypatch):
+    pairs = [pair(_labels(), _labels(shift=i % 3), f"c{i}", f"p{i}") for i in range(5)] + [pair(_labels(), None, "c5")]
+    alone = evaluate_cases(pairs, CARD)
+    assert evaluate_cases(pairs, CARD, jobs=2) == alone
+    monkeypatch.setattr("ragsam.report.evaluation.evaluated", _dies_of_c1)
+    found = evaluate_cases(pairs, CARD, jobs=2)
+    assert found["unscored"] == ["c1"]
+    assert found["faults"][0].startswith("c1: its process died")
+    assert found["cases"] == [case for case in alone["cases"] if case["case"] != "c1"]
+
+
+def test_a_protocol_scores_what_is_its_own_and_says_how(pair):
+    """Samed: the spleen is missed once, so Dice 0 and HD95 0 voxels, and absent once, so the same."""
+    pairs = [pair(_labels(), _labels(spleen=False)), pair(_labels(spleen=False), _labels(spleen=False), "c2", "p2")]
+    found = evaluate_cases(pairs, CARD, protocol="samed")
+    assert (found["protocol"], found["metrics"]) == ("samed", ["dice", "hd95_voxels"])
+    assert [case["organs"]["spleen"]["status"] for case in found["cases"]] == ["missed", "absent"]
+    spleen = found["summary"]["organs"]["spleen"]
+    assert (spleen["dice"]["mean"], spleen["dice"]["n"], spleen["hd95_voxels"]["mean"]) == (0.0, 2, 0.0)
+    assert (spleen["hd95_mm"]["mean"], spleen["nsd"]["mean"]) == (None, None)
+    assert found["summary"]["mean"]["dice"]["mean"] == 0.5
+    assert "in voxels, not in mm" in found["protocol_caveat"]
+    assert found["protocol_caveat"] in found["protocol_rules"][0]
+    assert not [rule for rule in found["protocol_rules"] if "tolerances in mm" in rule]
+    clinical = evaluate_cases(pairs, CARD)
+    assert clinical["protocol_caveat"] is None
+    assert clinical["protocol_rules"][-1] == "NSD tolerances in mm: liver 1, spleen 1."
+
+
+def test_flare22_counts_an_organ_that_no_reference_has_and_takes_its_own_tolerances(pair):
+    found = evaluate_cases([pair(_labels(spleen=False), _labels(spleen=False))], CARD, protocol="flare22")
+    assert found["summary"]["organs_left_out"] == []
+    assert found["summary"]["organs"]["spleen"]["nsd"]["mean"] == 1.0
+    assert found["protocol_rules"][-1] == "NSD tolerances in mm: liver 5, spleen 3."
 
 
 def test_what_no_case_can_mend_is_refused(pair):
@@ -202,6 +256,7 @@ def test_what_no_case_can_mend_is_refused(pair):
         ([], {}, "no case"),
         ([one, one], {}, "c1: the case is there twice"),
         ([one], {"protocol": "flare99"}, "no such protocol"),
+        ([one], {"protocol": "btcv"}, "btcv is not for card tiny: it needs all of its 13 organs"),
         ([pair(_labels(), _labels(), annotated=("heart",))], {}, "heart is not on card"),
     ]:
         with pytest.raises(InputError, match=message):
@@ -264,8 +319,37 @@ def test_csv_has_a_row_a_case_and_organ_and_empty_cells_for_null(pair, tmp_path)
     assert [(row["case"], row["organ"]) for row in rows] == [(c, o) for c in ("c1", "c2") for o in ("liver", "spleen")]
     assert (rows[0]["dice"], rows[0]["status"]) == ("1.0", "ok")
     assert (rows[3]["dice"], rows[3]["status"]) == ("", "absent")
+    assert (rows[0]["iou"], rows[0]["hd_mm"], rows[0]["volume_difference_ml"]) == ("1.0", "0.0", "0.0")
     summary = {row["organ"]: row for row in summary_rows(found)}
     assert (summary["spleen"]["counted"], summary["spleen"]["absent"]) == (1, 1)
+    write_metrics_csv(evaluate_cases(pairs, CARD, protocol="samed"), tmp_path / "samed.csv")
+    table = pd.read_csv(tmp_path / "samed.csv")
+    assert table.groupby("organ")["hd95_voxels"].mean().to_dict() == {"liver": 0.0, "spleen": 0.0}
+    assert table["hd95_mm"].isna().all()
+
+
+def test_the_summary_is_written_in_markdown_and_latex_with_names_escaped(pair, tmp_path):
+    """Four patients, Dice 1, 1/2, 1/2 and 0 for the liver, whose name holds what either language takes for its own."""
+    name = "liver_|_50%_<b>_$x$"
+    card = replace(CARD, name="a_b", organs=(replace(CARD.organs[0], name=name), CARD.organs[1]))
+    pairs = [pair(_labels(), _labels(shift=i > 0), f"c{i}", f"p{i}") for i in range(3)]
+    pairs.append(pair(_labels(), None, "c3", "p3"))
+    write_summary_tables(evaluate_cases(pairs, card), tmp_path)
+    text = (tmp_path / "metrics.md").read_text(encoding="utf-8").splitlines()
+    assert text[0].startswith(r"Card a\_b, protocol clinical: 4 cases of 4 patients.")
+    assert [line.count(" | ") for line in text[2:7]] == [11] * 5
+    assert text[4].startswith(r"| liver \| 50% \<b\> \$x\$ | 0.500 (")
+    assert text[4].endswith("| 4 | 1 | 0 | 0 |")
+    assert text[6].startswith("| **mean of organs** |")
+    latex = (tmp_path / "metrics.tex").read_text(encoding="utf-8")
+    assert r"liver \textbar{} 50\% \textless{}b\textgreater{} \$x\$ & 0.500 (" in latex
+    assert r"Card a\_b, protocol clinical" in latex
+    assert latex.count(r" \\") == 4
+
+
+def test_backslashes_and_new_lines_are_escaped_too():
+    assert escape_latex("a\\b{c}~^\n#") == r"a\textbackslash{}b\{c\}\textasciitilde{}\textasciicircum{} \#"
+    assert escape_markdown("a\\b\n[c](d) `e`") == r"a\\b \[c\](d) \`e\`"
 
 
 def test_two_runs_are_compared_patient_by_patient(pair):

@@ -1,96 +1,87 @@
-"""The clinical protocol: one organ of one case, with every degenerate case written down.
+"""The protocols: how an organ of a case is scored, which organs they are for, and their rules in words.
 
-| status | reference | prediction | Dice, NSD | HD95, ASSD |
+| protocol | scores | missed | false positive | absent |
 |---|---|---|---|---|
-| ok | there | there | measured | measured |
-| missed | there | empty, or no usable file | 0 | the image's diagonal |
-| false_positive | empty | there | 0 | the image's diagonal |
-| absent | empty | empty | null | null |
-| not_annotated | unknown | any | null | null |
-
-The first three count in every mean; the last two in none.
+| clinical | all, mm | 0; the image's diagonal | as missed | no score |
+| btcv | all but NSD, mm | 0; the image's diagonal | as missed | no score |
+| flare22, flare22-fixed | Dice, NSD | 0 | 0 | 1 |
+| samed | Dice; HD95 in voxels | 0; 0 | 1; 0 | 0; 0 |
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from ragsam.metrics import btcv, clinical, flare22, samed
+from ragsam.metrics.scoring import ALL_METRICS, COUNTED, LOWER_IS_BETTER, METRICS
 
-from ragsam.metrics.overlap import dice, volume_ml
-from ragsam.metrics.surface import assd_mm, hd95_mm, nsd, surface_distances
+__all__ = ["ALL_METRICS", "COUNTED", "LOWER_IS_BETTER", "METRICS", "PROTOCOLS", "Protocol"]
 
-METRICS = ("dice", "nsd", "hd95_mm", "assd_mm")
-LOWER_IS_BETTER = ("hd95_mm", "assd_mm")
-COUNTED = ("ok", "missed", "false_positive")
-
-RULES = (
-    "Dice: twice the shared voxels over the sum of both masks' voxels.",
-    "Surface: a mask minus its erosion by the 6 face neighbours; beyond the image's border is background.",
-    "NSD: share of both surfaces' voxels within the organ's tolerance of the other surface, by voxels, not by area.",
-    "HD95: the larger of the two directed 95th percentiles of surface distance, in mm by the affine's spacing.",
-    "ASSD: the mean surface distance of both directions pooled, in mm.",
-    "Missed (in the reference, not predicted): Dice 0, NSD 0, HD95 and ASSD the image's physical diagonal; it counts.",
-    "False positive (predicted, not in the reference): scored like a miss; it counts.",
-    "Absent (in neither): no score, left out of the means and counted apart.",
+_SHARED_RULES = (
     "Not annotated: the case's reference does not cover the organ; no score.",
     "A prediction that is missing, unreadable or of another geometry: the reference's organs count as missed.",
-    "An organ in no reference has no mean, and is left out of the mean over organs.",
     "Means are by patient: volumes of one patient are averaged first. The mean over organs is the mean of their means.",
     "Intervals: 95 %, bootstrap of patients (BCa, 9999 resamples, fixed seed); none for fewer than 3 patients.",
 )
 
 
-def score_organ(
-    reference: NDArray[np.bool_],
-    prediction: NDArray[np.bool_],
-    *,
-    spacing_mm: Sequence[float],
-    tolerance_mm: float,
-    penalty_mm: float,
-) -> dict[str, Any]:
-    """Score one organ of one case; both masks may be cropped alike, as long as nothing of either is cut off.
+@dataclass(frozen=True)
+class Protocol:
+    """A set of rules.
 
-    Args:
-        reference, prediction: [X, Y, Z], bool.
-        spacing_mm: (3,), mm, array order.
-        tolerance_mm: the organ's tolerance for the NSD.
-        penalty_mm: HD95 and ASSD of an organ that is missed or made up: the whole image's diagonal.
-
-    Returns:
-        status, dice, nsd, hd95_mm, assd_mm, volume_reference_ml, volume_prediction_ml; None for what does not apply,
-        never NaN.
+    Attributes:
+        name: as the command and the cards have it.
+        metrics: what it scores; every other metric is null.
+        score: scores one organ of one case; see `ragsam.metrics.clinical.score_organ`.
+        own_rules: what is special to it, in words.
+        organs: the organs it is for; None for any.
+        every_organ: whether it needs all of them on the card.
+        tolerances_mm: its own, by organ; None takes the card's.
+        counts_unreferenced: whether an organ that no reference has counts in the mean over organs.
+        caveat: what a reader must know before looking at a figure.
     """
-    voxels = int(np.count_nonzero(reference)), int(np.count_nonzero(prediction))
-    volumes = {
-        "volume_reference_ml": volume_ml(voxels[0], spacing_mm),
-        "volume_prediction_ml": volume_ml(voxels[1], spacing_mm),
-    }
-    if not all(voxels):
-        status = "missed" if voxels[0] else "false_positive" if voxels[1] else "absent"
-        return unmeasured(status, penalty_mm) | volumes
-    distances = surface_distances(reference, prediction, spacing_mm)
-    return {
-        "status": "ok",
-        "dice": dice(reference, prediction),
-        "nsd": nsd(distances, tolerance_mm),
-        "hd95_mm": hd95_mm(distances),
-        "assd_mm": assd_mm(distances),
-    } | volumes
+
+    name: str
+    metrics: tuple[str, ...]
+    score: Callable[..., dict[str, Any]]
+    own_rules: tuple[str, ...]
+    organs: tuple[str, ...] | None = None
+    every_organ: bool = False
+    tolerances_mm: Mapping[str, float] | None = None
+    counts_unreferenced: bool = False
+    caveat: str | None = None
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """All rules in words, a line each."""
+        return (*self.own_rules, *_SHARED_RULES)
+
+    def misfit(self, organs: Sequence[str]) -> str | None:
+        """Return why the protocol is not for a card of these organs, None where it is."""
+        if self.organs is None:
+            return None
+        if unknown := sorted(set(organs) - set(self.organs)):
+            return f"{unknown[0]} is none of its organs"
+        if self.every_organ and (lacking := sorted(set(self.organs) - set(organs))):
+            return f"it needs all of its {len(self.organs)} organs, and {lacking[0]} is not on the card"
+        return None
 
 
-def unmeasured(status: str, penalty_mm: float | None = None) -> dict[str, Any]:
-    """Return the entry of an organ that cannot be measured: the penalty where it counts, None where it does not."""
-    counts = status in COUNTED
-    overlap, distance = (0.0, penalty_mm) if counts else (None, None)
-    return {
-        "status": status,
-        "dice": overlap,
-        "nsd": overlap,
-        "hd95_mm": distance,
-        "assd_mm": distance,
-        "volume_reference_ml": None,
-        "volume_prediction_ml": None,
-    }
+_FLARE22 = {
+    "metrics": flare22.SCORED,
+    "organs": tuple(flare22.TOLERANCES_MM),
+    "tolerances_mm": flare22.TOLERANCES_MM,
+    "counts_unreferenced": True,
+}
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("clinical", ALL_METRICS, clinical.score_organ, clinical.RULES),
+        Protocol("btcv", btcv.SCORED, btcv.score_organ, btcv.RULES, btcv.ORGANS, every_organ=True),
+        Protocol("flare22", score=flare22.score_official, own_rules=flare22.RULES["official"], **_FLARE22),
+        Protocol("flare22-fixed", score=flare22.score_fixed, own_rules=flare22.RULES["fixed"], **_FLARE22),
+        Protocol("samed", samed.SCORED, samed.score_organ, samed.RULES, counts_unreferenced=True, caveat=samed.CAVEAT),
+    )
+}

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from ragsam.metrics.significance import wilcoxon_p
+
 Table = Mapping[str, Mapping[str, Sequence[float]]]
 
 RESAMPLES = 9999
@@ -55,7 +57,8 @@ def paired_difference(first: Table, second: Table, *, lower_is_better: bool = Fa
 
     Returns:
         mean_difference, ci95, n (patients), method (see `mean_interval`), wins, losses and ties (patients for whom
-        `first` is better, worse or equal, by the mean over that patient's columns), unpaired (scores left out).
+        `first` is better, worse or equal, by the mean over that patient's columns), p (Wilcoxon's of these means; see
+        `wilcoxon_p`), unpaired (scores left out).
     """
     paired: dict[str, dict[str, list[float]]] = {}
     unpaired = 0
@@ -76,6 +79,7 @@ def paired_difference(first: Table, second: Table, *, lower_is_better: bool = Fa
         "wins": int(np.count_nonzero(by_patient > 0)),
         "losses": int(np.count_nonzero(by_patient < 0)),
         "ties": int(np.count_nonzero(by_patient == 0)),
+        "p": wilcoxon_p(by_patient),
         "unpaired": unpaired,
     }
 

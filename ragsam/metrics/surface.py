@@ -1,7 +1,7 @@
-"""Distances between the surfaces of two masks: HD95, normalised surface Dice, average distance.
+"""Distances between the surfaces of two masks: Hausdorff, its 95th percentile in both definitions, average distance.
 
-A surface is the mask minus its erosion by the 6-connected neighbourhood (4-connected in a plane); what lies outside the
-array is background, so that a mask touching the border has surface there. Distances run between voxel centres in mm.
+A surface is the mask minus its erosion by the 6 face neighbours; what lies outside the array is background, so that a
+mask touching the border has surface there. Distances run between voxel centres in mm.
 """
 
 from __future__ import annotations
@@ -12,11 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion
-from scipy.spatial import cKDTree
 
-# One nanometre: a distance that equals the tolerance but for rounding is within it.
-ROUNDING_MM = 1e-6
+from ragsam.metrics.nearest import nearest_both_ways_mm
 
 
 class SurfaceDistances(NamedTuple):
@@ -30,9 +27,15 @@ class SurfaceDistances(NamedTuple):
 
 
 def surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the surface voxels of a mask, as a mask of the same shape."""
+    """Return the surface voxels of a mask [X, Y, Z], as a mask of the same shape."""
     mask = np.asarray(mask, dtype=bool)
-    return mask & ~binary_erosion(mask)
+    inner = mask.copy()
+    for axis in range(mask.ndim):
+        inside, voxels = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
+        inside[1:] &= voxels[:-1]
+        inside[:-1] &= voxels[1:]
+        inside[:1] = inside[-1:] = False
+    return mask ^ inner
 
 
 def surface_distances(
@@ -41,25 +44,23 @@ def surface_distances(
     """Measure both surfaces against each other.
 
     Args:
-        reference, prediction: bool arrays of one shape.
-        spacing_mm: one number an axis, mm, array order.
+        reference, prediction: [X, Y, Z], bool.
+        spacing_mm: (3,), mm, array order.
 
     Raises:
-        ValueError: where the shapes differ, or the spacing is not positive or not one number an axis.
+        ValueError: as `checked_masks`.
     """
-    first, second = np.asarray(reference, dtype=bool), np.asarray(prediction, dtype=bool)
-    spacing = np.asarray(spacing_mm, dtype=np.float64)
-    if first.shape != second.shape:
-        raise ValueError(f"masks of one shape are needed, got {first.shape} and {second.shape}")
-    if spacing.shape != (first.ndim,) or not np.all(np.isfinite(spacing) & (spacing > 0)):
-        raise ValueError(f"{first.ndim} positive spacings in mm are needed, got {tuple(spacing.tolist())}")
-    nothing = np.empty(0)
+    first, second, spacing = checked_masks(reference, prediction, spacing_mm)
     if not first.any() or not second.any():
-        return SurfaceDistances(nothing, nothing)
-    box = _bounding_box(first | second)
-    # The box is tight: beyond it there is background, or the border, and an erosion takes both for background.
-    points = np.argwhere(surface(first[box])), np.argwhere(surface(second[box]))
-    return SurfaceDistances(_nearest_mm(*points, spacing), _nearest_mm(*reversed(points), spacing))
+        return SurfaceDistances(np.empty(0), np.empty(0))
+    return SurfaceDistances(*nearest_both_ways_mm(surface(first), surface(second), spacing))
+
+
+def hd_mm(distances: SurfaceDistances) -> float | None:
+    """Return the Hausdorff distance, the largest of both directions; None where a mask is empty."""
+    if not distances.reference_to_prediction.size:
+        return None
+    return max(float(directed.max()) for directed in distances)
 
 
 def hd95_mm(distances: SurfaceDistances) -> float | None:
@@ -69,14 +70,13 @@ def hd95_mm(distances: SurfaceDistances) -> float | None:
     return max(float(np.percentile(directed, 95)) for directed in distances)
 
 
-def nsd(distances: SurfaceDistances, tolerance_mm: float) -> float | None:
-    """Return the share of both surfaces' voxels within `tolerance_mm` of the other surface; None where a mask is empty.
+def hd95_pooled_mm(distances: SurfaceDistances) -> float | None:
+    """Return the 95th percentile of both directions' distances together, as medpy has it; None where a mask is empty.
 
-    Source: Nikolov et al., "Clinically applicable segmentation of head and neck anatomy", 2021; by voxels, not weighted
-    by area, as MONAI's compute_surface_dice does by default.
+    Where one surface lies off the other on one side only, it is the kinder of the two definitions.
     """
     both = np.concatenate(distances)
-    return float(np.count_nonzero(both <= tolerance_mm + ROUNDING_MM)) / both.size if both.size else None
+    return float(np.percentile(both, 95)) if both.size else None
 
 
 def assd_mm(distances: SurfaceDistances) -> float | None:
@@ -90,19 +90,25 @@ def diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
     return math.sqrt(sum((n * float(s)) ** 2 for n, s in zip(shape, spacing_mm, strict=True)))
 
 
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Return the tight box around a mask that is not empty."""
-    box = []
-    for axis in range(mask.ndim):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)
+def checked_masks(
+    reference: NDArray[np.bool_], prediction: NDArray[np.bool_], spacing_mm: Sequence[float]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float64]]:
+    """Return two masks and their spacing, the axes turned round where the first lies in memory the other way.
 
+    A NIfTI file's voxels do: its first axis runs fastest. No distance depends on the order of the axes, but the time
+    to read and shift voxels does.
 
-def _nearest_mm(
-    points: NDArray[np.int64], others: NDArray[np.int64], spacing: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return each point's distance to the nearest of the others; points are voxel indices, [N, D]."""
-    _, nearest = cKDTree(others * spacing, leafsize=32).query(points * spacing)
-    # From whole voxel steps, so that the distance does not depend on where in the image it lies.
-    return np.sqrt((((points - others[nearest]) * spacing) ** 2).sum(axis=1))
+    Raises:
+        ValueError: where the shapes differ or are not of three axes, or the spacing is not positive or not (3,).
+    """
+    first, second = np.asarray(reference, dtype=bool), np.asarray(prediction, dtype=bool)
+    spacing = np.asarray(spacing_mm, dtype=np.float64)
+    if first.shape != second.shape:
+        raise ValueError(f"masks of one shape are needed, got {first.shape} and {second.shape}")
+    if first.ndim != 3:
+        raise ValueError(f"masks of three axes are needed, got {first.shape}")
+    if spacing.shape != (3,) or not np.all(np.isfinite(spacing) & (spacing > 0)):
+        raise ValueError(f"3 positive spacings in mm are needed, got {tuple(spacing.tolist())}")
+    if first.flags.f_contiguous and not first.flags.c_contiguous:
+        first, second, spacing = first.T, second.T, spacing[::-1]
+    return np.ascontiguousarray(first), np.ascontiguousarray(second), spacing

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.ndimage import find_objects
-
 from ragsam.data.cards import Card, Organ
+from ragsam.data.workers import run_each
 from ragsam.errors import InputError
-from ragsam.metrics.protocols import COUNTED, METRICS, RULES, score_organ, unmeasured
+from ragsam.metrics.protocols import ALL_METRICS, PROTOCOLS, Protocol
 from ragsam.metrics.statistics import mean_interval
-from ragsam.metrics.surface import diagonal_mm
-from ragsam.report.labels import LabelVolume, geometry_fault, read_labels
+from ragsam.report.case_scores import crashed, evaluated
 from ragsam.report.pairs import CasePair, pairs_from_cases, pairs_from_folders
 
 __all__ = ["CasePair", "evaluate_cases", "pairs_from_cases", "pairs_from_folders", "scores_by_patient"]
 
-PROTOCOLS = ("clinical",)
 ONE_PER_CASE = "one per case: no patient table was given"
-
-Progress = Callable[[int, int, str], None]
 
 
 def evaluate_cases(
-    pairs: Sequence[CasePair], card: Card, *, protocol: str = "clinical", progress: Progress | None = None
+    pairs: Sequence[CasePair],
+    card: Card,
+    *,
+    protocol: str = "clinical",
+    jobs: int = 1,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Score every case and return the content of metrics.json; the same files give the same digits.
 
@@ -37,59 +36,64 @@ def evaluate_cases(
     Args:
         pairs: the cases; names must differ.
         card: organs, label values and tolerances.
-        protocol: "clinical"; see `ragsam.metrics.protocols`.
-        progress: called with (done, total, case) after each case.
+        protocol: one of `ragsam.metrics.protocols.PROTOCOLS`.
+        jobs: processes; each holds the two label volumes of a case.
+        progress: called with the number of cases that are done.
 
     Returns:
-        protocol, card, cases and summary as described in `docs`; beside them n_cases, n_patients, patients, faults,
-        unscored, missed, false_positive and absent (counts by organ), and protocol_rules. It holds no NaN.
+        protocol, card, cases and summary as described in `docs`; beside them metrics (what the protocol scores),
+        n_cases, n_patients, patients, faults, unscored, missed, false_positive and absent (counts by organ),
+        protocol_caveat and protocol_rules. It holds no NaN.
 
     Raises:
-        InputError: where there is no case, a name stands twice, or the protocol or an annotated organ is unknown.
+        InputError: where there is no case, a name stands twice, the protocol or an annotated organ is unknown, or the
+            protocol is not for the card's organs.
     """
-    _check(pairs, card, protocol)
+    rules = _check(pairs, card, protocol)
     cases, faults, unscored = [], [], []
-    for done, pair in enumerate(pairs, start=1):
-        try:
-            organs, found = _evaluate_case(pair, card)
-        except InputError as error:
-            faults.append(_without_folder(f"{error}", pair))
+    job = partial(evaluated, card=card, protocol=protocol)
+    results = run_each(job, pairs, jobs=min(jobs, len(pairs)), crashed=crashed, done=progress)
+    for pair, (organs, found) in zip(pairs, results, strict=True):
+        faults.extend(_without_folder(line, pair) for line in found)
+        if organs is None:
             unscored.append(pair.case)
         else:
-            faults.extend(_without_folder(line, pair) for line in found)
             cases.append({"case": pair.case, "patient": _patient(pair), "organs": organs})
-        if progress is not None:
-            progress(done, len(pairs), pair.case)
     no_table = all(pair.patient is None for pair in pairs)
     return {
         "protocol": protocol,
         "card": card.name,
+        "metrics": list(rules.metrics),
         "n_cases": len(cases),
         "n_patients": len({case["patient"] for case in cases}),
         "patients": ONE_PER_CASE if no_table else "as the datalist or table names them",
         "cases": cases,
-        "summary": _summary(cases, card),
+        "summary": _summary(cases, card, rules),
         **{status: _counts(cases, card, status) for status in ("missed", "false_positive", "absent")},
         "faults": faults,
         "unscored": unscored,
-        "protocol_rules": [*RULES, _tolerances(card)],
+        "protocol_caveat": rules.caveat,
+        "protocol_rules": [*rules.rules, *_tolerances(card, rules)],
     }
 
 
 def scores_by_patient(cases: Sequence[Mapping[str, Any]], organ: str, metric: str) -> dict[str, list[float]]:
-    """Return {patient: [score of each of their volumes that counts]} from metrics.json's cases."""
+    """Return {patient: [each score of their volumes]} from metrics.json's cases; what has no score does not count."""
     scores: dict[str, list[float]] = {}
     for case in cases:
-        entry = case["organs"].get(organ)
-        if entry is not None and entry["status"] in COUNTED:
-            scores.setdefault(case["patient"], []).append(entry[metric])
+        score = case["organs"].get(organ, {}).get(metric)
+        if score is not None:
+            scores.setdefault(case["patient"], []).append(score)
     return scores
 
 
-def _check(pairs: Sequence[CasePair], card: Card, protocol: str) -> None:
-    """Refuse what no case could mend."""
+def _check(pairs: Sequence[CasePair], card: Card, protocol: str) -> Protocol:
+    """Return the protocol; refuse what no case could mend."""
     if protocol not in PROTOCOLS:
         raise InputError(f"{protocol}: no such protocol; choose one of {', '.join(PROTOCOLS)}")
+    rules = PROTOCOLS[protocol]
+    if misfit := rules.misfit([organ.name for organ in card.organs]):
+        raise InputError(f"protocol {protocol} is not for card {card.name}: {misfit}; choose another protocol")
     if not pairs:
         raise InputError("no case to evaluate; name a folder or a datalist with labelled cases")
     names = [pair.case for pair in pairs]
@@ -100,97 +104,25 @@ def _check(pairs: Sequence[CasePair], card: Card, protocol: str) -> None:
     for pair in pairs:
         if unknown := sorted(set(pair.annotated or ()) - on_card):
             raise InputError(f"{pair.case}: annotated organ {unknown[0]} is not on card {card.name}; mend the datalist")
+    return rules
 
 
-def _evaluate_case(pair: CasePair, card: Card) -> tuple[dict[str, Any], list[str]]:
-    """Return the organs' scores and the faults of one case.
-
-    Raises:
-        InputError: where the reference cannot be used.
-    """
-    reference = read_labels(pair.reference, f"{pair.case} (reference)", label_map=pair.label_map)
-    faults = _unknown_values(reference, card, f"{pair.case} (reference)")
-    prediction = None
-    if pair.prediction is None:
-        faults.append(f"{pair.case}: no prediction; scored as missed, segment the case and evaluate again")
-    else:
-        try:
-            prediction = read_labels(pair.prediction, f"{pair.case} (prediction)")
-        except InputError as error:
-            faults.append(f"{error}; scored as missed")
-    if prediction is not None:
-        if fault := geometry_fault(reference, prediction):
-            faults.append(f"{pair.case}: {fault}; scored as missed, bring the prediction onto the image's own grid")
-            prediction = None
-        else:
-            faults.extend(_unknown_values(prediction, card, f"{pair.case} (prediction)"))
-    return _score_organs(reference, prediction, card, pair.annotated), faults
-
-
-def _score_organs(
-    reference: LabelVolume, prediction: LabelVolume | None, card: Card, annotated: Sequence[str] | None
-) -> dict[str, Any]:
-    """Return {organ: scores} of a case in the card's order."""
-    penalty_mm = diagonal_mm(reference.labels.shape, reference.spacing_mm)
-    predicted = np.zeros_like(reference.labels) if prediction is None else prediction.labels
-    boxes = [_boxes(reference.labels, card), _boxes(predicted, card)]
-    organs = {}
-    for organ in card.organs:
-        box = _union([found[organ.value] for found in boxes if organ.value in found])
-        scores = score_organ(
-            reference.labels[box] == organ.value,
-            predicted[box] == organ.value,
-            spacing_mm=reference.spacing_mm,
-            tolerance_mm=organ.tolerance_mm,
-            penalty_mm=penalty_mm,
-        )
-        volume_prediction = None if prediction is None else scores["volume_prediction_ml"]
-        if annotated is not None and organ.name not in annotated:
-            scores = unmeasured("not_annotated")
-        organs[organ.name] = scores | {"volume_prediction_ml": volume_prediction}
-    return organs
-
-
-def _boxes(labels: NDArray[np.integer], card: Card) -> dict[int, tuple[slice, ...]]:
-    """Return {value: tight box} of the card's values that occur."""
-    found = find_objects(labels, max(organ.value for organ in card.organs))
-    return {value: box for value, box in enumerate(found, start=1) if box is not None}
-
-
-def _union(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
-    """Return the box around all boxes; an empty one for none."""
-    if not boxes:
-        return (slice(0, 0),) * 3
-    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
-
-
-def _unknown_values(volume: LabelVolume, card: Card, name: str) -> list[str]:
-    """Return the fault line of label values that are not on the card, if there are any."""
-    outside = volume.labels[(volume.labels < 0) | (volume.labels > len(card.organs))]  # a card's values are 1..K
-    unknown = np.unique(outside).tolist()
-    if not unknown:
-        return []
-    values = ", ".join(map(str, unknown[:8])) + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else "")
-    allowed = f"card {card.name} (0-{len(card.organs)})"
-    return [f"{name}: label {values} is not on {allowed}; left out, relabel or change the card"]
-
-
-def _summary(cases: Sequence[Mapping[str, Any]], card: Card) -> dict[str, Any]:
-    """Return means with intervals by organ and over organs; organs in no reference are named and left out."""
-    scored = [organ for organ in card.organs if _in_a_reference(cases, organ)]
-    names = {organ.name for organ in scored}
+def _summary(cases: Sequence[Mapping[str, Any]], card: Card, protocol: Protocol) -> dict[str, Any]:
+    """Return means with intervals by organ and over organs; organs that do not count are named and left out."""
+    scored = [o.name for o in card.organs if protocol.counts_unreferenced or _in_a_reference(cases, o)]
+    metrics = dict.fromkeys((*ALL_METRICS, *protocol.metrics))
     tables = {
-        metric: {o.name: scores_by_patient(cases, o.name, metric) if o in scored else {} for o in card.organs}
-        for metric in METRICS
+        metric: {o.name: scores_by_patient(cases, o.name, metric) if o.name in scored else {} for o in card.organs}
+        for metric in metrics
     }
-    counted = sum(any(case["organs"][name]["status"] in COUNTED for name in names) for case in cases)
+    counted = sum(any(case["organs"][name]["dice"] is not None for name in scored) for case in cases)
     return {
         "organs": {
-            organ.name: {metric: mean_interval({organ.name: tables[metric][organ.name]}) for metric in METRICS}
+            organ.name: {metric: mean_interval({organ.name: tables[metric][organ.name]}) for metric in metrics}
             for organ in card.organs
         },
-        "mean": {metric: mean_interval(tables[metric]) | {"n_cases": counted} for metric in METRICS},
-        "organs_left_out": [organ.name for organ in card.organs if organ.name not in names],
+        "mean": {metric: mean_interval(tables[metric]) | {"n_cases": counted} for metric in metrics},
+        "organs_left_out": [organ.name for organ in card.organs if organ.name not in scored],
     }
 
 
@@ -203,8 +135,11 @@ def _counts(cases: Sequence[Mapping[str, Any]], card: Card, status: str) -> dict
     return {o.name: sum(case["organs"][o.name]["status"] == status for case in cases) for o in card.organs}
 
 
-def _tolerances(card: Card) -> str:
-    return "NSD tolerances in mm: " + ", ".join(f"{o.name} {o.tolerance_mm:g}" for o in card.organs) + "."
+def _tolerances(card: Card, protocol: Protocol) -> list[str]:
+    if "nsd" not in protocol.metrics:
+        return []
+    known = protocol.tolerances_mm or {organ.name: organ.tolerance_mm for organ in card.organs}
+    return ["NSD tolerances in mm: " + ", ".join(f"{o.name} {known[o.name]:g}" for o in card.organs) + "."]
 
 
 def _patient(pair: CasePair) -> str:

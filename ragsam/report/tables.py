@@ -1,16 +1,18 @@
-"""Metrics as files and as rows: metrics.json, metrics.csv and the summary by organ."""
+"""Metrics as files and as rows: metrics.json, metrics.csv, and the summary by organ in Markdown and LaTeX."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ragsam.files import atomic_write, write_json_atomic
-from ragsam.metrics.protocols import COUNTED, METRICS
+from ragsam.files import atomic_write, write_json_atomic, write_text_atomic
+from ragsam.metrics.protocols import ALL_METRICS, COUNTED, METRICS
+from ragsam.metrics.scoring import VOLUMES
+from ragsam.report.markup import latex_table, markdown_table
+from ragsam.report.text import NOTHING, TITLES, interval, readable
 
-VOLUMES = ("volume_reference_ml", "volume_prediction_ml")
-COLUMNS = ("case", "patient", "organ", "status", *METRICS, *VOLUMES)
+COLUMNS = ("case", "patient", "organ", "status", *ALL_METRICS, *VOLUMES)
 
 
 def write_metrics_json(metrics: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -19,19 +21,28 @@ def write_metrics_json(metrics: Mapping[str, Any], path: str | os.PathLike[str])
 
 
 def write_metrics_csv(metrics: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write one row a case and organ; a cell is empty where the metric does not apply, and `status` says why."""
+    """Write one row a case and organ; a cell is empty where the metric does not apply, and `status` says why.
+
+    A protocol's metrics that no other has are columns at the end.
+    """
     import pandas as pd
 
-    table = pd.DataFrame(case_rows(metrics), columns=list(COLUMNS))
+    columns = dict.fromkeys((*COLUMNS, *metrics["metrics"]))
+    table = pd.DataFrame(case_rows(metrics), columns=list(columns))
     with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, encoding="utf-8", lineterminator="\n")
+
+
+def write_summary_tables(metrics: Mapping[str, Any], folder: str | os.PathLike[str]) -> None:
+    """Write metrics.md and metrics.tex: each organ's means with their 95 % intervals, and how often it was missed."""
+    for name, written in (("metrics.md", markdown_table), ("metrics.tex", latex_table)):
+        write_text_atomic(os.path.join(folder, name), summary_table(metrics, written))
 
 
 def case_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one flat row a case and organ, in the order of the cases and of the card."""
     return [
-        {"case": case["case"], "patient": case["patient"], "organ": organ}
-        | {key: scores[key] for key in ("status", *METRICS, *VOLUMES)}
+        {"case": case["case"], "patient": case["patient"], "organ": organ, **scores}
         for case in metrics["cases"]
         for organ, scores in case["organs"].items()
     ]
@@ -49,3 +60,31 @@ def summary_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             | {s: statuses.count(s) for s in ("missed", "false_positive", "absent", "not_annotated")}
         )
     return rows
+
+
+def summary_table(metrics: Mapping[str, Any], written: Callable[..., str]) -> str:
+    """Return the summary by organ, written by `markdown_table` or `latex_table`."""
+    shown = [metric for metric in dict.fromkeys((*METRICS, *metrics["metrics"])) if metric in metrics["metrics"]]
+    heads = ["organ", *(_title(metric) for metric in shown), "patients", "missed", "false positive", "absent"]
+    summary, rows = metrics["summary"], []
+    for organ, summaries in summary["organs"].items():
+        counts = [str(metrics[status][organ]) for status in ("missed", "false_positive", "absent")]
+        rows.append([readable(organ), *(_cell(summaries[m], m) for m in shown), str(summaries["dice"]["n"]), *counts])
+    total = ["mean of organs", *(_cell(summary["mean"][m], m) for m in shown), str(summary["mean"]["dice"]["n"])]
+    rows.append([*total, *(str(sum(metrics[s].values())) for s in ("missed", "false_positive", "absent"))])
+    title = f"Card {metrics['card']}, protocol {metrics['protocol']}: {metrics['n_cases']} cases of "
+    title += f"{metrics['n_patients']} patients. Mean by patient (95 % interval, BCa bootstrap)."
+    left_out = ", ".join(readable(organ) for organ in summary["organs_left_out"])
+    notes = [f"In no reference, so left out of the mean: {left_out}."] if left_out else []
+    return written(heads, rows, title=title, notes=[*filter(None, [metrics["protocol_caveat"]]), *notes])
+
+
+def _title(metric: str) -> str:
+    return f"{TITLES[metric]} (mm)" if metric.endswith("_mm") else TITLES[metric]
+
+
+def _cell(summary: Mapping[str, Any], metric: str) -> str:
+    if summary["mean"] is None:
+        return NOTHING
+    mean = f"{summary['mean']:.{2 if metric.endswith(('_mm', '_voxels')) else 3}f}"
+    return mean if summary["ci95"] is None else f"{mean} ({interval(summary['ci95'], metric)})"

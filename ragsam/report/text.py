@@ -6,9 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ragsam.metrics.protocols import LOWER_IS_BETTER
+from ragsam.metrics.scoring import DISTANCES, LOWER_IS_BETTER
 
-TITLES = {"dice": "Dice", "nsd": "NSD", "hd95_mm": "HD95", "assd_mm": "ASSD"}
+TITLES = {
+    "dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95_mm": "HD95", "hd95_pooled_mm": "HD95 pooled", "hd_mm": "HD",
+    "assd_mm": "ASSD", "hd95_voxels": "HD95 in voxels",
+}  # fmt: skip
 NOTHING = "n/a"
 
 # A path's folders, whose names may hold spaces, up to the next option or path; not the slashes of a web address.
@@ -19,22 +22,21 @@ def number(value: float | None, metric: str) -> str:
     """Return a score: three decimals for a share, two and the unit for a distance; n/a for None."""
     if value is None:
         return NOTHING
-    return f"{value:.2f} mm" if metric.endswith("_mm") else f"{value:.3f}"
+    return f"{value:.{_digits(metric)}f}{_unit(metric)}"
 
 
 def interval(bounds: list[float] | None, metric: str, *, signed: bool = False) -> str:
     """Return "low to high" without unit; "no interval" for None."""
     if bounds is None:
         return "no interval"
-    digits = 2 if metric.endswith("_mm") else 3
-    return " to ".join(f"{bound:{'+' if signed else ''}.{digits}f}" for bound in bounds)
+    return " to ".join(f"{bound:{'+' if signed else ''}.{_digits(metric)}f}" for bound in bounds)
 
 
 def signed(value: float | None, metric: str) -> str:
     """Return a difference with its sign."""
     if value is None:
         return NOTHING
-    return f"{value:+.2f} mm" if metric.endswith("_mm") else f"{value:+.3f}"
+    return f"{value:+.{_digits(metric)}f}{_unit(metric)}"
 
 
 def verdict(paired: Mapping[str, Any], metric: str) -> str:
@@ -68,3 +70,11 @@ def readable(name: str) -> str:
 def without_folders(text: str) -> str:
     """Return a text with paths cut to their last part: folders can hold a person's name."""
     return _FOLDERS.sub("", text)
+
+
+def _digits(metric: str) -> int:
+    return 2 if metric in DISTANCES else 3
+
+
+def _unit(metric: str) -> str:
+    return {"mm": " mm", "voxels": " voxels"}[metric.rsplit("_", 1)[1]] if metric in DISTANCES else ""

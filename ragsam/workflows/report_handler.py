@@ -16,7 +16,7 @@ from ragsam.errors import InputError
 from ragsam.files import read_json
 from ragsam.report.evaluation import CasePair, evaluate_cases, pairs_from_cases
 from ragsam.report.page import write_report
-from ragsam.report.tables import write_metrics_csv, write_metrics_json
+from ragsam.report.tables import write_metrics_csv, write_metrics_json, write_summary_tables
 from ragsam.retrieval.bank import Bank, pseudonym
 
 TRACE_NAME = "retrieval.json"
@@ -36,7 +36,7 @@ def report_evaluation(
     provenance: Mapping[str, str] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Measure predictions and write metrics.json, metrics.csv and report.html into `output`.
+    """Measure predictions and write metrics.json, .csv, .md and .tex and report.html into `output`.
 
     Args:
         pairs: references and predictions.
@@ -54,6 +54,7 @@ def report_evaluation(
     metrics = evaluate_cases(pairs, card, **options)
     write_metrics_json(metrics, output / "metrics.json")
     write_metrics_csv(metrics, output / "metrics.csv")
+    write_summary_tables(metrics, output)
     known = {}
     if bank is not None and (Path(bank) / "manifest.json").is_file():
         salt = Bank.open(bank).salt
