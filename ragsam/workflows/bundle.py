@@ -67,15 +67,14 @@ def make_run(
     card = load_card(data.card)
     texts = {name: (source / "configs" / f"{name}.yaml").read_text(encoding="utf-8") for name in CONFIGS}
     values: dict[str, Any] = {"datalist": str(data.path), **checked_knobs(texts["train"], knobs or {})}
-    if values.get("context_slices", 1) > 1:
-        raise InputError("--set context_slices: the network takes three channels; choose 0 or 1")
     if "image_size" not in values:
         cases, axis = data.section("training"), values.get("slice_axis", 2)
         values["image_size"] = fitting_image_size(cases, values.get("spacing_mm"), axis)
     if values.get("base"):
         values["base"] = str(Path(values["base"]).absolute())
     texts = {name: set_knobs(text, values) for name, text in texts.items()}
-    build_empty(network_options(texts["train"], card.num_classes))  # tells at once what cannot work
+    network = build_empty(network_options(texts["train"], card.num_classes))  # tells at once what cannot work
+    _check_context(values.get("context_slices", 1), stacked=network.stacked)
     for name, text in texts.items():
         write_text_atomic(target / "configs" / f"{name}.yaml", text)
     shutil.copyfile(source / "configs" / "logging.conf", target / "configs" / "logging.conf")
@@ -88,6 +87,14 @@ def make_run(
         elif (source / part).is_file():
             shutil.copyfile(source / part, target / part)
     return target
+
+
+def _check_context(context_slices: int, *, stacked: bool) -> None:
+    """Refuse neighbours that the network has no place for: only a stack may be of more than three slices."""
+    if stacked and context_slices == 0:
+        raise InputError("--set context_slices: the depth adapter needs neighbours; choose 1 or more")
+    if not stacked and context_slices > 1:
+        raise InputError("--set context_slices: the network takes three channels; choose 0 or 1, or a depth adapter")
 
 
 def fitting_image_size(cases: Sequence[Case], spacing_mm: Sequence[float] | None = None, slice_axis: int = 2) -> int:
@@ -117,7 +124,11 @@ def fill_metadata(metadata: dict[str, Any], card: Card, values: Mapping[str, Any
     """Return a bundle's metadata with the card's labels, source and licence, and the slices' size."""
     channels = {"0": "background", **{str(organ.value): organ.name for organ in card.organs}}
     formats = metadata["network_data_format"]
-    shape = [values["image_size"]] * 2
+    shape, around = [values["image_size"]] * 2, values.get("context_slices", 1)
+    if around > 1:
+        offsets = range(-around, around + 1)
+        names = {str(i): f"slice {offset:+d}" if offset else "slice" for i, offset in enumerate(offsets)}
+        formats["inputs"]["image"] |= {"num_channels": len(names), "channel_def": names}
     formats["inputs"]["image"] |= {"spatial_shape": shape, "modality": card.modality}
     formats["outputs"]["pred"] |= {"spatial_shape": shape, "num_channels": len(channels), "channel_def": channels}
     return {**metadata, "data_source": f"{card.title}: {card.source} ({card.licence})"}
