@@ -98,6 +98,7 @@ def _index(args: argparse.Namespace) -> None:
 
 def _segment(args: argparse.Namespace) -> None:
     from ragsam.workflows.jobs import segment_with_run
+    from ragsam.workflows.knobs import parse_knob
 
     cases = segment_with_run(
         args.run,
@@ -108,6 +109,10 @@ def _segment(args: argparse.Namespace) -> None:
         retrieval=not args.no_retrieval,
         series=args.series,
         dicom_seg=args.dicom_seg,
+        ensemble=args.ensemble,
+        uncertainty=args.uncertainty,
+        probabilities=args.probabilities,
+        knobs=dict(parse_knob(text) for text in args.set),
     )
     _say(f"label volumes: {len(cases)} in {args.output}")
 
@@ -222,6 +227,10 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("--no-retrieval", action="store_true")
     segment.add_argument("--series", action="append", default=[], metavar="UID", help="of a DICOM folder with several")
     segment.add_argument("--dicom-seg", action="store_true", help="write DICOM segmentations too, of DICOM input")
+    segment.add_argument("--ensemble", type=Path, nargs="+", default=[], metavar="RUN", help="average with other runs")
+    segment.add_argument("--uncertainty", action="store_true", help="write a map of the entropy too")
+    segment.add_argument("--probabilities", action="store_true", help="write a map for every organ too")
+    segment.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as test_shift=3")
     segment.set_defaults(job=_segment)
 
     evaluate = commands.add_parser("evaluate", help="metrics.json, metrics.csv and report.html")

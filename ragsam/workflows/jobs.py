@@ -16,8 +16,12 @@ from ragsam.errors import InputError
 from ragsam.workflows.bundle import make_run, require_plain, root_cause, run_config
 from ragsam.workflows.dicom_seg import require_dicom, write_case_seg
 from ragsam.workflows.inputs import cases_of_inputs, is_dicom, skipped_files
+from ragsam.workflows.knobs import checked_knobs
 
 logger = logging.getLogger(__name__)
+
+#: How a run looks at whole volumes, and how their labels are tidied.
+SEGMENT_KNOBS = ("test_shift", "test_mirror", "test_scales", "keep_pieces", "fill_holes")
 
 
 def train_run(
@@ -88,6 +92,10 @@ def segment_with_run(
     retrieval: bool = True,
     series: Sequence[str] = (),
     dicom_seg: bool = False,
+    ensemble: Sequence[str | os.PathLike[str]] = (),
+    uncertainty: bool = False,
+    probabilities: bool = False,
+    knobs: Mapping[str, Any] | None = None,
 ) -> list[Case]:
     """Write a label volume for every input, on the input's own grid.
 
@@ -99,15 +107,22 @@ def segment_with_run(
         retrieval: False segments without the bank.
         series: Series Instance UIDs to take from DICOM folders that hold several.
         dicom_seg: write `CASE.seg.dcm` too, a DICOM segmentation of the case's series.
+        ensemble: other runs, of the same card, whose probabilities are averaged with this one's.
+        uncertainty: write `uncertainty/CASE.nii.gz` too, the entropy of the classes' probabilities, 0 to 1.
+        probabilities: write `probabilities/CASE/ORGAN.nii.gz` too.
+        knobs: values of `SEGMENT_KNOBS`, for this time; None leaves the run's own.
 
     Returns:
         The segmented cases.
 
     Raises:
-        InputError: two inputs of one name, a bank that does not fit the run, or `dicom_seg` with an input that is not
-            DICOM; and, once the other inputs are segmented, an input that cannot be read.
+        InputError: two inputs of one name, a bank that does not fit the run, `dicom_seg` with an input that is not
+            DICOM, an unknown knob, or another run that is none or for other organs; and, once the other inputs are
+            segmented, an input that cannot be read.
     """
     cases = cases_of_inputs(inputs, section=section, series=series)
+    overrides: dict[str, Any] = {"output_dir": str(Path(output).absolute()), "retrieval": retrieval}
+    overrides |= _segment_knobs(run, knobs or {})
     if dicom_seg:
         require_dicom(cases)
     faults = {case.case: fault for case in cases if (fault := _fault(case))}
@@ -117,10 +132,11 @@ def segment_with_run(
     for case in filter(is_dicom, sound):
         if skipped := skipped_files(case):
             logger.info("segment: %s: %d files of the folder are no DICOM images; left out", case.case, skipped)
-    overrides: dict[str, Any] = {"cases": sound, "output_dir": str(Path(output).absolute()), "retrieval": retrieval}
     if bank is not None:
         overrides["bank"] = str(Path(bank).absolute())
-    run_config(run, "inference", **overrides)
+    others = [str(Path(other).absolute()) for other in ensemble]
+    maps = {"uncertainty": uncertainty, "probabilities": probabilities}
+    run_config(run, "inference", cases=sound, ensemble=others, **maps, **overrides)
     if dicom_seg:
         card = load_card(Path(run) / "configs" / "card.yaml")
         for case in sound:
@@ -131,6 +147,14 @@ def segment_with_run(
     if faults:
         raise InputError(_told(list(faults.values()), len(sound)))
     return sound
+
+
+def _segment_knobs(run: str | os.PathLike[str], knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the knobs that may be set when a run segments, each of the right kind."""
+    if unknown := sorted(set(knobs) - set(SEGMENT_KNOBS)):
+        raise InputError(f"--set {unknown[0]}: no knob of segmenting; there are {', '.join(SEGMENT_KNOBS)}")
+    config = Path(run) / "configs" / "inference.yaml"
+    return checked_knobs(config.read_text(encoding="utf-8"), knobs) if knobs and config.is_file() else {}
 
 
 def _fault(case: Case) -> str | None:
