@@ -26,6 +26,9 @@ class LabelPriorFusion(nn.Module):
 
     def forward(self, features: Tensor, supports: Supports) -> Tensor:
         """Add the prior to `features` [B, C, h, w]; a query whose weights are all zero is left untouched."""
-        prior = label_prior(supports, self.num_classes).to(features.dtype)
-        found = (supports.weights.sum(1) > 0).to(features.dtype)[:, None, None, None]
-        return features + found * self.convs(resize_prior(prior, features.shape[-2:]))
+        return self.add_vote(features, label_prior(supports, self.num_classes), supports.weights.sum(1) > 0)
+
+    def add_vote(self, features: Tensor, vote: Tensor, found: Tensor) -> Tensor:
+        """Add the prior of a vote [B, num_classes, H, W] to the features of those queries that `found` [B] names."""
+        prior = resize_prior(vote.to(features.dtype), features.shape[-2:])
+        return features + found.to(features.dtype)[:, None, None, None] * self.convs(prior)

@@ -19,7 +19,7 @@ from ragsam.networks.sam import build_sam
 from ragsam.networks.segmenter import Segmenter
 from ragsam.workflows.bundle import find_bundle
 from ragsam.workflows.knobs import checked_knobs, set_knobs
-from ragsam.workflows.network_options import build_empty, network_options
+from ragsam.workflows.network_options import build_empty, input_channels, network_options
 
 _NUMBERS = ("trained", "frozen", "flops")
 
@@ -47,9 +47,10 @@ def describe(
         raise InputError(f"--card: {folder.name} is for any data set, whose card gives the classes; name one")
     data = load_card(card if card is not None else own_card)
     text = (folder / "configs" / "train.yaml").read_text(encoding="utf-8")
-    options = network_options(set_knobs(text, checked_knobs(text, knobs or {})), data.num_classes)
+    text = set_knobs(text, checked_knobs(text, knobs or {}))
+    options = network_options(text, data.num_classes)
     network = _counted(options)
-    parts = [asdict(part) for part in count_parts(network)]
+    parts = [asdict(part) for part in count_parts(network, channels=input_channels(text))]
     weights = folder / "models" / "model.safetensors"
     measured = weights.is_file() and card is None and not knobs
     return {

@@ -36,6 +36,15 @@ def network_options(text: str, num_classes: int) -> dict[str, Any]:
     return {"num_classes": num_classes, **options}
 
 
+def input_channels(text: str) -> int:
+    """Return how many channels the slices of a config have: one a slice of the context; a lone slice stands in three.
+
+    Args:
+        text: a config of a bundle.
+    """
+    return max(3, 2 * (yaml.safe_load(text).get("context_slices") or 0) + 1)
+
+
 def build_empty(options: Mapping[str, Any]) -> Segmenter:
     """Build a network without memory for its weights: to count and to check it.
 
