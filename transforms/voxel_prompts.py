@@ -150,6 +150,11 @@ class SliceGrid:
             index[axis] = (value - origin) / step
         return tuple(index)
 
+    def file_slice(self, number: int) -> tuple[int, int]:
+        """Return a slice's axis in the file, 0 to 2, and its index along that axis."""
+        axis = self.axes[2]
+        return axis, round(self.voxel((0, 0, number))[axis])
+
     def require_inside(self, voxel: Sequence[float], what: str) -> None:
         """Refuse a voxel outside the file's volume.
 
@@ -164,9 +169,9 @@ class SliceGrid:
                     "give array indices of the input's own file, i, j, k"
                 )
 
-    def slices(self, mask: NDArray[np.bool_]) -> Tensor:
-        """Return a mask [X, Y, Z] of the file's voxels on the working volume: [H, W, D], bool, by the nearest voxel."""
-        turned = torch.from_numpy(np.ascontiguousarray(mask.transpose(self.axes)))
+    def slices(self, voxels: NDArray[np.bool_ | np.uint8]) -> Tensor:
+        """Return a mask or labels [X, Y, Z] of the file's voxels on the working volume, [H, W, D], by the nearest."""
+        turned = torch.from_numpy(np.ascontiguousarray(voxels.transpose(self.axes)))
         for axis, (step, origin, count) in enumerate(zip(self.steps, self.origins, self.shape, strict=True)):
             index = ((torch.arange(count, dtype=torch.float64) - origin) / step).round().long()
             turned = turned.index_select(axis, index.clamp(0, turned.shape[axis] - 1))

@@ -1,0 +1,170 @@
+"""Prompts as a person would give them, drawn from labels; for training. All is drawn by torch's global generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ragsam.networks.prompts import INSIDE, OUTSIDE, BoxPrompts, PointPrompts, Prompts
+from ragsam.transforms.voxel_prompts import MASK_LOGIT
+from ragsam.workflows.prompting import coarse_logits
+
+#: What a step's objects are prompted by, and how often: a lone click in the object; some clicks in it and around it; a
+#: box; a draft; a draft with clicks that correct it; the draft with its box that a neighbouring slice gives.
+KINDS = {"click": 0.25, "clicks": 0.1, "box": 0.25, "draft": 0.05, "correction": 0.2, "following": 0.15}
+#: Share of the objects followed from a neighbouring slice that have ended there: what is asked for is in another slice.
+ENDED_SHARE = 0.3
+MOST_CLICKS = 4
+_AROUND = 11  # pixels; clicks that are not in the object lie within half of it
+
+
+@dataclass(frozen=True)
+class DrawnPrompts:
+    """Objects of a batch of slices, and prompts for them.
+
+    Attributes:
+        rows: [N], int64, the sample that each object is in; none is in twice.
+        objects: [N, 1, S, S], bool; empty where the object has ended.
+        prompts: of the N objects, one kind for all.
+        ambiguous: whether they are lone clicks.
+    """
+
+    rows: Tensor
+    objects: Tensor
+    prompts: Prompts
+    ambiguous: bool
+
+    def to(self, device: torch.device | str | None) -> DrawnPrompts:
+        """Return the same on a device."""
+        points, boxes, masks = self.prompts.points, self.prompts.boxes, self.prompts.masks
+        prompts = Prompts(
+            points and PointPrompts(*(part.to(device) for part in (points.row, points.column, points.kind))),
+            boxes and BoxPrompts(*(part.to(device) for part in (boxes.top, boxes.left, boxes.bottom, boxes.right))),
+            None if masks is None else masks.to(device),
+        )
+        return replace(self, rows=self.rows.to(device), objects=self.objects.to(device), prompts=prompts)
+
+
+def draw_prompts(label: Tensor, annotated: Tensor, mask_size: Sequence[int]) -> DrawnPrompts | None:
+    """Draw one organ of every slice that has any, and prompts for it; one kind of prompts for the whole batch.
+
+    Args:
+        label: [B, 1, S, S], int64.
+        annotated: [B, K + 1], bool, the classes that a sample annotates.
+        mask_size: (2,), of a mask prompt at the decoder's resolution.
+
+    Returns:
+        None where no slice has an annotated organ.
+    """
+    kind = list(KINDS)[int(torch.multinomial(torch.tensor(list(KINDS.values())), 1))]
+    present = F.one_hot(label[:, 0], annotated.shape[1]).flatten(1, 2).any(1) & annotated
+    present[:, 0] = False
+    rows = present.any(1).nonzero().flatten()
+    if not len(rows):
+        return None
+    organs = torch.multinomial(present[rows].float(), 1)
+    objects = label[rows] == organs[:, :, None, None]
+    if kind == "following":
+        return _followed(label, annotated, present, rows, objects, mask_size)
+    points = boxes = masks = None
+    if kind == "click":
+        points = _points(objects, _pick(objects, 1))
+    elif kind == "clicks":
+        around = F.max_pool2d(objects.float(), _AROUND, stride=1, padding=_AROUND // 2) > 0
+        places = torch.cat([_pick(objects, 1), _pick(around, int(torch.randint(1, MOST_CLICKS, ())))], dim=1)
+        points = _points(objects, places)
+    elif kind == "box":
+        boxes = _jittered(boxes_of(objects))
+    else:
+        draft = rough_drafts(objects)
+        masks = coarse_logits(draft, mask_size)
+        if kind == "correction":
+            wrong = (draft > 0) != objects
+            wrong = torch.where(wrong.flatten(1).any(1)[:, None, None, None], wrong, objects)
+            points = _points(objects, _pick(wrong, int(torch.randint(1, MOST_CLICKS, ()))))
+    return DrawnPrompts(rows, objects, Prompts(points, boxes, masks), ambiguous=kind == "click")
+
+
+def _followed(
+    label: Tensor, annotated: Tensor, present: Tensor, rows: Tensor, objects: Tensor, mask_size: Sequence[int]
+) -> DrawnPrompts:
+    """Return objects as a neighbouring slice hands them on: its mask with the box around it, the object gone in some.
+
+    An object that is gone is an organ that the slice lacks, where it lies in another slice of the batch.
+    """
+    sources, targets = torch.zeros_like(label, dtype=torch.bool), torch.zeros_like(label, dtype=torch.bool)
+    sources[rows] = targets[rows] = objects
+    other = torch.randperm(len(label))
+    gone = present[other] & annotated & ~present
+    ended = (gone.any(1) & (torch.rand(len(label)) < ENDED_SHARE)).nonzero().flatten()
+    if len(ended):
+        organs = torch.multinomial(gone[ended].float(), 1)
+        sources[ended] = label[other[ended]] == organs[:, :, None, None]
+        targets[ended] = False
+    rows = sources.flatten(1).any(1).nonzero().flatten()
+    draft = rough_drafts(sources[rows])
+    margin = 4 * torch.rand(len(rows))
+    boxes, last = boxes_of(draft > 0), label.shape[-1] - 1
+    boxes = BoxPrompts(
+        (boxes.top - margin).clamp_min(0),
+        (boxes.left - margin).clamp_min(0),
+        (boxes.bottom + margin).clamp_max(last),
+        (boxes.right + margin).clamp_max(last),
+    )
+    prompts = Prompts(boxes=boxes, masks=coarse_logits(draft, mask_size))
+    return DrawnPrompts(rows, targets[rows], prompts, ambiguous=False)
+
+
+def boxes_of(masks: Tensor) -> BoxPrompts:
+    """Return the boxes around masks [N, 1, H, W], none of them empty."""
+    ends = []
+    for axis in (3, 2):
+        line = masks.any(axis)[:, 0].float()
+        ends += [line.argmax(1), line.shape[1] - 1 - line.flip(1).argmax(1)]
+    top, bottom, left, right = (end.float() for end in ends)
+    return BoxPrompts(top, left, bottom, right)
+
+
+def rough_drafts(objects: Tensor) -> Tensor:
+    """Return logits [N, 1, S, S] of drafts of objects, none of them empty: moved, resized, their borders uncertain."""
+    count, side = len(objects), objects.shape[-1]
+    boxes = boxes_of(objects)
+    # affine_grid leads from new to old places, in -1 to 1, columns before rows.
+    middle = torch.stack([boxes.left + boxes.right, boxes.top + boxes.bottom], dim=1) / (side - 1) - 1
+    rough = torch.rand(count, 1)  # some drafts are nearly right
+    scale = (1 + 0.25 * rough * torch.randn(count, 1)).clamp(0.7, 1.4)
+    extent = torch.stack([boxes.right - boxes.left, boxes.bottom - boxes.top], dim=1) + 1
+    shift = middle * (1 - scale) + 0.15 * rough * torch.randn(count, 2) * 2 * extent / side
+    theta = torch.cat([torch.diag_embed(scale.expand(-1, 2)), shift[:, :, None]], dim=2)
+    grid = F.affine_grid(theta, [*objects.shape], align_corners=True)
+    moved = F.grid_sample(objects.float(), grid, align_corners=True)
+    moved = F.avg_pool2d(moved, 3, stride=1, padding=1, count_include_pad=False)
+    noise = F.interpolate(torch.randn(count, 1, *[max(2, side // 6)] * 2), [side, side], mode="bilinear")
+    logits = MASK_LOGIT * (2 * moved - 1) + 6 * rough[:, :, None, None] * noise
+    plain = torch.where(objects, MASK_LOGIT, -MASK_LOGIT)
+    return torch.where((logits > 0).flatten(1).any(1)[:, None, None, None], logits, plain)
+
+
+def _jittered(boxes: BoxPrompts) -> BoxPrompts:
+    """Return boxes with every side moved by a tenth of the box's extent, normally distributed; as for SAM."""
+    height, width = (boxes.bottom - boxes.top + 1) / 10, (boxes.right - boxes.left + 1) / 10
+    top, left, bottom, right = torch.randn(4, len(height)).clamp(-2, 2)
+    return BoxPrompts(
+        boxes.top + top * height, boxes.left + left * width, boxes.bottom + bottom * height, boxes.right + right * width
+    )
+
+
+def _pick(regions: Tensor, count: int) -> Tensor:
+    """Draw pixels of regions [N, 1, H, W], none of them empty: numbers [N, count]."""
+    return torch.multinomial(regions.flatten(1).float(), count, replacement=True)
+
+
+def _points(objects: Tensor, places: Tensor) -> PointPrompts:
+    """Return clicks at numbers of pixels [N, P], in the objects [N, 1, H, W] or not, as these say."""
+    kind = torch.where(objects.flatten(1).gather(1, places), INSIDE, OUTSIDE)
+    columns = objects.shape[-1]
+    return PointPrompts((places // columns).float(), (places % columns).float(), kind)

@@ -1,0 +1,122 @@
+"""Training to answer prompts, beside the classes: what is drawn for a batch, one encoding for both, and the loss."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from ignite.engine import Engine, Events
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from ragsam.networks.prompts import PromptedMasks
+from ragsam.networks.segmenter import Embedded, Segmenter
+from ragsam.workflows.batches import prepare_slices
+from ragsam.workflows.losses import Target
+from ragsam.workflows.prompt_simulation import DrawnPrompts, draw_prompts
+
+
+class Answered(NamedTuple):
+    """What a network gives for a batch with prompts.
+
+    Attributes:
+        logits: of all classes, as without prompts.
+        masks: of the prompted objects.
+        drawn: the objects and their prompts.
+    """
+
+    logits: Tensor
+    masks: PromptedMasks
+    drawn: DrawnPrompts
+
+
+class PromptDrawing:
+    """Puts prompts for the organs of its slices into every training batch, as `drawn`; see `draw_prompts`.
+
+    Args:
+        network: the segmenter that trains.
+    """
+
+    def __init__(self, network: Segmenter) -> None:
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self.draw)
+
+    def draw(self, engine: Engine) -> None:
+        """Draw the prompts of the batch at hand."""
+        batch = engine.state.batch
+        size = self.network.sam.prompt_encoder.mask_input_size
+        batch["drawn"] = draw_prompts(batch["label"], batch["annotated"], size)
+
+
+def prepare_prompted_slices(
+    batch: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
+) -> tuple[Tensor, Target, tuple[()], dict[str, Any]]:
+    """Return what `prepare_slices` does, with "drawn", `DrawnPrompts` or None, beside "supports"."""
+    image, target, args, options = prepare_slices(batch, device, non_blocking, **kwargs)
+    drawn = batch.get("drawn")
+    return image, target, args, {**options, "drawn": drawn if drawn is None else drawn.to(device)}
+
+
+class PromptedInferer(Inferer):
+    """Runs a network on a training batch: on its classes alone where no prompts were drawn, else on both."""
+
+    def __call__(
+        self, inputs: Tensor, network: nn.Module, *, drawn: DrawnPrompts | None = None, **options: Any
+    ) -> Tensor | Answered:
+        """Return the logits of slices [B, C, S, S], or `Answered`; the encoder runs once."""
+        if drawn is None:
+            return network(inputs, **options)
+        embedded = network.embed(inputs)
+        logits = network.decode(embedded, **options)
+        stem = embedded.stem and {stride: features[drawn.rows] for stride, features in embedded.stem.items()}
+        masks = network.decode_prompted(Embedded(embedded.embedding[drawn.rows], stem), drawn.prompts)
+        return Answered(logits, masks, drawn)
+
+
+class PromptedLoss(nn.Module):
+    """Adds the loss of prompted objects to that of the classes.
+
+    Args:
+        classes: of the logits of all classes.
+        weight: of `object_loss`.
+    """
+
+    def __init__(self, classes: nn.Module, *, weight: float = 1.0) -> None:
+        super().__init__()
+        self.classes = classes
+        self.weight = weight
+
+    def forward(self, prediction: Tensor | Answered, target: Target) -> Tensor:
+        """Return the loss, a scalar, of what a `PromptedInferer` gave."""
+        if not isinstance(prediction, Answered):
+            return self.classes(prediction, target)
+        loss = self.classes(prediction.logits, target)
+        return loss + self.weight * object_loss(prediction.masks, prediction.drawn)
+
+
+def object_loss(masks: PromptedMasks, drawn: DrawnPrompts) -> Tensor:
+    """Return the mean loss of prompted objects, a scalar.
+
+    A mask's loss is its sigmoid cross entropy plus its Dice loss. For a lone click the best of the three masks counts,
+    else the first. To it comes the squared error of the quality, which should be the mask's true intersection over
+    union; that of two empty masks is 1.
+
+    Source: Kirillov et al., arXiv:2304.02643, appendix A.
+    """
+    chosen = slice(1, None) if drawn.ambiguous else slice(0, 1)
+    logits, quality = masks.logits[:, chosen].float(), masks.quality[:, chosen].float()
+    truth = drawn.objects.to(logits.dtype).expand_as(logits)
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((2, 3))
+    chance = logits.sigmoid()
+    dice = 1 - (2 * (chance * truth).sum((2, 3)) + 1) / ((chance + truth).sum((2, 3)) + 1)
+    return (entropy + dice).amin(1).mean() + (quality - true_overlap(logits > 0, drawn.objects)).square().mean()
+
+
+def true_overlap(masks: Tensor, objects: Tensor) -> Tensor:
+    """Return the IoU [N, M] of masks [N, M, H, W] with objects [N, 1, H, W]; 1 where none has a pixel."""
+    both, either = ((op(masks, objects)).sum((2, 3)) for op in (torch.logical_and, torch.logical_or))
+    return torch.where(either > 0, both / either.clamp_min(1), 1.0)
