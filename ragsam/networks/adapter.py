@@ -39,7 +39,13 @@ class Adapter(nn.Module):
 
 
 def add_adapters(
-    encoder: nn.Module, *, space: bool = True, mlp: bool = True, depth: bool = False, ratio: float = 0.25
+    encoder: nn.Module,
+    *,
+    space: bool = True,
+    mlp: bool = True,
+    depth: bool = False,
+    ratio: float = 0.25,
+    positions: bool = True,
 ) -> None:
     """Add adapters to every block of an image encoder, in place.
 
@@ -49,6 +55,8 @@ def add_adapters(
         mlp: beside the MLP, times 0.5.
         depth: after the same attention along a stack of neighbouring slices.
         ratio: of the bottleneck's width to the block's.
+        positions: False sets SAM's relative positions to zero. Medical-SAM-Adapter's training lost them, and its
+            weights are right only without; every other network wants them.
 
     Raises:
         ValueError: none of the three, or a ratio that leaves no channel.
@@ -60,3 +68,6 @@ def add_adapters(
         block.space_adapter = Adapter(dim, ratio=ratio) if space else None
         block.mlp_adapter = Adapter(dim, ratio=ratio) if mlp else None
         block.depth_adapter = Adapter(dim, ratio=ratio) if depth else None
+        if not positions:
+            nn.init.zeros_(block.attn.rel_pos_h)
+            nn.init.zeros_(block.attn.rel_pos_w)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,20 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read a state dict of tensors from `.safetensors`, or from `.pth`/`.pt` with `weights_only=True`.
 
     Raises:
-        InputError: missing, truncated, or not a plain dict of tensors. A pickle that carries code is refused unrun.
+        InputError: as `read_checkpoint`, or not a plain dict of tensors.
+    """
+    content = read_checkpoint(path)
+    if not is_state_dict(content):
+        raise InputError(f"{Path(path).name}: not a plain state dict of tensors; save `model.state_dict()`")
+    return content
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+    """Read whatever a checkpoint holds, tensors on the CPU; `.safetensors`, or `.pth`/`.pt` with `weights_only=True`.
+
+    Raises:
+        InputError: missing, damaged, or with tensors larger than what the file holds of them. A pickle that carries
+            code is refused unrun.
     """
     path = Path(path)
     if not path.is_file():
@@ -51,17 +65,40 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
+        _refuse_compressed(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_swollen(content)
     except Exception as error:  # a damaged pickle can end in any of them: KeyError, IndexError, AttributeError, ...
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(
             f"{path.name}: not a readable weights file ({reason}); fetch it again from its source"
         ) from error
-    if not isinstance(content, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise InputError(f"{path.name}: not a plain state dict of tensors; save `model.state_dict()`")
     return content
+
+
+def is_state_dict(content: Any) -> bool:
+    """Whether something is a plain dict of tensors by name."""
+    return isinstance(content, dict) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    )
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Refuse an archive that grows when it is unpacked: PyTorch stores tensors as they are."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise ValueError(f"it unpacks to {unpacked} bytes, more than it has")
+
+
+def _refuse_swollen(content: Any) -> None:
+    """Refuse tensors that repeat what they hold: a few bytes could stand for any size."""
+    if isinstance(content, dict):
+        for value in content.values():
+            _refuse_swollen(value)
+    elif isinstance(content, Tensor) and content.numel() * content.element_size() > content.untyped_storage().nbytes():
+        raise ValueError(f"a tensor of {tuple(content.shape)} that holds {content.untyped_storage().nbytes()} bytes")
 
 
 def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
@@ -94,8 +131,8 @@ def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
         elif tensor.shape == own[key].shape:
             loaded[key] = tensor
             report.used.append(key)
-        elif _differs_in_size_alone(key, tensor.shape, own[key].shape):
-            loaded[key] = _resize(key, tensor, own[key].shape)
+        elif differs_in_size_alone(key, tensor.shape, own[key].shape):
+            loaded[key] = resize(key, tensor, own[key].shape)
             report.resized.append(key)
         else:
             raise InputError(f"base weights: {key} is {tuple(tensor.shape)}, the network needs {tuple(own[key].shape)}")
@@ -124,13 +161,13 @@ def load_prompt_head(head: nn.Module, state: dict[str, Tensor]) -> None:
     head.load_state_dict(found)
 
 
-def _differs_in_size_alone(key: str, shape: torch.Size, wanted: torch.Size) -> bool:
+def differs_in_size_alone(key: str, shape: torch.Size, wanted: torch.Size) -> bool:
     """Whether resizing brings a tensor to `wanted`: its channels must be the same already."""
     channels = slice(0, 2) if key.endswith("patch_embed.proj.weight") else slice(-1, None)
     return key.endswith(RESIZED_PARTS) and len(shape) == len(wanted) and shape[channels] == wanted[channels]
 
 
-def _resize(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+def resize(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:
     """Resize a position embedding [1, h, w, C], a relative position table [L, C] or a patch kernel [C, 3, p, p]."""
     tensor = tensor.float()
     if key.endswith("pos_embed"):
@@ -166,7 +203,17 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     Raises:
         InputError: missing, damaged, or without metadata.
     """
-    tensors = read_state_dict(path)
+    return read_state_dict(path), load_metadata(path)
+
+
+def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the metadata of a file of `save_weights` alone.
+
+    Raises:
+        InputError: missing, or without metadata.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such weights file; check the path")
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
@@ -174,4 +221,4 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         metadata = {}
     if not metadata:
         raise InputError(f"{Path(path).name}: no metadata of ours in it; import the checkpoint first")
-    return tensors, metadata
+    return metadata

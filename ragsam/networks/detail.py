@@ -133,6 +133,13 @@ class DetailDecoder(nn.Module):
             nn.init.dirac_(self.gate.weight)
             nn.init.zeros_(self.gate.bias)
 
+    def is_idle(self) -> bool:
+        """Whether it still has no effect at all, as at the start on pretrained weights."""
+        inside = [str(self.patch_size // 2), str(self.patch_size // 4)]
+        gates = [self.skips[key] for key in inside if key in self.skips]
+        gates += [self.blocks[key].layers[-1] for key in inside if key in self.blocks]
+        return not any(tensor.any() for gate in (*gates, self.gate) for tensor in gate.parameters())
+
     def skip(self, x: Tensor, stem: dict[int, Tensor], stride: int) -> Tensor:
         """Mix the stem's features of that stride into `x`, where there are any."""
         key = str(stride)

@@ -67,6 +67,9 @@ class Segmenter(nn.Module):
         prompts: `base` keeps SAM's own prompted masks where there are base weights, as they are; `trained` has them
             train too, with or without base weights; None leaves them out.
         normalisation: of the slices, a name in `NORMALISATIONS`.
+        mask_tokens: for one organ alone: keep that many mask tokens, of which SAM has 4, and take the first one's mask
+            for the organ and 0 for the background. Such a network answers prompts by its own masks. None has a token a
+            class.
         coarse_training: while training give the decoder's own logits [B, K + 1, 4 h, 4 w], as SAMed does.
 
     Attributes:
@@ -95,13 +98,17 @@ class Segmenter(nn.Module):
         fusion: str | None = "label_prior",
         prompts: str | None = None,
         normalisation: str = "unit",
+        mask_tokens: int | None = None,
         coarse_training: bool = False,
     ) -> None:
         super().__init__()
         _check_options(fusion, prompts, normalisation, detail=detail, coarse_training=coarse_training)
+        _check_mask_tokens(mask_tokens, num_classes, prompts)
         self.num_classes = num_classes
         self.image_size = image_size
-        self.sam = build_sam(backbone, image_size=image_size, patch_size=patch_size, num_masks=num_classes)
+        num_masks = num_classes if mask_tokens is None else mask_tokens - 1
+        self.sam = build_sam(backbone, image_size=image_size, patch_size=patch_size, num_masks=num_masks)
+        self.mask_tokens = mask_tokens
         self.patch_size = patch_size or BACKBONES[backbone].patch_size
         self.base_sha256 = sha256_file(base) if base else None
         tuning = {"lora": lora, "decoder_lora": decoder_lora, "adapter": adapter, "frequency": frequency}
@@ -117,6 +124,7 @@ class Segmenter(nn.Module):
             "fusion": fusion,
             "prompts": prompts,
             "normalisation": normalisation,
+            "mask_tokens": mask_tokens,
         }
         self.coarse_training = coarse_training
         self.lookup: SupportLookup | None = None
@@ -196,6 +204,8 @@ class Segmenter(nn.Module):
         if self.detail is None and supports is not None:
             features = self.fusion(features, supports)
         weights = _mask_weights(decoder.output_hypernetworks_mlps, tokens[:, 1:])
+        if self.mask_tokens is not None:
+            weights = torch.cat([torch.zeros_like(weights[:, :1]), weights[:, :1]], dim=1)
         coarse = _mask_product(weights, features)
         if self.coarse_training and self.training:
             return coarse
@@ -217,14 +227,14 @@ class Segmenter(nn.Module):
         Raises:
             ValueError: a network without prompts, or another number of slices.
         """
-        if self.prompt_head is None:
+        head = self.prompt_head if self.mask_tokens is None else self.sam.mask_decoder
+        if head is None:
             raise ValueError("the network answers no prompts; build it with prompts='base' or 'trained'")
         if len(embedded.embedding) not in (1, len(prompts)):
             raise ValueError(f"{len(embedded.embedding)} slices for {len(prompts)} objects; give one each, or one")
         embedding = embedded.embedding.expand(len(prompts), -1, -1, -1)
         stem = embedded.stem and {s: f.expand(len(prompts), -1, -1, -1) for s, f in embedded.stem.items()}
         sparse, dense = embed_prompts(self.sam.prompt_encoder, prompts)
-        head = self.prompt_head
         features, tokens = self._transform(embedding, head.mask_tokens.weight, sparse, dense)
         features = self._upscale(features, stem)
         weights = _mask_weights(head.output_hypernetworks_mlps, tokens[:, 1:])
@@ -304,6 +314,15 @@ def _check_options(
         raise ValueError(f"normalisation {normalisation!r} is unknown; choose one of {', '.join(NORMALISATIONS)}")
     if coarse_training and detail:
         raise ValueError("coarse_training leaves the detail branch without a loss; switch one of them off")
+
+
+def _check_mask_tokens(mask_tokens: int | None, num_classes: int, prompts: str | None) -> None:
+    if mask_tokens is None:
+        return
+    if num_classes != 1 or mask_tokens < 2:
+        raise ValueError(f"mask_tokens {mask_tokens}: 2 or more, for one organ; with {num_classes} set it to null")
+    if prompts is not None:
+        raise ValueError("mask_tokens: such a network answers prompts by its own masks; set prompts to null")
 
 
 def _scatter_positions(encoder: nn.Module) -> None:

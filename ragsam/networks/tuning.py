@@ -12,6 +12,9 @@ from ragsam.networks.adapter import Adapter, add_adapters
 from ragsam.networks.frequency import FrequencyPrompts
 from ragsam.networks.lora import LoRALinear, add_decoder_lora, add_lora
 
+#: What can tune a SAM, by the name of its options.
+TUNINGS = ("lora", "decoder_lora", "adapter", "frequency")
+
 
 def add_tuning(
     sam: Sam,

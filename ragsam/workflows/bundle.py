@@ -20,6 +20,7 @@ from ragsam.files import read_json, write_json_atomic, write_text_atomic
 from ragsam.transforms.reading import open_volume
 from ragsam.workflows.knobs import checked_knobs, set_knobs
 from ragsam.workflows.network_options import build_empty, network_options
+from ragsam.workflows.start_weights import require_base, start_file, start_knobs
 
 CONFIGS = ("train", "inference", "evaluate")
 LARGEST_SLICE = 512
@@ -50,7 +51,7 @@ def make_run(
     """Write a run: the bundle with its knobs set, its metadata made from the data set's card.
 
     The image size, where it is not among the knobs, is the smallest multiple of 16 that holds the training slices,
-    at most 512; larger slices are seen through windows.
+    at most 512; larger slices are seen through windows. Where it starts with weights, the network's knobs are theirs.
 
     Args:
         knobs: values by the name of a knob of `train.yaml`.
@@ -59,34 +60,68 @@ def make_run(
         InputError: unknown knob or one of another kind, faulty datalist or card, or an output that holds something.
     """
     source, target = find_bundle(bundle), Path(output)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        what = "is a run already" if (target / "configs").exists() else "holds something already"
-        raise InputError(f"{target}: {what}; choose another output, or remove it")
+    require_free(target)
     data = load_datalist(datalist)
     require_plain(target.absolute(), data.path)
     card = load_card(data.card)
-    texts = {name: (source / "configs" / f"{name}.yaml").read_text(encoding="utf-8") for name in CONFIGS}
-    values: dict[str, Any] = {"datalist": str(data.path), **checked_knobs(texts["train"], knobs or {})}
+    values: dict[str, Any] = {"datalist": str(data.path), **checked_knobs(_texts(source)["train"], knobs or {})}
+    if values.get("start"):
+        values["start"] = str(start_file(values["start"]))
+        values = start_knobs(Path(values["start"]), values, card.num_classes)
     if "image_size" not in values:
         cases, axis = data.section("training"), values.get("slice_axis", 2)
         values["image_size"] = fitting_image_size(cases, values.get("spacing_mm"), axis)
+    write_run(source, target, data.card, values)
+    return target
+
+
+def write_run(bundle: Path, target: Path, card: str, values: Mapping[str, Any]) -> None:
+    """Write a run's files: a bundle's, with knobs set, and the metadata and the card of a data set.
+
+    Args:
+        bundle: folder of the bundle.
+        target: folder of the run.
+        card: a packaged card's name, or the path of one.
+        values: knobs, checked; `image_size` is among them.
+
+    Raises:
+        InputError: knobs that do not go together, or base weights that do not fit; nothing is written then.
+    """
+    values, named = dict(values), load_card(card)
     if values.get("base"):
         values["base"] = str(Path(values["base"]).absolute())
-    texts = {name: set_knobs(text, values) for name, text in texts.items()}
-    network = build_empty(network_options(texts["train"], card.num_classes))  # tells at once what cannot work
+    texts = {name: set_knobs(text, values) for name, text in _texts(bundle).items()}
+    network = build_empty(network_options(texts["train"], named.num_classes))  # tells at once what cannot work
     _check_context(values.get("context_slices", 1), stacked=network.stacked)
+    if values.get("start"):
+        require_base(Path(values["start"]), network.base_sha256)
     for name, text in texts.items():
         write_text_atomic(target / "configs" / f"{name}.yaml", text)
-    shutil.copyfile(source / "configs" / "logging.conf", target / "configs" / "logging.conf")
-    write_text_atomic(target / "configs" / "card.yaml", card_text(data.card))
-    metadata = read_json(source / "configs" / "metadata.json")
-    write_json_atomic(target / "configs" / "metadata.json", fill_metadata(metadata, card, values))
+    shutil.copyfile(bundle / "configs" / "logging.conf", target / "configs" / "logging.conf")
+    write_text_atomic(target / "configs" / "card.yaml", card_text(card))
+    metadata = read_json(bundle / "configs" / "metadata.json")
+    write_json_atomic(target / "configs" / "metadata.json", fill_metadata(metadata, named, values))
     for part in ("LICENSE", "docs"):
-        if (source / part).is_dir():
-            shutil.copytree(source / part, target / part, dirs_exist_ok=True)
-        elif (source / part).is_file():
-            shutil.copyfile(source / part, target / part)
-    return target
+        if (bundle / part).is_dir():
+            shutil.copytree(bundle / part, target / part, dirs_exist_ok=True)
+        elif (bundle / part).is_file():
+            shutil.copyfile(bundle / part, target / part)
+
+
+def require_free(target: Path) -> None:
+    """Check that a run can be written there.
+
+    Raises:
+        InputError: something is there already.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        what = "is a run already" if (target / "configs").exists() else "holds something already"
+        raise InputError(f"{target}: {what}; choose another output, or remove it")
+
+
+def _texts(bundle: Path) -> dict[str, str]:
+    """Return the configs of a bundle."""
+    return {name: (bundle / "configs" / f"{name}.yaml").read_text(encoding="utf-8") for name in CONFIGS}
 
 
 def _check_context(context_slices: int, *, stacked: bool) -> None:

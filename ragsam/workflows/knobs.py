@@ -18,7 +18,7 @@ from ragsam.errors import InputError
 _NO_CODE = "expressions and mappings are not taken here; edit the bundle's config for that"
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _KNOB = re.compile(r"^(\w+): ?(.*?)(\s+#.*)?$")
-_TUNING = "network_def."
+TUNING = "network_def."
 
 
 def knob_names(text: str) -> set[str]:
@@ -38,8 +38,8 @@ def set_knobs(text: str, values: Mapping[str, Any]) -> str:
         lines.append(line)
     text = "\n".join(lines) + "\n"
     for name, value in values.items():
-        if name.startswith(_TUNING):
-            text = _set_tuning(text, name.removeprefix(_TUNING).split("."), value)
+        if name.startswith(TUNING):
+            text = _set_tuning(text, name.removeprefix(TUNING).split("."), value)
     return text
 
 
@@ -76,10 +76,10 @@ def checked_knobs(text: str, values: Mapping[str, Any]) -> dict[str, Any]:
         InputError: an unknown knob, or a value of another kind.
     """
     names, defaults = knob_names(text), yaml.safe_load(text)
-    tuning = {name for name in values if name.startswith(_TUNING)}
+    tuning = {name for name in values if name.startswith(TUNING)}
     for name in sorted(tuning):
         if name.split(".")[1] not in tuning_names(text) or name.count(".") > 2:
-            known = ", ".join(f"{_TUNING}{entry}" for entry in sorted(tuning_names(text)))
+            known = ", ".join(f"{TUNING}{entry}" for entry in sorted(tuning_names(text)))
             raise InputError(f"--set {name}: no such part of the network; the bundle has {known}, and options of these")
     if unknown := sorted(set(values) - names - tuning):
         raise InputError(f"--set {unknown[0]}: no such knob; the bundle has {', '.join(sorted(names))}")
@@ -122,7 +122,7 @@ def parse_knob(text: str) -> tuple[str, Any]:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise InputError(f"--set {name}: {value!r} is not valid YAML; quote it") from error
-    options = parsed.values() if name.startswith(_TUNING) and _plain_mapping(parsed) else [parsed]
+    options = parsed.values() if name.startswith(TUNING) and _plain_mapping(parsed) else [parsed]
     if any(map(_may_run, options)):
         raise InputError(f"--set {name}: {_NO_CODE}")
     return name, parsed

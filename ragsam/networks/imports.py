@@ -1,0 +1,146 @@
+"""Published checkpoints into a network of ours, every key accounted for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ragsam.errors import InputError
+from ragsam.networks.checkpoints import differs_in_size_alone, is_state_dict, read_checkpoint, resize
+from ragsam.networks.formats import FORMATS, Format
+from ragsam.networks.key_report import KeyReport, fold
+from ragsam.networks.published import NAMES
+from ragsam.networks.segmenter import Segmenter
+
+STATE = "state_dict"
+
+
+def import_checkpoint(
+    kind: str,
+    path: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
+    normalisation: str | None = None,
+) -> tuple[Segmenter, KeyReport]:
+    """Build the network that a published checkpoint is made for, and load it.
+
+    The network has neither detail branch nor fusion: it gives what the original gives for the same input. Of a full SAM
+    it takes the first mask for its one organ.
+
+    Args:
+        kind: of `FORMATS`.
+        path: the checkpoint.
+        base: SAM that the checkpoint was made on; whatever the original left as it was must be the base's. None, where
+            the checkpoint holds a whole SAM, makes a network that needs no base.
+        image_size: pixels; None takes the checkpoint's, or its format's usual one.
+        normalisation: of the slices; None takes its format's usual one.
+
+    Returns:
+        The network, and what became of every key.
+
+    Raises:
+        InputError: a checkpoint that is damaged or of another format, another base, or a key that nothing explains.
+    """
+    form, report = FORMATS[kind], KeyReport()
+    state = _state_of(path, form, report)
+    if base is None and not form.whole:
+        raise InputError(f"{Path(path).name}: holds only what was tuned; give the SAM that it was made on with --base")
+    try:
+        options = {"image_size": form.image_size, **form.options(state)}
+        options |= {"image_size": image_size or options["image_size"]}
+        options |= {"normalisation": normalisation or form.normalisation}
+        network = _build(base, full_tuning=form.full_tuning and base is not None, **options)
+        fill(network, state, NAMES[kind](network), report, form)
+    except InputError as error:
+        raise InputError(f"{Path(path).name}: {error}") from error
+    return network, report
+
+
+def fill(
+    network: Segmenter, state: Mapping[str, Tensor], names: Mapping[str, str], report: KeyReport, form: Format
+) -> None:
+    """Load a state dict into a network, in place, strictly.
+
+    Args:
+        names: the format's names to ours.
+        report: takes the account.
+
+    Raises:
+        InputError: a key without a place, a tensor that is missing, misshapen, not finite, or not the base's where the
+            format leaves the base as it was.
+    """
+    own, trained = network.state_dict(), set(network.trainable_state())
+    strange = {key: form.ignore(key, state[key]) for key in state if key not in names}
+    if unknown := [key for key, reason in strange.items() if reason is None]:
+        raise InputError(f"keys that have no place, {fold(unknown)}; is it of this format?")
+    report.ignored |= {key: str(reason) for key, reason in strange.items()}
+    loaded = {}
+    for key, tensor in state.items():
+        if key in strange:
+            continue
+        name, wanted = names[key], own[names[key]]
+        if tensor.shape != wanted.shape and not differs_in_size_alone(name, tensor.shape, wanted.shape):
+            raise InputError(f"{key} is {tuple(tensor.shape)}, the network needs {tuple(wanted.shape)}; check the file")
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise InputError(f"{key}: not numbers, or NaN or infinity among them; fetch the file again")
+        if name not in trained:
+            report.ignored[key] = _told_as_base(key, tensor, wanted)
+        elif tensor.shape == wanted.shape:
+            loaded[name] = tensor.float()
+            report.used.append(key)
+        else:
+            loaded[name] = resize(name, tensor, wanted.shape)
+            report.resized.append(key)
+    held = {names[key] for key in state if key in names}
+    report.missing |= {name: _why_absent(name, form) for name in own if name in trained.union(names.values()) - held}
+    network.load_state_dict(loaded, strict=False)
+
+
+def _state_of(path: str | os.PathLike[str], form: Format, report: KeyReport) -> dict[str, Tensor]:
+    """Return a checkpoint's state dict; where the format has records beside it they are accounted for."""
+    content = read_checkpoint(path)
+    if form.records and isinstance(content, dict) and STATE in content:
+        if unknown := sorted(map(str, set(content) - {STATE, *form.records})):
+            raise InputError(f"{Path(path).name}: keys that have no place, {fold(unknown)}; is it of this format?")
+        report.ignored |= {key: "records of its training" for key in content if key != STATE}
+        content = content[STATE]
+    if not is_state_dict(content):
+        raise InputError(f"{Path(path).name}: no state dict of tensors; is it of this format?")
+    return content
+
+
+def _build(base: str | os.PathLike[str] | None, **options: Any) -> Segmenter:
+    """Build a network to be filled: its random weights leave the global generator alone."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return Segmenter(base=base, detail=False, fusion=None, **options)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+
+def _told_as_base(key: str, tensor: Tensor, wanted: Tensor) -> str:
+    """Return why a tensor that the network does not keep is not taken: it is the base's.
+
+    Raises:
+        InputError: it is not.
+    """
+    if tensor.shape != wanted.shape:
+        return "of another size; the base's, resized, stands in its place"
+    if not torch.allclose(tensor.float(), wanted, rtol=1e-3, atol=1e-4):  # stored in half precision by some
+        raise InputError(f"{key} is not the base's: made on other base weights; give those with --base")
+    return "the base's own" if tensor.any() else "zero, as the network has it"
+
+
+def _why_absent(name: str, form: Format) -> str:
+    for part, reason in form.absent.items():
+        if name.startswith(part) or name.endswith(part):
+            return reason
+    raise InputError(f"lacks {name.removeprefix('sam.')}; is it of this format, and whole?")

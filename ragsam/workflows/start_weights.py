@@ -1,0 +1,119 @@
+"""Trainings that begin with weights: the knobs that these need, and the handler that loads them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from ragsam.errors import InputError
+from ragsam.networks.checkpoints import load_metadata, load_weights
+from ragsam.networks.segmenter import Segmenter
+from ragsam.networks.starting import base_fault, load_start
+from ragsam.networks.tuning import TUNINGS
+from ragsam.workflows.knobs import TUNING
+
+logger = logging.getLogger(__name__)
+
+#: Knobs that shape every tensor: the weights' values are the training's.
+_NEEDED = ("backbone", "image_size", "patch_size", "full_tuning", "normalisation")
+
+
+class StartWeights:
+    """Loads weights to begin with when a trainer starts, and says what became of every key.
+
+    Args:
+        network: that trains.
+        path: weights of `ragsam import`, or of another run.
+        labels: names of the organs, in order: what counts classes is loaded only for the same ones.
+
+    Raises:
+        InputError: at the start, for weights that are damaged, made on another base, or do not fit.
+    """
+
+    def __init__(self, network: Segmenter, path: str | os.PathLike[str], labels: Sequence[str]) -> None:
+        self.network = network
+        self.path = Path(path)
+        self.labels = list(labels)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer; before whatever looks at the network's weights."""
+        engine.add_event_handler(Events.STARTED, self.load)
+
+    def load(self, engine: Engine | None = None) -> None:
+        """Read and load the weights."""
+        state, about = load_weights(self.path)
+        for line in load_start(self.network, state, about, self.labels).lines():
+            logger.info("start: %s", line)
+
+
+def start_file(start: str | os.PathLike[str]) -> Path:
+    """Return the weights file of a start: a file, or a run that has one; absolute."""
+    path = Path(start).absolute()
+    return path / "models" / "model.safetensors" if path.is_dir() else path
+
+
+def start_knobs(start: Path, values: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """Return the knobs that a training needs to begin with weights, those of `values` among them.
+
+    Parts that the weights lack and that begin at zero effect may be switched on or left as they are.
+
+    Args:
+        start: the weights file.
+        values: knobs that were asked for.
+        num_classes: organs of the data set.
+
+    Raises:
+        InputError: no weights of ours, or a knob that contradicts them.
+    """
+    about = load_metadata(start)
+    if missing := [name for name in (*_NEEDED, "tuning", "base_sha256", "detail", "fusion") if name not in about]:
+        raise InputError(f"{start.name}: says nothing of {missing[0]}; make it anew with this version")
+    needed = {name: about[name] for name in _NEEDED}
+    needed |= {name: about[name] for name in ("detail", "fusion", "prompts") if about.get(name)}
+    if about["base_sha256"] is None and not about["detail"]:
+        needed["detail"] = False  # without base weights it does not begin at zero effect
+    for name, value in needed.items():
+        if name in values and values[name] != value:
+            _contradicts(name, values[name], start, value)
+    wished = {"context_slices": about.get("context_slices", (about.get("preparation") or {}).get("context_slices"))}
+    if num_classes == 1:
+        wished["mask_tokens"] = about.get("mask_tokens")
+    defaults = {name: value for name, value in wished.items() if value is not None}
+    return {**defaults, **needed, **_tuning_knobs(start, about["tuning"], values), **values}
+
+
+def require_base(start: Path, base_sha256: str | None) -> None:
+    """Check that weights were made on the base weights at hand.
+
+    Raises:
+        InputError: they were not.
+    """
+    wanted = load_metadata(start)["base_sha256"]
+    if wanted != base_sha256:
+        raise InputError(f"--set start: {start.name} was {base_fault(wanted)}")
+
+
+def _tuning_knobs(start: Path, tuning: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of `network_def` that weights need: what tuned them, and nothing else unless asked for."""
+    knobs = {}
+    for name in TUNINGS:
+        asked = {key: values[key] for key in values if f"{key}.".startswith(f"{TUNING}{name}.")}
+        if name not in tuning:
+            knobs |= {} if asked else {TUNING + name: None}
+            continue
+        knobs[TUNING + name] = tuning[name]
+        for key, value in asked.items():
+            option = key.removeprefix(TUNING + name).removeprefix(".")
+            theirs = tuning[name].get(option) if option else tuning[name]
+            if value != theirs and option != "dropout":
+                _contradicts(key, value, start, theirs)
+    return knobs
+
+
+def _contradicts(name: str, value: Any, start: Path, theirs: Any) -> None:
+    raise InputError(f"--set {name}: {value!r}, but the weights of start ({start.name}) have {theirs!r}; leave it out")

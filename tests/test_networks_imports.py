@@ -1,0 +1,369 @@
+"""Published checkpoints: each gives what a plain reading of its format gives, and every key is accounted for."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from published_checkpoints import (
+    VIT_B,
+    copied,
+    medical_file,
+    medical_network,
+    plain_masks,
+    sam_adapter_file,
+    sam_adapter_reading,
+    samed_file,
+    samed_reading,
+    segment_anything_sam,
+)
+
+from ragsam.errors import InputError
+from ragsam.networks.imports import import_checkpoint
+from ragsam.networks.key_report import KeyReport, fold
+from ragsam.networks.prompts import PointPrompts, Prompts
+
+SIZE = 64
+CLOSE = {"rtol": 0, "atol": 1e-5}
+MATRIX = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+
+
+@pytest.fixture(scope="module")
+def base():
+    return segment_anything_sam(SIZE)
+
+
+@pytest.fixture(scope="module")
+def base_file(base, tmp_path_factory):
+    path = tmp_path_factory.mktemp("base") / "sam.pth"
+    torch.save(base.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def brought(base_file, tmp_path):
+    """Return a function that saves a checkpoint and imports it."""
+
+    def call(kind, content, *, base=base_file, **options):
+        torch.save(content, tmp_path / "published.pth")
+        network, report = import_checkpoint(kind, tmp_path / "published.pth", base=base, **options)
+        return network.eval(), report
+
+    return call
+
+
+def slices(count=2, size=SIZE):
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def accounted(report):
+    return [*report.used, *report.resized, *report.ignored]
+
+
+# SAMed
+
+
+@pytest.mark.parametrize("decoder", [False, True], ids=["SAMed", "SAMed_s"])
+def test_samed_gives_what_its_format_means(base, brought, decoder):
+    file = samed_file(base, classes=3, rank=5, decoder=decoder)
+    network, report = brought("samed", file, image_size=SIZE)
+    with torch.no_grad():
+        out = network(slices())
+    assert out.shape == (2, 4, SIZE, SIZE)
+    assert out.std() > 0.01
+    torch.testing.assert_close(out, samed_reading(base, file, slices()), **CLOSE)
+    assert sorted(accounted(report)) == sorted(file)
+    assert report.ignored == {MATRIX: "the base's own"}
+    assert not report.missing
+    assert network.about["backbone"] == "vit_tiny"
+    assert network.about["num_classes"] == 3
+    assert network.about["tuning"]["lora"] == {"rank": 5, "targets": ["q", "v"]}
+    assert network.about["tuning"].get("decoder_lora") == ({"rank": 5} if decoder else None)
+
+
+def test_samed_of_vit_b_at_its_published_size(tmp_path):
+    """12 blocks in windows of 14; 4,913,621 parameters at 8 classes, 147,456 of them LoRA."""
+    base = segment_anything_sam(SIZE, size=VIT_B)
+    file = samed_file(base, classes=8, rank=4)
+    torch.save(base.state_dict(), tmp_path / "sam.pth")
+    torch.save(file, tmp_path / "samed.pth")
+    options = {"base": tmp_path / "sam.pth", "image_size": SIZE}
+    network, report = import_checkpoint("samed", tmp_path / "samed.pth", **options)
+    (tmp_path / "sam.pth").unlink()
+    trained = network.trainable_state()
+    assert network.about["backbone"] == "vit_b"
+    assert sum(tensor.numel() for tensor in trained.values()) == 4_913_621
+    assert sum(tensor.numel() for name, tensor in trained.items() if ".updates." in name) == 147_456
+    assert len(report.used) == len(trained)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(slices(1)), samed_reading(base, file, slices(1)), **CLOSE)
+
+
+def test_samed_is_for_512_pixels_unless_told(base, brought):
+    network, _ = brought("samed", samed_file(base, classes=1, rank=1))
+    assert network.image_size == 512
+    assert network.sam.image_encoder.pos_embed.shape == (1, 64, 64, 192)
+    assert network.about["normalisation"] == "unit"
+
+
+# Medical-SAM-Adapter
+
+
+def test_medical_sam_adapter_gives_what_its_format_means(base, brought):
+    file = medical_file(base)
+    network, report = brought("medical-sam-adapter", file)
+    sam = medical_network(file, SIZE)
+    with torch.no_grad():
+        out, embedding = network(slices()), sam.image_encoder(slices())
+    torch.testing.assert_close(network.encode(slices()), embedding, **CLOSE)
+    masks = torch.cat([plain_masks(sam, one[None]) for one in embedding])
+    torch.testing.assert_close(out[:, 1:], masks[:, :1], **CLOSE)
+    assert out[:, 0].abs().max() == 0
+    assert network.about["tuning"]["adapter"] == {
+        "space": True, "mlp": True, "depth": False, "ratio": 0.25, "positions": False
+    }  # fmt: skip
+    assert sorted(accounted(report)) == sorted({*file["state_dict"], *set(file) - {"state_dict"}})
+    reasons = set(report.ignored.values())
+    zero = "relative positions under another name than SAM's, all zero"
+    assert reasons == {"records of its training", "the base's own", zero}
+    assert sum(reason == zero for reason in report.ignored.values()) == 8
+    assert set(report.missing.values()) == {"zero: its training lost SAM's relative positions"}
+    assert len(report.missing) == 8
+
+
+def test_medical_sam_adapter_answers_a_click(base, brought):
+    file = medical_file(base)
+    network, _ = brought("medical-sam-adapter", file)
+    sam, point = medical_network(file, SIZE), torch.tensor([[[20.0, 41.0]]])  # x, y
+    with torch.no_grad():
+        sparse, dense = sam.prompt_encoder(points=(point, torch.ones(1, 1)), boxes=None, masks=None)
+        expected = plain_masks(sam, sam.image_encoder(slices(1)), sparse, dense)
+        one = torch.tensor([[1]])
+        click = Prompts(points=PointPrompts(row=one * 41.0, column=one * 20.0, kind=one))
+        answer = network.decode_prompted(network.embed(slices(1)), click)
+    torch.testing.assert_close(answer.logits, expected, **CLOSE)
+
+
+def test_medical_sam_adapter_with_depth_looks_along_the_stack(base, brought):
+    file = medical_file(base, kinds=("MLP", "Space", "Depth"))
+    network, _ = brought("medical-sam-adapter", file)
+    stack = slices(2)  # two stacks of three slices
+    sam = medical_network(file, SIZE, depth=3)
+    repeated = stack.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
+    with torch.no_grad():
+        out, embedding = network(stack), sam.image_encoder(repeated)
+    masks = torch.cat([plain_masks(sam, embedding[middle][None]) for middle in (1, 4)])
+    torch.testing.assert_close(out[:, 1:], masks[:, :1], **CLOSE)
+
+
+@pytest.mark.parametrize("masks", [2, 3])
+def test_another_number_of_masks_is_kept(brought, masks, tmp_path):
+    sam = segment_anything_sam(SIZE, masks=masks)
+    file = medical_file(sam)
+    network, _ = brought("medical-sam-adapter", file, base=None)
+    assert network.about["mask_tokens"] == masks
+    own = medical_network(file, SIZE)
+    with torch.no_grad():
+        expected = plain_masks(own, own.image_encoder(slices(1)))[:, :1]
+        torch.testing.assert_close(network(slices(1))[:, 1:], expected, **CLOSE)
+
+
+def test_positions_that_the_file_has_are_kept(base, brought):
+    file = medical_file(base)
+    state = file["state_dict"]
+    for key in [key for key in state if "pos_rel" in key]:
+        del state[key]
+        state[key.replace("pos_rel", "rel_pos")] = base.state_dict()[key.replace("pos_rel", "rel_pos")]
+    network, report = brought("medical-sam-adapter", file)
+    assert network.about["tuning"]["adapter"]["positions"]
+    assert network.sam.image_encoder.blocks[0].attn.rel_pos_h.any()
+    assert not report.missing
+
+
+# SAM-Adapter
+
+
+def test_sam_adapter_gives_what_its_format_means(base, brought):
+    file = sam_adapter_file(base)
+    network, report = brought("sam-adapter", file, normalisation="unit")
+    with torch.no_grad():
+        out = network(slices())
+    torch.testing.assert_close(out[:, 1:], sam_adapter_reading(file, slices()), **CLOSE)
+    assert out[:, 0].abs().max() == 0
+    assert sorted(accounted(report)) == sorted(file)
+    assert network.about["tuning"] == {"frequency": {"rate": 0.25, "reduction": 32}}
+    assert set(report.missing.values()) == {"it takes no prompts; the base's"}
+    assert all(name.startswith("sam.prompt_encoder.") for name in report.missing)
+
+
+# SAM and MedSAM
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+@pytest.mark.parametrize("kind", ["sam", "medsam"])
+def test_a_full_sam_gives_its_first_mask(base_file, brought, kind, with_base):
+    sam = segment_anything_sam(SIZE, seed=3)
+    matrix = torch.load(base_file, weights_only=True)[MATRIX]
+    sam.load_state_dict({**sam.state_dict(), MATRIX: matrix})
+    network, report = brought(kind, copied(sam), base=base_file if with_base else None, normalisation="unit")
+    with torch.no_grad():
+        expected = torch.cat([plain_masks(sam, sam.image_encoder(one[None]))[:, :1] for one in slices()])
+        torch.testing.assert_close(network(slices())[:, 1:], expected, **CLOSE)
+    assert sorted(accounted(report)) == sorted(sam.state_dict())
+    assert network.about["full_tuning"] is with_base
+    assert (network.base_sha256 is not None) is with_base
+
+
+def test_intensities_are_normalised_as_the_authors_do(base, brought):
+    state = copied(base)
+    assert brought("sam", state, base=None)[0].about["normalisation"] == "sam"
+    assert brought("medsam", state, base=None)[0].about["normalisation"] == "unit"
+    assert brought("medsam", state, base=None, normalisation="sam")[0].about["normalisation"] == "sam"
+
+
+def test_at_another_size_positions_are_resized_and_told(base, brought):
+    network, report = brought("medsam", copied(base), base=None, image_size=96)
+    assert len(report.resized) == 1 + 2 * 4
+    grid = base.image_encoder.pos_embed.permute(0, 3, 1, 2)
+    expected = F.interpolate(grid, (12, 12), mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+    assert torch.equal(network.sam.image_encoder.pos_embed, expected)
+
+
+def test_half_precision_is_read(base, brought):
+    file = {key: tensor.half() for key, tensor in samed_file(base, classes=1, rank=1).items()}
+    network, _ = brought("samed", file, image_size=SIZE)
+    update = network.sam.image_encoder.blocks[0].attn.qkv.updates["q"].a.weight
+    assert torch.equal(update, file["w_a_000"].float())
+
+
+def test_importing_leaves_the_global_generator_alone(base, brought):
+    file = samed_file(base, classes=1, rank=1)
+    torch.manual_seed(9)
+    before = torch.random.get_rng_state()
+    brought("samed", file, image_size=SIZE)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# What is refused
+
+
+def _other_base(state):
+    state[MATRIX] = state[MATRIX] + 0.1
+
+
+def _stranger(state):
+    state["w_c_000"] = torch.zeros(1)
+
+
+def _misshapen(state):
+    state["w_b_003"] = torch.zeros(192, 2)
+
+
+def _without(key):
+    return lambda state: state.pop(key)
+
+
+def _not_a_number(state):
+    state["w_b_003"][0, 0] = float("nan")
+
+
+def _whole_numbers(state):
+    state["w_b_003"] = state["w_b_003"].long()
+
+
+def _more_updates(state):
+    state["w_a_008"] = state["w_a_000"]
+
+
+def _claims_classes(state):
+    state["mask_decoder.mask_tokens.weight"] = torch.zeros(300, 256)
+
+
+def _flat(state):
+    state["w_a_000"] = torch.zeros(())
+
+
+def _huge_rank(state):
+    state["w_a_000"] = torch.zeros(500, 192)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (_other_base, f"{MATRIX} is not the base's: made on other base weights; give those with --base"),
+        (_stranger, r"keys that have no place, 1: w_c_\*"),
+        (_misshapen, r"w_b_003 is \(192, 2\), the network needs \(192, 5\)"),
+        (_without("w_b_003"), "lacks image_encoder.blocks.1.attn.qkv.updates.v.b.weight"),
+        (_without("w_a_000"), "no w_a_000 in it; is it of this format"),
+        (_without("mask_decoder.iou_token.weight"), "lacks mask_decoder.iou_token.weight"),
+        (_without(MATRIX), f"lacks {MATRIX}"),
+        (_not_a_number, "w_b_003: not numbers, or NaN or infinity among them"),
+        (_whole_numbers, "w_b_003: not numbers"),
+        (_more_updates, "9 updates w_a_"),
+        (_claims_classes, "300 mask tokens, 4 networks for them"),
+        (_flat, "w_a_000 is .*, which has not 2 dimensions"),
+        (_huge_rank, "w_a_000 is 500 x 192: no low-rank update"),
+    ],
+)
+def test_a_faulty_samed_file_is_refused(base, brought, fault, words):
+    file = samed_file(base, classes=3, rank=5)
+    fault(file)
+    with pytest.raises(InputError, match=f"published.pth: {words}"):
+        brought("samed", file, image_size=SIZE)
+
+
+@pytest.mark.parametrize("kind", ["samed", "sam-adapter"])
+def test_what_holds_no_whole_sam_needs_a_base(base, brought, kind):
+    with pytest.raises(InputError, match="give the SAM that it was made on with --base"):
+        brought(kind, samed_file(base, classes=1, rank=1), base=None)
+
+
+def test_an_adapter_on_another_encoder_is_refused(base, brought):
+    file = medical_file(base)
+    file["state_dict"]["image_encoder.neck.0.weight"] += 0.1
+    with pytest.raises(InputError, match=r"image_encoder.neck.0.weight is not the base's: made on other base weights"):
+        brought("medical-sam-adapter", file)
+    network, report = brought("medical-sam-adapter", file, base=None)
+    assert "image_encoder.neck.0.weight" in report.used
+    assert network.base_sha256 is None
+
+
+def test_positions_that_cannot_be_placed_are_refused(base, brought):
+    file = medical_file(base)
+    key = next(key for key in file["state_dict"] if "pos_rel" in key)
+    file["state_dict"][key] += 1
+    with pytest.raises(InputError, match=r"keys that have no place, 1: image_encoder.blocks.*pos_rel"):
+        brought("medical-sam-adapter", file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "words"),
+    [
+        ("medical-sam-adapter", lambda base: {**medical_file(base), "scheduler": 1}, "no place, 1: scheduler"),
+        ("medical-sam-adapter", copied, "no adapters in it; a full SAM without them is imported as sam"),
+        ("sam", medical_file, "no state dict of tensors"),
+        ("sam", lambda base: medical_file(base)["state_dict"], "keys that have no place"),
+        ("samed", copied, "no w_a_000"),
+        ("sam-adapter", copied, "no image_encoder.prompt_generator.embedding_generator.weight"),
+        ("sam", lambda base: samed_file(base, classes=1, rank=1), "no image_encoder.pos_embed"),
+    ],
+)
+def test_another_format_is_refused(base, brought, kind, content, words):
+    with pytest.raises(InputError, match=words):
+        brought(kind, content(base))
+
+
+def test_an_image_size_that_patches_do_not_fill_is_told(base, brought):
+    with pytest.raises(InputError, match=r"published.pth: image_size 60 is not a multiple"):
+        brought("samed", samed_file(base, classes=1, rank=1), image_size=60)
+
+
+# The report
+
+
+def test_the_report_by_hand():
+    report = KeyReport(["w_a_000", "w_a_001", "neck.0.bias"], [], {"epoch": "records", "model": "records"}, {"b": "c"})
+    assert report.lines() == [
+        "used, 3: w_a_* (2), neck.*.bias",
+        "ignored, 2: epoch, model: records",
+        "missing, 1: b: c",
+    ]
+    assert fold(["blocks.1.norm1.weight", "blocks.2.norm1.weight"]) == "2: blocks.*.norm1.weight (2)"
