@@ -144,7 +144,10 @@ def _evaluate(args: argparse.Namespace) -> int:
         support_cases=support_cases,
         baseline=read_json(args.baseline) if args.baseline else None,
         protocol=args.protocol,
+        jobs=args.jobs,
     )
+    if metrics["protocol_caveat"]:
+        sys.stderr.write(f"ragsam: warning: {metrics['protocol_caveat']}\n")
     dice = metrics["summary"]["mean"]["dice"]
     if dice["mean"] is not None:
         _say(f"mean Dice {dice['mean']:.4f} (n = {dice['n']} patients; {metrics['patients']})")
@@ -163,6 +166,16 @@ def _describe(args: argparse.Namespace) -> None:
     _say(description_text(about))
     if args.json:
         write_json_atomic(args.json, about)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from ragsam.report.compare_page import write_comparison
+    from ragsam.report.compare_runs import read_runs
+    from ragsam.report.compare_tables import summary_lines
+
+    for line in summary_lines(write_comparison(read_runs(args.evaluation), args.output)):
+        _say(line)
+    _say(f"page: {args.output / 'compare.html'}")
 
 
 def _say(line: str) -> None:
@@ -242,10 +255,20 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--card", help="needed where the reference is a folder")
     evaluate.add_argument("--output", type=Path, required=True, metavar="DIR")
     evaluate.add_argument("--section", default="test", help="of a datalist (default: test)")
-    evaluate.add_argument("--protocol", default="clinical", choices=["clinical"])
+    evaluate.add_argument(
+        "--protocol", default="clinical", help="clinical (default), btcv, flare22, flare22-fixed or samed"
+    )
+    evaluate.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
     evaluate.add_argument("--bank", type=Path, help="the bank searched, to show the neighbours' pictures")
     evaluate.add_argument("--baseline", type=Path, metavar="METRICS.json", help="another run to compare with")
     evaluate.set_defaults(job=_evaluate)
+
+    compare = commands.add_parser("compare", help="two or more evaluations of the same cases, against the first")
+    compare.add_argument(
+        "evaluation", type=Path, nargs="+", help="folders that evaluate wrote; the first is compared with"
+    )
+    compare.add_argument("--output", type=Path, required=True, metavar="DIR")
+    compare.set_defaults(job=_compare)
 
     describe = commands.add_parser("describe", help="what trains and what is frozen, part by part, and what it takes")
     describe.add_argument("bundle", help="a run, a bundle's folder, or the name of a packaged one (sam_lora)")

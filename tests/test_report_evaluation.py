@@ -338,7 +338,7 @@ def test_the_summary_is_written_in_markdown_and_latex_with_names_escaped(pair, t
     text = (tmp_path / "metrics.md").read_text(encoding="utf-8").splitlines()
     assert text[0].startswith(r"Card a\_b, protocol clinical: 4 cases of 4 patients.")
     assert [line.count(" | ") for line in text[2:7]] == [11] * 5
-    assert text[4].startswith(r"| liver \| 50% \<b\> \$x\$ | 0.500 (")
+    assert text[4].startswith(r"| liver \| 50% &lt;b&gt; \$x\$ | 0.500 (")
     assert text[4].endswith("| 4 | 1 | 0 | 0 |")
     assert text[6].startswith("| **mean of organs** |")
     latex = (tmp_path / "metrics.tex").read_text(encoding="utf-8")
@@ -349,7 +349,7 @@ def test_the_summary_is_written_in_markdown_and_latex_with_names_escaped(pair, t
 
 def test_backslashes_and_new_lines_are_escaped_too():
     assert escape_latex("a\\b{c}~^\n#") == r"a\textbackslash{}b\{c\}\textasciitilde{}\textasciicircum{} \#"
-    assert escape_markdown("a\\b\n[c](d) `e`") == r"a\\b \[c\](d) \`e\`"
+    assert escape_markdown("a\\b\n[c](d) `e` & <f>") == r"a\\b \[c\](d) \`e\` &amp; &lt;f&gt;"
 
 
 def test_two_runs_are_compared_patient_by_patient(pair):

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ragsam.data.cards import Card, Organ
-from ragsam.data.workers import run_each
+from ragsam.data.workers import cores, run_each
 from ragsam.errors import InputError
 from ragsam.metrics.protocols import ALL_METRICS, PROTOCOLS, Protocol
 from ragsam.metrics.statistics import mean_interval
@@ -24,8 +24,9 @@ def evaluate_cases(
     card: Card,
     *,
     protocol: str = "clinical",
-    jobs: int = 1,
+    jobs: int | None = 1,
     progress: Callable[[int], None] = lambda done: None,
+    results: Sequence[tuple[dict[str, Any] | None, list[str]]] | None = None,
 ) -> dict[str, Any]:
     """Score every case and return the content of metrics.json; the same files give the same digits.
 
@@ -37,8 +38,9 @@ def evaluate_cases(
         pairs: the cases; names must differ.
         card: organs, label values and tolerances.
         protocol: one of `ragsam.metrics.protocols.PROTOCOLS`.
-        jobs: processes; each holds the two label volumes of a case.
+        jobs: processes, each of which holds the two label volumes of a case; None takes one a core.
         progress: called with the number of cases that are done.
+        results: of `evaluated` for every pair, where they have been scored already, by other processes say.
 
     Returns:
         protocol, card, cases and summary as described in `docs`; beside them metrics (what the protocol scores),
@@ -46,13 +48,17 @@ def evaluate_cases(
         protocol_caveat and protocol_rules. It holds no NaN.
 
     Raises:
-        InputError: where there is no case, a name stands twice, the protocol or an annotated organ is unknown, or the
-            protocol is not for the card's organs.
+        InputError: where there is no case, a name stands twice, the protocol or an annotated organ is unknown, the
+            protocol is not for the card's organs, or there is no process.
     """
     rules = _check(pairs, card, protocol)
+    jobs = cores() if jobs is None else jobs
+    if jobs < 1:
+        raise InputError(f"--jobs {jobs}: no such number of processes; take 1 or more")
     cases, faults, unscored = [], [], []
     job = partial(evaluated, card=card, protocol=protocol)
-    results = run_each(job, pairs, jobs=min(jobs, len(pairs)), crashed=crashed, done=progress)
+    if results is None:
+        results = run_each(job, pairs, jobs=min(jobs, len(pairs)), crashed=crashed, done=progress)
     for pair, (organs, found) in zip(pairs, results, strict=True):
         faults.extend(_without_folder(line, pair) for line in found)
         if organs is None:

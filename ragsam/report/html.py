@@ -21,6 +21,7 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         "number": text.number,
         "signed": text.signed,
         "interval": text.interval,
+        "probability": text.probability,
         "readable": text.readable,
         "without_folders": text.without_folders,
         "png": lambda data: "data:image/png;base64," + base64.b64encode(data).decode("ascii"),

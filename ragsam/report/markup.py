@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ _LATEX = {
 
 def escape_markdown(text: str) -> str:
     """Return a text that Markdown shows as it is: no markup, no HTML, no new cell, no new line."""
-    return re.sub(r"([\\`*_\[\]<>#|~$&])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]#|~$])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def escape_latex(text: str) -> str:
@@ -22,15 +23,21 @@ def escape_latex(text: str) -> str:
 
 
 def markdown_table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], *, title: str, notes: Sequence[str] = ()
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str,
+    total: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
 ) -> str:
-    """Return a table of texts, of which the last row is the total, under its title and over its notes."""
+    """Return a table of texts with its total in the last row, under its title and over its notes."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
-    body = [line([escape_markdown(cell) for cell in row]) for row in rows[:-1]]
-    body.append(line([f"**{escape_markdown(cell)}**" for cell in rows[-1]]))
+    body = [line([escape_markdown(cell) for cell in row]) for row in rows]
+    if total is not None:
+        body.append(line([f"**{escape_markdown(cell)}**" for cell in total]))
     ruler = line(["---", *["---:"] * (len(heads) - 1)])
     parts = [
         escape_markdown(title),
@@ -40,7 +47,14 @@ def markdown_table(
     return "\n\n".join(parts) + "\n"
 
 
-def latex_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, title: str, notes: Sequence[str] = ()) -> str:
+def latex_table(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str,
+    total: Sequence[str],
+    notes: Sequence[str] = (),
+) -> str:
     """Return the same for LaTeX with the package booktabs; title and notes are the caption."""
 
     def line(cells: Sequence[str]) -> str:
@@ -54,8 +68,8 @@ def latex_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, title: s
         rf"\caption{{{caption}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
         r"\toprule", line(heads), r"\midrule",
-        *(line(row) for row in rows[:-1]),
-        r"\midrule", line(rows[-1]), r"\bottomrule",
+        *(line(row) for row in rows),
+        r"\midrule", line(total), r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
         "",

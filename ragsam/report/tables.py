@@ -71,12 +71,12 @@ def summary_table(metrics: Mapping[str, Any], written: Callable[..., str]) -> st
         counts = [str(metrics[status][organ]) for status in ("missed", "false_positive", "absent")]
         rows.append([readable(organ), *(_cell(summaries[m], m) for m in shown), str(summaries["dice"]["n"]), *counts])
     total = ["mean of organs", *(_cell(summary["mean"][m], m) for m in shown), str(summary["mean"]["dice"]["n"])]
-    rows.append([*total, *(str(sum(metrics[s].values())) for s in ("missed", "false_positive", "absent"))])
+    total += [str(sum(metrics[status].values())) for status in ("missed", "false_positive", "absent")]
     title = f"Card {metrics['card']}, protocol {metrics['protocol']}: {metrics['n_cases']} cases of "
     title += f"{metrics['n_patients']} patients. Mean by patient (95 % interval, BCa bootstrap)."
     left_out = ", ".join(readable(organ) for organ in summary["organs_left_out"])
     notes = [f"In no reference, so left out of the mean: {left_out}."] if left_out else []
-    return written(heads, rows, title=title, notes=[*filter(None, [metrics["protocol_caveat"]]), *notes])
+    return written(heads, rows, title=title, total=total, notes=[*filter(None, [metrics["protocol_caveat"]]), *notes])
 
 
 def _title(metric: str) -> str:

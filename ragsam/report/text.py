@@ -39,6 +39,13 @@ def signed(value: float | None, metric: str) -> str:
     return f"{value:+.{_digits(metric)}f}{_unit(metric)}"
 
 
+def probability(p: float | None) -> str:
+    """Return a p to three decimals; n/a for None."""
+    if p is None:
+        return NOTHING
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def verdict(paired: Mapping[str, Any], metric: str) -> str:
     """Return "better" or "worse"; "unclear" where the interval reaches zero, or there is none."""
     bounds = paired["ci95"]

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ragsam.data.cards import load_card
 from ragsam.data.datalist import read_datalist
 from ragsam.data.survey import survey
+from ragsam.data.workers import cores
 from ragsam.errors import InputError
 from ragsam.files import write_json_atomic
 
@@ -49,7 +50,7 @@ def check_data(
     known = load_card(card or data.card)
     progress = CaseProgress("check", sum(len(part) for part in data.sections.values()))
     try:
-        summary = survey(data, known, faults=faults, jobs=jobs or _cores(), done=progress)
+        summary = survey(data, known, faults=faults, jobs=jobs or cores(), done=progress)
     finally:
         progress.close()
     if summary_path is not None:
@@ -88,8 +89,3 @@ class CaseProgress:
         """Leave the bar as it is."""
         if self._bar is not None:
             self._bar.close()
-
-
-def _cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

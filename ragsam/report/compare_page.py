@@ -1,0 +1,101 @@
+"""compare.html: runs against the first one, for people who look rather than read; one file, no script, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ragsam.files import write_json_atomic, write_text_atomic
+from ragsam.metrics.protocols import LOWER_IS_BETTER
+from ragsam.report import text
+from ragsam.report.compare_plots import (
+    MAX_CASES,
+    case_organ_plot,
+    case_plot,
+    difference_plot,
+    outcome_plot,
+    run_colour,
+    spread_plot,
+)
+from ragsam.report.compare_runs import compare_runs
+from ragsam.report.compare_tables import comparison_markdown, most_different
+from ragsam.report.html import render
+
+ALPHA = 0.05
+
+
+def write_comparison(runs: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, Any]:
+    """Write compare.json, compare.md and compare.html, each whole or not at all; the same input gives the same bytes.
+
+    Args:
+        runs: {name: content of metrics.json}, two or more; each is compared with the first.
+        folder: gets the three files.
+
+    Returns:
+        The content of compare.json; see `compare_runs`.
+
+    Raises:
+        InputError: where the runs cannot be compared, or a file cannot be written.
+    """
+    comparison = compare_runs(runs)
+    write_json_atomic(folder / "compare.json", comparison)
+    write_text_atomic(folder / "compare.md", comparison_markdown(comparison))
+    write_text_atomic(folder / "compare.html", _page(comparison, runs))
+    return comparison
+
+
+def claim(paired: Mapping[str, Any], metric: str) -> str:
+    """Return "better" or "worse" where the corrected p is below 0.05, else "unclear"."""
+    if paired["p_holm"] is None or paired["p_holm"] >= ALPHA:
+        return "unclear"
+    return "better" if (paired["mean_difference"] > 0) != (metric in LOWER_IS_BETTER) else "worse"
+
+
+def _page(comparison: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]) -> str:
+    metrics = comparison["metrics"]
+    content = {
+        "comparison": comparison,
+        "runs": [
+            {"name": name, "colour": run_colour(place), **run}
+            for place, (name, run) in enumerate(comparison["runs"].items())
+        ],
+        "sections": [_section(entry, metrics, comparison["baseline"]) for entry in comparison["comparisons"]],
+        "spreads": {metric: spread_plot(runs, metric) for metric in metrics},
+        "differences": {metric: difference_plot(comparison["comparisons"], metric) for metric in metrics},
+        "case_plot": case_plot(comparison["comparisons"]),
+        "titles": text.TITLES,
+        "max_cases": MAX_CASES,
+    }
+    return render("compare.html", content)
+
+
+def _section(entry: Mapping[str, Any], metrics: list[str], baseline: str) -> dict[str, Any]:
+    """Return what the page shows of one run against the first: findings, rows by organ, cases, plots."""
+    organs = sorted(entry["organs"].items(), key=lambda item: -abs(item[1]["dice"]["mean_difference"] or 0.0))
+    rows = [("mean of organs", entry["mean"]), *organs]
+    return {
+        "entry": entry,
+        "findings": [_finding(entry["mean"][metric], metric, entry["run"], baseline) for metric in metrics],
+        "rows": [
+            {"organ": organ, "paired": found, "claims": {metric: claim(found[metric], metric) for metric in metrics}}
+            for organ, found in rows
+        ],
+        "cases": [{**case, "most": most_different(case)} for case in entry["cases"]],
+        "outcomes": outcome_plot(entry, "dice"),
+        "map": case_organ_plot(entry),
+    }
+
+
+def _finding(paired: Mapping[str, Any], metric: str, run: str, baseline: str) -> tuple[str, str, str]:
+    """Return a claim, the sentence that makes it, and the numbers behind it."""
+    made = claim(paired, metric)
+    words = {"better": f"{run} is better", "worse": f"{run} is worse", "unclear": "no clear difference"}
+    numbers = "nothing to compare"
+    if paired["mean_difference"] is not None:
+        numbers = (
+            f"{run} minus {baseline}: {text.signed(paired['mean_difference'], metric)}, 95 % interval "
+            f"{text.interval(paired['ci95'], metric, signed=True)}, p {text.probability(paired['p_holm'])}; of "
+            f"{paired['n']} patients {paired['wins']} better, {paired['losses']} worse, {paired['ties']} equal."
+        )
+    return made, f"{text.TITLES[metric]}: {words[made]}.", numbers
