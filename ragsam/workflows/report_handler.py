@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from ragsam.data.cards import Card
 from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
 from ragsam.files import read_json
+from ragsam.report.case_scores import evaluated
 from ragsam.report.evaluation import CasePair, evaluate_cases, pairs_from_cases
 from ragsam.report.page import write_report
 from ragsam.report.tables import write_metrics_csv, write_metrics_json, write_summary_tables
@@ -81,6 +84,9 @@ def versions() -> dict[str, str]:
 class EvaluationReport:
     """Measures the volumes that an evaluator has written, when it is done.
 
+    Of several processes each scores the cases that its own evaluator has had; the scores are gathered once, and the
+    first process writes. It scores what none of them has had, as missed where there is no volume.
+
     Args:
         datalist: path of the datalist.
         section: the section that was segmented.
@@ -112,22 +118,50 @@ class EvaluationReport:
         self.output = output
         self.bank = bank
         self.baseline = baseline
+        self.done: set[str] = set()
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator, after the handler that writes the volumes."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.note)
         engine.add_event_handler(Events.COMPLETED, self.report)
 
+    def start(self, engine: Engine) -> None:
+        """Forget the cases of an earlier run."""
+        self.done = set()
+
+    def note(self, engine: Engine) -> None:
+        """Note the cases that this process has just had."""
+        self.done |= {batch["case"] for batch in engine.state.batch}
+
     def report(self, engine: Engine) -> None:
-        """Write metrics.json, metrics.csv and report.html."""
+        """Write metrics.json, metrics.csv and report.html; in the first process alone, where there are several."""
         data = load_datalist(self.datalist)
+        score = partial(evaluated, card=self.card, protocol="clinical")
+        pairs = pairs_from_cases(data.section(self.section), self.predictions)
+        scores = gather({pair.case: score(pair) for pair in pairs if pair.case in self.done})
+        if idist.get_rank() != 0:
+            return
+        pairs = pairs_from_cases(data.section(self.section), self.predictions)  # now that all have written theirs
         metrics = report_evaluation(
-            pairs_from_cases(data.section(self.section), self.predictions),
+            pairs,
             self.card,
             self.predictions,
             self.output,
+            results=[scores.get(pair.case) or score(pair) for pair in pairs],
             bank=self.bank,
             support_cases=data.sections.get("training", ()),
             baseline=read_json(self.baseline) if self.baseline else None,
         )
         if metrics["faults"]:
             raise InputError(f"{metrics['faults'][0]} ({len(metrics['faults'])} such); the rest is in {self.output}")
+
+
+def gather(scores: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores of all processes by case; of a case that several have had, the first one's."""
+    if idist.get_world_size() == 1:
+        return scores
+    merged: dict[str, Any] = {}
+    for one in idist.all_gather(scores):
+        merged = one | merged
+    return merged
