@@ -48,6 +48,8 @@ def import_checkpoint(
         InputError: a checkpoint that is damaged or of another format, another base, or a key that nothing explains.
     """
     form, report = FORMATS[kind], KeyReport()
+    if base is not None and not Path(base).is_file():
+        raise InputError(f"--base: {base}: no such file; check the path")
     state = _state_of(path, form, report)
     if base is None and not form.whole:
         raise InputError(f"{Path(path).name}: holds only what was tuned; give the SAM that it was made on with --base")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,7 +56,8 @@ def build_empty(options: Mapping[str, Any]) -> Segmenter:
     level = told.level
     told.setLevel(logging.WARNING)  # what the network says of itself is for the one that trains
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*from a non-meta parameter")  # base weights have no place there
             return Segmenter(**options)
     except (ValueError, TypeError) as error:
         reason = str(error).replace(".__init__() got an unexpected keyword argument", " has no option")
