@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ragsam.errors import InputError
@@ -97,6 +97,9 @@ def _index(args: argparse.Namespace) -> None:
 
 
 def _segment(args: argparse.Namespace) -> None:
+    if args.prompts:
+        _segment_prompted(args)
+        return
     from ragsam.workflows.jobs import segment_with_run
     from ragsam.workflows.knobs import parse_knob
 
@@ -115,6 +118,25 @@ def _segment(args: argparse.Namespace) -> None:
         knobs=dict(parse_knob(text) for text in args.set),
     )
     _say(f"label volumes: {len(cases)} in {args.output}")
+
+
+def _segment_prompted(args: argparse.Namespace) -> None:
+    from ragsam.workflows.prompt_job import segment_prompted
+
+    others = ("dicom_seg", "ensemble", "uncertainty", "probabilities", "set")
+    if given := [name for name in others if getattr(args, name)]:
+        raise InputError(f"--{given[0].replace('_', '-')}: not with --prompts; leave one of them out")
+    cases = segment_prompted(
+        args.run,
+        args.input,
+        args.prompts,
+        args.output,
+        section=args.section,
+        bank=args.bank,
+        retrieval=not args.no_retrieval,
+        series=args.series,
+    )
+    _say(f"label volumes: {len(cases)} in {args.output}; prompts.json tells what was found where")
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -155,6 +177,66 @@ def _evaluate(args: argparse.Namespace) -> int:
     for fault in metrics["faults"]:
         sys.stderr.write(f"ragsam: {fault}\n")
     return 2 if metrics["faults"] else 0
+
+
+def _import(args: argparse.Namespace) -> None:
+    from ragsam.workflows.importing import import_weights
+
+    report = import_weights(
+        args.format,
+        args.checkpoint,
+        base=args.base,
+        output=args.output,
+        run=args.run,
+        card=args.card,
+        image_size=args.image_size,
+        normalisation=args.normalisation,
+    )
+    for line in report.lines():
+        _say(line)
+    if args.output:
+        _say(f"weights: {args.output}")
+        _say(f"next: ragsam train sam_lora --data DATALIST --output RUN --set start={args.output}{_base_knob(args)}")
+    if args.run:
+        _say(f"run: {args.run}")
+        _say(f"next: ragsam segment {args.run} INPUT --output DIR")
+
+
+def _base_knob(args: argparse.Namespace) -> str:
+    return f" --set base={args.base}" if args.base else ""
+
+
+def _export(args: argparse.Namespace) -> None:
+    for line in EXPORTS[args.to](args):
+        _say(line)
+    _say(f"{args.to}: {args.output}")
+
+
+def _export_state_dict(args: argparse.Namespace) -> list[str]:
+    from ragsam.workflows.exporting import export_state_dict
+
+    return export_state_dict(args.to, args.run, args.output)
+
+
+def _export_torchscript(args: argparse.Namespace) -> list[str]:
+    from ragsam.workflows.deployment import export_torchscript
+
+    return [f"largest difference to PyTorch's logits: {export_torchscript(args.run, args.output):.1e}"]
+
+
+def _export_onnx(args: argparse.Namespace) -> list[str]:
+    from ragsam.workflows.onnx_export import export_onnx
+
+    return [f"largest difference to PyTorch's logits: {export_onnx(args.run, args.output):.1e}"]
+
+
+#: By format, what writes `args.run` to `args.output`, and returns lines on what its user has to know.
+EXPORTS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
+    "samed": _export_state_dict,
+    "sam": _export_state_dict,
+    "torchscript": _export_torchscript,
+    "onnx": _export_onnx,
+}
 
 
 def _describe(args: argparse.Namespace) -> None:
@@ -244,6 +326,7 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("--uncertainty", action="store_true", help="write a map of the entropy too")
     segment.add_argument("--probabilities", action="store_true", help="write a map for every organ too")
     segment.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as test_shift=3")
+    segment.add_argument("--prompts", type=Path, metavar="JSON", help="objects to find by clicks, boxes and drafts")
     segment.set_defaults(job=_segment)
 
     evaluate = commands.add_parser("evaluate", help="metrics.json, metrics.csv and report.html")
@@ -269,6 +352,23 @@ def build_parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--output", type=Path, required=True, metavar="DIR")
     compare.set_defaults(job=_compare)
+
+    bring = commands.add_parser("import", help="a published checkpoint as weights to start with, or as a run")
+    bring.add_argument("format", choices=["sam", "medsam", "samed", "medical-sam-adapter", "sam-adapter"])
+    bring.add_argument("checkpoint", type=Path)
+    bring.add_argument("--base", type=Path, metavar="SAM", help="the SAM that it was made on")
+    bring.add_argument("--output", type=Path, metavar="FILE.safetensors")
+    bring.add_argument("--run", type=Path, help="write a run that segments with it; needs --card")
+    bring.add_argument("--card", help="of its classes, in their order: a name, or a .yaml file of your own")
+    bring.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the file's; 512 for samed)")
+    bring.add_argument("--normalisation", choices=["unit", "sam"], help="of slices (default: the format's own)")
+    bring.set_defaults(job=_import)
+
+    export = commands.add_parser("export", help="a run's network in another format")
+    export.add_argument("run", type=Path)
+    export.add_argument("--to", required=True, choices=list(EXPORTS))
+    export.add_argument("--output", type=Path, required=True, metavar="FILE", help="of onnx a new folder")
+    export.set_defaults(job=_export)
 
     describe = commands.add_parser("describe", help="what trains and what is frozen, part by part, and what it takes")
     describe.add_argument("bundle", help="a run, a bundle's folder, or the name of a packaged one (sam_lora)")
