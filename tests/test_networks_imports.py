@@ -285,6 +285,10 @@ def _huge_rank(state):
     state["w_a_000"] = torch.zeros(500, 192)
 
 
+def _narrow(state):
+    state["w_a_000"] = torch.zeros(5, 1)
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -295,12 +299,13 @@ def _huge_rank(state):
         (_without("w_a_000"), "no w_a_000 in it; is it of this format"),
         (_without("mask_decoder.iou_token.weight"), "lacks mask_decoder.iou_token.weight"),
         (_without(MATRIX), f"lacks {MATRIX}"),
-        (_not_a_number, "w_b_003: not numbers, or NaN or infinity among them"),
-        (_whole_numbers, "w_b_003: not numbers"),
+        (_not_a_number, "w_b_003: no numbers, or NaN or infinity among them"),
+        (_whole_numbers, "w_b_003: no numbers"),
         (_more_updates, "9 updates w_a_"),
         (_claims_classes, "300 mask tokens, 4 networks for them"),
         (_flat, "w_a_000 is .*, which has not 2 dimensions"),
-        (_huge_rank, "w_a_000 is 500 x 192: no low-rank update"),
+        (_huge_rank, "w_a_000 is 500 x 192: no bottleneck of 192 channels"),
+        (_narrow, "w_a_000 is 5 x 1: no bottleneck of 192 channels"),
     ],
 )
 def test_a_faulty_samed_file_is_refused(base, brought, fault, words):
@@ -354,6 +359,39 @@ def test_another_format_is_refused(base, brought, kind, content, words):
 def test_an_image_size_that_patches_do_not_fill_is_told(base, brought):
     with pytest.raises(InputError, match=r"published.pth: image_size 60 is not a multiple"):
         brought("samed", samed_file(base, classes=1, rank=1), image_size=60)
+
+
+@pytest.mark.parametrize("size", [0, -64])
+def test_no_image_size_is_told(base, brought, size):
+    with pytest.raises(InputError, match=f"--image-size {size}: at least a patch"):
+        brought("samed", samed_file(base, classes=1, rank=1), image_size=size)
+
+
+@pytest.mark.parametrize(
+    ("key", "tensor", "words"),
+    [
+        (
+            "image_encoder.blocks.0.Space_Adapter.D_fc1.weight",
+            torch.zeros(9, 0),
+            "9 x 0: no bottleneck of 192 channels",
+        ),
+        ("image_encoder.blocks.0.Space_Adapter.D_fc1.weight", torch.zeros(10**6, 1), "no bottleneck of 192 channels"),
+        ("image_encoder.patch_embed.proj.weight", torch.zeros(192, 3, 0, 0), "on 8 x 8 patches is none of SAM's"),
+        ("image_encoder.pos_embed", torch.zeros(1, 0, 0, 192), "on 0 x 0 patches is none of SAM's"),
+        ("image_encoder.blocks.0.attn.rel_pos_h", torch.zeros(15, 32), "1 tables of relative positions in 4 blocks"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_before_anything_is_built(base, brought, key, tensor, words):
+    file = medical_file(base)
+    file["state_dict"][key] = tensor
+    with pytest.raises(InputError, match=words):
+        brought("medical-sam-adapter", file)
+
+
+def test_an_empty_table_is_refused(base, brought):
+    state = {**copied(base), "image_encoder.blocks.0.attn.rel_pos_h": torch.zeros(0, 32)}
+    with pytest.raises(InputError, match="rel_pos_h: no numbers"):
+        brought("sam", state, base=None)
 
 
 # The report

@@ -28,17 +28,16 @@ State = Mapping[str, Tensor]
 
 def samed_options(state: State) -> dict[str, Any]:
     """Return the options of a network for SAMed's or SAMed_s's file: the image size is not in it."""
-    rank, width = _shape(state, "w_a_000", 2)
-    if rank > width:
-        raise InputError(f"w_a_000 is {rank} x {width}: no low-rank update; check the file")
+    _shape(state, "w_a_000", 2)
     depths = {2 * size.depth: name for name, size in BACKBONES.items()}
     updates = sum(_UPDATE.fullmatch(key) is not None for key in state)
     if updates not in depths:
         raise InputError(f"{updates} updates w_a_*, where SAMed has 24, 48 or 64 (ViT-B, L, H); check the file")
+    size = BACKBONES[depths[updates]]
     options = {"num_classes": _masks(state) - 1, "backbone": depths[updates]}
-    options["lora"] = {"rank": rank, "targets": ["q", "v"]}
+    options["lora"] = {"rank": _narrow(state, "w_a_000", size.embed_dim), "targets": ["q", "v"]}
     if "sa_a_000" in state:
-        options["decoder_lora"] = {"rank": _shape(state, "sa_a_000", 2)[0]}
+        options["decoder_lora"] = {"rank": _narrow(state, "sa_a_000", size.prompt_dim)}
     return options
 
 
@@ -48,7 +47,7 @@ def sam_options(state: State) -> dict[str, Any]:
     patch = _shape(state, "image_encoder.patch_embed.proj.weight", 4)[-1]
     depth = sum(_BLOCK.fullmatch(key) is not None for key in state)
     names = [name for name, size in BACKBONES.items() if (size.embed_dim, size.depth) == (width, depth)]
-    if not names or rows != columns:
+    if not names or rows != columns or not rows or not patch:
         raise InputError(f"an encoder of {depth} blocks, width {width} on {rows} x {columns} patches is none of SAM's")
     sizes = {"backbone": names[0], "patch_size": patch, "image_size": rows * patch}
     return {"num_classes": 1, "mask_tokens": _masks(state), **sizes}
@@ -65,9 +64,12 @@ def medical_sam_adapter_options(state: State) -> dict[str, Any]:
     adapter: dict[str, Any] = {kind: key in state for kind, key in kinds.items()}
     if not any(adapter.values()):
         raise InputError("no adapters in it; a full SAM without them is imported as sam")
-    width, dim = _shape(state, next(key for key in kinds.values() if key in state), 2)
-    adapter["ratio"] = width / dim
+    size = BACKBONES[options["backbone"]]
+    first = next(key for key in kinds.values() if key in state)
+    adapter["ratio"] = _narrow(state, first, size.embed_dim) / size.embed_dim
     tables = [tensor for key, tensor in state.items() if _table(key) in _SAMS_TABLES]
+    if len(tables) not in (0, 2 * size.depth):
+        raise InputError(f"{len(tables)} tables of relative positions in {size.depth} blocks; check the file")
     adapter["positions"] = any(bool(tensor.any()) for tensor in tables)
     return {**options, "adapter": adapter}
 
@@ -75,8 +77,9 @@ def medical_sam_adapter_options(state: State) -> dict[str, Any]:
 def sam_adapter_options(state: State) -> dict[str, Any]:
     """Return the options of a network for SAM-Adapter's file; the rate of its spectrum is not in it."""
     options = sam_options(state)
-    width, dim = _shape(state, "image_encoder.prompt_generator.embedding_generator.weight", 2)
-    return {**options, "frequency": {"rate": 0.25, "reduction": dim // max(width, 1)}}
+    dim = BACKBONES[options["backbone"]].embed_dim
+    width = _narrow(state, "image_encoder.prompt_generator.embedding_generator.weight", dim)
+    return {**options, "frequency": {"rate": 0.25, "reduction": dim // width}}
 
 
 def lost_table(key: str, tensor: Tensor) -> str | None:
@@ -99,6 +102,14 @@ def _masks(state: State) -> int:
     if rows != mlps or not 2 <= rows <= MOST_CLASSES + 1:
         raise InputError(f"{rows} mask tokens, {mlps} networks for them: no mask decoder; check the file")
     return rows
+
+
+def _narrow(state: State, key: str, dim: int) -> int:
+    """Return the width of a bottleneck of `dim` channels: what it says is allocated in every block."""
+    width, inputs = _shape(state, key, 2)
+    if inputs != dim or not 1 <= width <= dim:
+        raise InputError(f"{key} is {width} x {inputs}: no bottleneck of {dim} channels; check the file")
+    return width
 
 
 def _shape(state: State, key: str, dimensions: int) -> tuple[int, ...]:

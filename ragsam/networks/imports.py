@@ -50,6 +50,8 @@ def import_checkpoint(
     form, report = FORMATS[kind], KeyReport()
     if base is not None and not Path(base).is_file():
         raise InputError(f"--base: {base}: no such file; check the path")
+    if image_size is not None and image_size < 1:
+        raise InputError(f"--image-size {image_size}: at least a patch of pixels is needed; leave it out for the usual")
     state = _state_of(path, form, report)
     if base is None and not form.whole:
         raise InputError(f"{Path(path).name}: holds only what was tuned; give the SAM that it was made on with --base")
@@ -89,8 +91,8 @@ def fill(
         name, wanted = names[key], own[names[key]]
         if tensor.shape != wanted.shape and not differs_in_size_alone(name, tensor.shape, wanted.shape):
             raise InputError(f"{key} is {tuple(tensor.shape)}, the network needs {tuple(wanted.shape)}; check the file")
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise InputError(f"{key}: not numbers, or NaN or infinity among them; fetch the file again")
+        if not tensor.numel() or not tensor.is_floating_point() or not tensor.float().isfinite().all():
+            raise InputError(f"{key}: no numbers, or NaN or infinity among them; fetch the file again")
         if name not in trained:
             report.ignored[key] = _told_as_base(key, tensor, wanted)
         elif tensor.shape == wanted.shape:
