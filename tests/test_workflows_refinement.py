@@ -19,7 +19,9 @@ from ragsam.workflows.refinement import organ_odds, refine, replace_organ, segme
 def test_odds_by_hand():
     logits = torch.log(torch.tensor([0.5, 0.3, 0.2]))[None, :, None, None]
     for organ, chance in ((1, 0.3), (2, 0.2)):
-        assert float(organ_odds(logits, organ)) == pytest.approx(math.log(chance / (1 - chance)), abs=1e-6)
+        assert float(organ_odds(logits, torch.tensor([organ]))) == pytest.approx(
+            math.log(chance / (1 - chance)), abs=1e-6
+        )
 
 
 class Echo:

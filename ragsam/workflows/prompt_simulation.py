@@ -14,10 +14,19 @@ from ragsam.transforms.voxel_prompts import MASK_LOGIT
 from ragsam.workflows.prompting import coarse_logits
 
 #: What a step's objects are prompted by, and how often: a lone click in the object; some clicks in it and around it; a
-#: box; a draft; a draft with clicks that correct it; the draft with its box that a neighbouring slice gives.
-KINDS = {"click": 0.25, "clicks": 0.1, "box": 0.25, "draft": 0.05, "correction": 0.2, "following": 0.15}
+#: box; a draft; a draft with clicks that correct it; the same of the network's own automatic result; the draft with its
+#: box that a neighbouring slice gives.
+KINDS = {
+    "click": 0.2,
+    "clicks": 0.05,
+    "box": 0.15,
+    "draft": 0.05,
+    "correction": 0.05,
+    "refinement": 0.25,
+    "following": 0.25,
+}
 #: Share of the objects followed from a neighbouring slice that have ended there: what is asked for is in another slice.
-ENDED_SHARE = 0.3
+ENDED_SHARE = 0.5
 MOST_CLICKS = 4
 _AROUND = 11  # pixels; clicks that are not in the object lie within half of it
 
@@ -29,24 +38,30 @@ class DrawnPrompts:
     Attributes:
         rows: [N], int64, the sample that each object is in; none is in twice.
         objects: [N, 1, S, S], bool; empty where the object has ended.
-        prompts: of the N objects, one kind for all.
+        organs: [N], int64, what they are.
+        prompts: of the N objects, one kind for all; None where the network's own result is to be corrected, see
+            `corrected`.
         ambiguous: whether they are lone clicks.
     """
 
     rows: Tensor
     objects: Tensor
-    prompts: Prompts
-    ambiguous: bool
+    organs: Tensor
+    prompts: Prompts | None
+    ambiguous: bool = False
 
     def to(self, device: torch.device | str | None) -> DrawnPrompts:
         """Return the same on a device."""
-        points, boxes, masks = self.prompts.points, self.prompts.boxes, self.prompts.masks
-        prompts = Prompts(
-            points and PointPrompts(*(part.to(device) for part in (points.row, points.column, points.kind))),
-            boxes and BoxPrompts(*(part.to(device) for part in (boxes.top, boxes.left, boxes.bottom, boxes.right))),
-            None if masks is None else masks.to(device),
-        )
-        return replace(self, rows=self.rows.to(device), objects=self.objects.to(device), prompts=prompts)
+        rows, objects, organs = (part.to(device) for part in (self.rows, self.objects, self.organs))
+        prompts = self.prompts
+        if prompts is not None:
+            points, boxes, masks = prompts.points, prompts.boxes, prompts.masks
+            prompts = Prompts(
+                points and PointPrompts(*(part.to(device) for part in (points.row, points.column, points.kind))),
+                boxes and BoxPrompts(*(part.to(device) for part in (boxes.top, boxes.left, boxes.bottom, boxes.right))),
+                None if masks is None else masks.to(device),
+            )
+        return DrawnPrompts(rows, objects, organs, prompts, self.ambiguous)
 
 
 def draw_prompts(label: Tensor, annotated: Tensor, mask_size: Sequence[int]) -> DrawnPrompts | None:
@@ -69,7 +84,9 @@ def draw_prompts(label: Tensor, annotated: Tensor, mask_size: Sequence[int]) -> 
     organs = torch.multinomial(present[rows].float(), 1)
     objects = label[rows] == organs[:, :, None, None]
     if kind == "following":
-        return _followed(label, annotated, present, rows, objects, mask_size)
+        return _followed(label, annotated, present, rows, organs, mask_size)
+    if kind == "refinement":
+        return DrawnPrompts(rows, objects, organs[:, 0], None)
     points = boxes = masks = None
     if kind == "click":
         points = _points(objects, _pick(objects, 1))
@@ -79,34 +96,41 @@ def draw_prompts(label: Tensor, annotated: Tensor, mask_size: Sequence[int]) -> 
         points = _points(objects, places)
     elif kind == "box":
         boxes = _jittered(boxes_of(objects))
+    elif kind == "draft":
+        masks = coarse_logits(rough_drafts(objects), mask_size)
     else:
-        draft = rough_drafts(objects)
-        masks = coarse_logits(draft, mask_size)
-        if kind == "correction":
-            wrong = (draft > 0) != objects
-            wrong = torch.where(wrong.flatten(1).any(1)[:, None, None, None], wrong, objects)
-            points = _points(objects, _pick(wrong, int(torch.randint(1, MOST_CLICKS, ()))))
-    return DrawnPrompts(rows, objects, Prompts(points, boxes, masks), ambiguous=kind == "click")
+        return corrected(DrawnPrompts(rows, objects, organs[:, 0], None), rough_drafts(objects), mask_size)
+    return DrawnPrompts(rows, objects, organs[:, 0], Prompts(points, boxes, masks), ambiguous=kind == "click")
+
+
+def corrected(drawn: DrawnPrompts, drafts: Tensor, mask_size: Sequence[int]) -> DrawnPrompts:
+    """Return objects prompted by drafts, logits [N, 1, S, S], and clicks where these are wrong; else in the object."""
+    wrong = (drafts > 0) != drawn.objects
+    wrong = torch.where(wrong.flatten(1).any(1)[:, None, None, None], wrong, drawn.objects)
+    points = _points(drawn.objects, _pick(wrong, int(torch.randint(1, MOST_CLICKS, ()))))
+    return replace(drawn, prompts=Prompts(points, masks=coarse_logits(drafts, mask_size)))
 
 
 def _followed(
-    label: Tensor, annotated: Tensor, present: Tensor, rows: Tensor, objects: Tensor, mask_size: Sequence[int]
+    label: Tensor, annotated: Tensor, present: Tensor, rows: Tensor, organs: Tensor, mask_size: Sequence[int]
 ) -> DrawnPrompts:
     """Return objects as a neighbouring slice hands them on: its mask with the box around it, the object gone in some.
 
     An object that is gone is an organ that the slice lacks, where it lies in another slice of the batch.
     """
-    sources, targets = torch.zeros_like(label, dtype=torch.bool), torch.zeros_like(label, dtype=torch.bool)
-    sources[rows] = targets[rows] = objects
+    asked = torch.zeros_like(label[:, 0, 0, 0])
+    asked[rows] = organs[:, 0]
+    source = torch.arange(len(label))
     other = torch.randperm(len(label))
     gone = present[other] & annotated & ~present
     ended = (gone.any(1) & (torch.rand(len(label)) < ENDED_SHARE)).nonzero().flatten()
     if len(ended):
-        organs = torch.multinomial(gone[ended].float(), 1)
-        sources[ended] = label[other[ended]] == organs[:, :, None, None]
-        targets[ended] = False
-    rows = sources.flatten(1).any(1).nonzero().flatten()
-    draft = rough_drafts(sources[rows])
+        asked[ended] = torch.multinomial(gone[ended].float(), 1)[:, 0]
+        source[ended] = other[ended]
+    rows = asked.nonzero().flatten()
+    organs = asked[rows]
+    objects, handed_on = (label[where] == organs[:, None, None, None] for where in (rows, source[rows]))
+    draft = rough_drafts(handed_on)
     margin = 4 * torch.rand(len(rows))
     boxes, last = boxes_of(draft > 0), label.shape[-1] - 1
     boxes = BoxPrompts(
@@ -116,7 +140,7 @@ def _followed(
         (boxes.right + margin).clamp_max(last),
     )
     prompts = Prompts(boxes=boxes, masks=coarse_logits(draft, mask_size))
-    return DrawnPrompts(rows, targets[rows], prompts, ambiguous=False)
+    return DrawnPrompts(rows, objects, organs, prompts)
 
 
 def boxes_of(masks: Tensor) -> BoxPrompts:

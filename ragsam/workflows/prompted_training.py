@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,8 @@ from ragsam.networks.prompts import PromptedMasks
 from ragsam.networks.segmenter import Embedded, Segmenter
 from ragsam.workflows.batches import prepare_slices
 from ragsam.workflows.losses import Target
-from ragsam.workflows.prompt_simulation import DrawnPrompts, draw_prompts
+from ragsam.workflows.prompt_simulation import DrawnPrompts, corrected, draw_prompts
+from ragsam.workflows.refinement import organ_odds
 
 
 class Answered(NamedTuple):
@@ -72,9 +74,17 @@ class PromptedInferer(Inferer):
             return network(inputs, **options)
         embedded = network.embed(inputs)
         logits = network.decode(embedded, **options)
+        if drawn.prompts is None:
+            drawn = _refining(drawn, logits.detach().float(), network.sam.prompt_encoder.mask_input_size)
         stem = embedded.stem and {stride: features[drawn.rows] for stride, features in embedded.stem.items()}
         masks = network.decode_prompted(Embedded(embedded.embedding[drawn.rows], stem), drawn.prompts)
         return Answered(logits, masks, drawn)
+
+
+def _refining(drawn: DrawnPrompts, logits: Tensor, mask_size: Sequence[int]) -> DrawnPrompts:
+    """Return objects prompted by what logits [B, K + 1, h, w] make of them, and clicks where that is wrong."""
+    odds = organ_odds(logits[drawn.rows], drawn.organs)
+    return corrected(drawn, F.interpolate(odds, drawn.objects.shape[2:], mode="bilinear"), mask_size)
 
 
 class PromptedLoss(nn.Module):

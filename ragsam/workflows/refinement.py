@@ -64,7 +64,7 @@ def segment_automatically(
         logits = seen if own is None else own.restore(seen)
         labels[0, ..., where] = _chosen(logits)
         for organ in odds:
-            odds[organ][..., where] = organ_odds(seen, organ).movedim(0, -1)
+            odds[organ][..., where] = organ_odds(seen, torch.full((len(seen),), organ))[:, 0].movedim(0, -1)
             without = logits.clone()
             without[:, organ] = -torch.inf
             otherwise[organ][0, ..., where] = _chosen(without)
@@ -74,10 +74,10 @@ def segment_automatically(
     return AutomaticResult(_numbers(made), odds, {organ: _numbers(one) for organ, one in others.items()})
 
 
-def organ_odds(logits: Tensor, organ: int) -> Tensor:
-    """Return the logits [S, H, W] of an organ against all other classes together, of logits [S, K + 1, H, W]."""
-    others = torch.cat([logits[:, :organ], logits[:, organ + 1 :]], dim=1)
-    return logits[:, organ] - others.logsumexp(1)
+def organ_odds(logits: Tensor, organs: Tensor) -> Tensor:
+    """Return the logits [S, 1, H, W] of an organ, one a slice, against all other classes of logits [S, K + 1, H, W]."""
+    index = organs[:, None, None, None].expand(-1, 1, *logits.shape[2:])
+    return logits.gather(1, index) - logits.scatter(1, index, -torch.inf).logsumexp(1, keepdim=True)
 
 
 def refine(answer: Answer, odds: Tensor, prompts: Mapping[int, SlicePrompts]) -> dict[int, SliceMask]:
