@@ -119,6 +119,12 @@ def test_openkbp_has_seven_organs_in_its_order_and_a_split_of_its_own():
     assert card.split.test.values == ("test-pats",)
 
 
+def test_the_pieces_of_an_organ_are_read():
+    assert parse_card(GOOD).pieces == parse_card(organ(components=None)).pieces == {}
+    assert parse_card(organ(components=2)).pieces == {1: (2, 0.0)}
+    assert parse_card(organ(components={"above_ml": 1.5})).pieces == {1: (None, 1.5)}
+
+
 @pytest.mark.parametrize("name", list_cards())
 def test_every_organ_has_a_code_that_dicom_can_hold(name):
     """Codes of SNOMED CT are those of pydicom's dictionary; `99...` is a scheme of one's own."""
@@ -242,6 +248,10 @@ def test_a_card_of_ones_own_is_loaded_by_path(tmp_path):
         (organ(raw=[True]), "raw of left_lung"),
         (organ(raw=[2]), "raw value 2 is used twice"),
         (organ(raw=[4, 4]), "raw value 4 is used twice"),
+        (organ(components=0), "components of left_lung is 0; it must be a whole number above 0"),
+        (organ(components=True), "components of left_lung is True"),
+        (organ(components={"above_ml": 0}), "components of left_lung"),
+        (organ(components={"above_ml": 1, "most": 2}), "components of left_lung"),
         (changed(raw_ignored=[1]), "raw value 1 is used twice"),
         (changed(raw_ignored=1), "raw_ignored is 1"),
         (changed(layouts=["zip"]), "layouts is 'zip'; it must be one of btcv, flare22"),

@@ -1,5 +1,7 @@
 """The inferer: which slices the network is given, at which heights, and how its windows come together again."""
 
+from math import log
+
 import pytest
 import torch
 from test_slices import CARD, WINDOW, case_of, write_case
@@ -142,3 +144,27 @@ def test_the_network_is_shown_what_it_was_trained_on(tmp_path, slice_axis, dista
 def test_a_distance_in_mm_needs_a_volume_that_knows_its_spacing():
     with pytest.raises(ValueError, match="carries no affine"):
         infer(steps(8, 8, 3), lambda x, height: x[:, :1].clone(), context_distance_mm=2.0)
+
+
+def test_labels_and_maps_by_hand():
+    """A pixel of even odds, one that is sure, and one of 3 to 1: two classes, an entropy of 1, 0 and 0.811 bits."""
+
+    def network(x, height):
+        organ = torch.tensor([0, 40, log(3)])[None, None, None]
+        return torch.cat([torch.zeros_like(organ), organ], dim=1).expand(len(x), 2, 3, 3).clone()
+
+    inferer = VolumeInferer(3, uncertainty=True, probabilities=True)
+    pred = inferer(torch.zeros(1, 1, 3, 3, 2), network)
+    assert pred.dtype == torch.uint8
+    assert pred.shape == (1, 3, 3, 3, 2)
+    labels, entropy, organ = (channel[0, :, 1].tolist() for channel in pred[0])
+    assert labels == [0, 1, 1]
+    assert entropy == [255, 0, round(255 * 0.8112781)]
+    assert organ == [128, 255, 191]
+    assert torch.equal(VolumeInferer(3)(torch.zeros(1, 1, 3, 3, 2), network), pred[:, :1])
+
+
+@pytest.mark.parametrize(("image_size", "batch_size"), [(56, 16), (256, 16), (512, 4), (1024, 1), (2048, 1)])
+def test_large_windows_go_fewer_at_once(image_size, batch_size):
+    assert VolumeInferer(image_size).batch_size == batch_size
+    assert VolumeInferer(image_size, batch_size=3).batch_size == 3

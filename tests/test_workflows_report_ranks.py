@@ -63,19 +63,14 @@ def on_a_rank(rank, folder, shares):
     (folder / f"scored{rank}.txt").write_text(" ".join(scored))
 
 
-@pytest.mark.parametrize(
-    ("shares", "scored"),
-    [
-        ([["case0", "case2"], ["case1", "case3"]], ["case0 case2", "case1 case3"]),
-        # A sampler may fill up the last share with a case that another has too; and a case may have reached none.
-        ([["case0", "case1"], ["case2", "case0"]], ["case0 case1 case3", "case0 case2"]),
-    ],
-)
-def test_two_processes_write_what_one_does(scene, shares, scored):
+def test_two_processes_write_what_one_does(scene):
+    """A sampler may fill up the last share with a case that another has too, and a case may have reached none."""
+    shares = [["case0", "case1"], ["case2", "case0"]]
     idist.spawn("gloo", on_a_rank, args=(scene, shares), nproc_per_node=2)
     assert read_json(scene / "evaluation" / "metrics.json") == expected(scene)
     assert "report.html" in files_below(scene / "evaluation")
-    assert [(scene / f"scored{rank}.txt").read_text() for rank in (0, 1)] == scored
+    scored = [(scene / f"scored{rank}.txt").read_text() for rank in (0, 1)]
+    assert scored == ["case0 case1 case3", "case0 case2"]
 
 
 def test_one_process_scores_each_case_once(scene):

@@ -122,7 +122,7 @@ class Member:
         self.numbers = {case.case: number for number, case in enumerate(cases)}
         self.retriever = None
         WeightsLoader(self.network, get("weights")).load()
-        if get("retrieval"):
+        if get("retrieval") and self.network.fusion is not None:
             self.retriever = get("retriever")
             VolumeRetrieval(self.network, self.retriever, bank=get("bank"), preparation=get("preparation")).start(None)
         self.axcodes = SLICE_AXCODES[get("slice_axis")]

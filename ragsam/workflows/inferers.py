@@ -24,6 +24,7 @@ from ragsam.workflows.looks import Looks
 #: Slices whose logits stand at once: 230 MB for 512 x 512 pixels and 14 classes, some three times that while they are
 #: made.
 SLAB = 16
+BATCH = 16
 
 Network = Callable[..., Tensor]
 #: Numbers of consecutive slices, and their logits [S, K + 1, H, W].
@@ -38,7 +39,7 @@ class VolumeInferer(Inferer):
 
     Args:
         image_size: side of the window, pixels: smaller slices are padded, larger ones covered by overlapping windows.
-        batch_size: windows run at once.
+        batch_size: windows run at once; None takes `BATCH`, or fewer that have no more than a million pixels together.
         context_slices: neighbours on each side as channels, as in training.
         context_distance_mm: from one channel to the next, as in training; the volume must then carry its affine.
         restore_grid: False chooses classes on the resampled grid, where the labels of a validation lie.
@@ -54,7 +55,7 @@ class VolumeInferer(Inferer):
         self,
         image_size: int,
         *,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         context_slices: int = 1,
         context_distance_mm: float | None = None,
         restore_grid: bool = True,
@@ -64,7 +65,7 @@ class VolumeInferer(Inferer):
     ) -> None:
         super().__init__()
         self.image_size = image_size
-        self.batch_size = batch_size
+        self.batch_size = batch_size or max(1, min(BATCH, 2**20 // image_size**2))
         self.context_slices = context_slices
         self.context_distance_mm = context_distance_mm
         self.restore_grid = restore_grid
