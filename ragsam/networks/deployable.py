@@ -6,21 +6,20 @@ vote of zeros stands for no neighbours.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
+from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
 from ragsam.networks.detail import STEM_CHANNELS
 from ragsam.networks.fusion import LabelPriorFusion
 from ragsam.networks.lora import merge_lora
+from ragsam.networks.prompts import INSIDE, OUTSIDE, PADDING
 from ragsam.networks.segmenter import Embedded, Segmenter
 
-
-class Vote(NamedTuple):
-    """Neighbours' vote in the place of `Supports`: [B, K + 1, H, W]."""
-
-    vote: Tensor
+#: Kinds of points beside those of `ragsam.networks.prompts`: a box is two points.
+TOP_LEFT, BOTTOM_RIGHT = 2, 3
 
 
 class VoteFusion(nn.Module):
@@ -30,12 +29,12 @@ class VoteFusion(nn.Module):
         super().__init__()
         self.fusion = fusion
 
-    def forward(self, features: Tensor, vote: Vote) -> Tensor:
-        return self.fusion.add_vote(features, vote.vote, vote.vote.amax(dim=(1, 2, 3)) > 0)
+    def forward(self, features: Tensor, vote: Tensor) -> Tensor:
+        return self.fusion.add_vote(features, vote, vote.amax(dim=(1, 2, 3)) > 0)
 
 
 def prepare(network: Segmenter) -> Segmenter:
-    """Make a network ready to be deployed, in place. It is of use to `Whole`, `Encoder` and `Decoder` alone then."""
+    """Make a network ready to be deployed, in place; it is of use to the parts below alone then."""
     network.eval().requires_grad_(False)
     network.lookup = None
     merge_lora(network)
@@ -62,7 +61,7 @@ class Whole(_Part):
 
     def forward(self, image: Tensor, vote: Tensor | None = None) -> Tensor:
         """Return logits [B, K + 1, H, W] of slices [B, 3, H, W] and their vote."""
-        return self.network.decode(self.network.embed(image), None if vote is None else Vote(vote))
+        return self.network.decode(self.network.embed(image), vote)
 
 
 class Encoder(_Part):
@@ -81,10 +80,45 @@ class Decoder(_Part):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return logits [B, K + 1, H, W] of the encoder's outputs and, where the network has a fusion, a vote."""
         given = list(inputs)
-        vote = Vote(given.pop()) if self.network.fusion is not None else None
-        embedding, *stem = given
-        features = dict(zip(STEM_CHANNELS, stem, strict=True)) if stem else None
-        return self.network.decode(Embedded(embedding, features), vote)
+        vote = given.pop() if self.network.fusion is not None else None
+        return self.network.decode(_embedded(given), vote)
+
+
+class PromptedDecoder(_Part):
+    """From what the encoder gave to prompted objects, for a network that answers prompts."""
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the parts of `PromptedMasks`.
+
+        Args:
+            inputs: the encoder's outputs, of N slices, one an object; row, column and kind [N, P] of points, in pixels,
+                see `PointPrompts`, after which a box is a `TOP_LEFT` and a `BOTTOM_RIGHT`, and no box one `PADDING`;
+                mask [N, 1, 4 h, 4 w], logits; has_mask [N], float, 0 where there is none.
+        """
+        *encoded, row, column, kind, mask, has_mask = inputs
+        encoder = self.network.sam.prompt_encoder
+        sparse, dense = _embed_points(encoder, row, column, kind), _embed_masks(encoder, mask, has_mask)
+        return tuple(self.network.decode_embedded_prompts(_embedded(encoded), sparse, dense))
+
+
+def _embed_points(encoder: PromptEncoder, row: Tensor, column: Tensor, kind: Tensor) -> Tensor:
+    """Return SAM's embeddings [N, P, C] of points [N, P], those of boxes among them."""
+    place = encoder.pe_layer.forward_with_coords(torch.stack([column, row], dim=-1) + 0.5, encoder.input_image_size)
+    kinds = torch.cat([embedding.weight for embedding in encoder.point_embeddings])
+    known = place + kinds[kind.clamp_min(0)]
+    return torch.where((kind == PADDING)[..., None], encoder.not_a_point_embed.weight, known)
+
+
+def _embed_masks(encoder: PromptEncoder, mask: Tensor, has_mask: Tensor) -> Tensor:
+    """Return SAM's embeddings [N, C, h, w] of masks [N, 1, 4 h, 4 w], of which some are not there."""
+    dense = encoder.mask_downscaling(mask)
+    none = encoder.no_mask_embed.weight[..., None, None].expand_as(dense)
+    return torch.where(has_mask[:, None, None, None] > 0, dense, none)
+
+
+def _embedded(tensors: Sequence[Tensor]) -> Embedded:
+    embedding, *stem = tensors
+    return Embedded(embedding, dict(zip(STEM_CHANNELS, stem, strict=True)) if stem else None)
 
 
 def stem_names(network: Segmenter) -> list[str]:
@@ -102,3 +136,20 @@ def example_inputs(network: Segmenter, batch: int, channels: int = 3) -> tuple[T
     vote = (4 * torch.randn(batch, classes, size, size, generator=generator)).softmax(1)
     vote[-1] = 0
     return image, vote
+
+
+def example_prompts(network: Segmenter, batch: int) -> dict[str, Tensor]:
+    """Return inputs of `PromptedDecoder` beside the encoder's, by name: points and a box, the last one without mask."""
+    generator = torch.Generator().manual_seed(batch)
+    side = 4 * network.image_size // network.patch_size
+    places = (torch.rand(2, batch, 4, generator=generator) * network.image_size).round()
+    kind = torch.tensor([[INSIDE, OUTSIDE, TOP_LEFT, BOTTOM_RIGHT], [INSIDE, PADDING, PADDING, PADDING]])
+    has_mask = torch.ones(batch)
+    has_mask[-1] = 0
+    return {
+        "row": places[0],
+        "column": places[1],
+        "kind": kind[torch.arange(batch) % 2],
+        "mask": 4 * torch.randn(batch, 1, side, side, generator=generator),
+        "has_mask": has_mask,
+    }

@@ -227,14 +227,24 @@ class Segmenter(nn.Module):
         Raises:
             ValueError: a network without prompts, or another number of slices.
         """
-        head = self.prompt_head if self.mask_tokens is None else self.sam.mask_decoder
-        if head is None:
+        if not self.answers_prompts:
             raise ValueError("the network answers no prompts; build it with prompts='base' or 'trained'")
         if len(embedded.embedding) not in (1, len(prompts)):
             raise ValueError(f"{len(embedded.embedding)} slices for {len(prompts)} objects; give one each, or one")
         embedding = embedded.embedding.expand(len(prompts), -1, -1, -1)
         stem = embedded.stem and {s: f.expand(len(prompts), -1, -1, -1) for s, f in embedded.stem.items()}
         sparse, dense = embed_prompts(self.sam.prompt_encoder, prompts)
+        return self.decode_embedded_prompts(Embedded(embedding, stem), sparse, dense)
+
+    @property
+    def answers_prompts(self) -> bool:
+        """Whether the network has masks for prompts."""
+        return self.prompt_head is not None or self.mask_tokens is not None
+
+    def decode_embedded_prompts(self, embedded: Embedded, sparse: Tensor, dense: Tensor) -> PromptedMasks:
+        """Return the masks of objects, each in a slice of its own, of prompts as `embed_prompts` gives them."""
+        embedding, stem = embedded
+        head = self.prompt_head if self.mask_tokens is None else self.sam.mask_decoder
         features, tokens = self._transform(embedding, head.mask_tokens.weight, sparse, dense)
         features = self._upscale(features, stem)
         weights = _mask_weights(head.output_hypernetworks_mlps, tokens[:, 1:])

@@ -14,15 +14,28 @@ import torch
 from torch import Tensor, nn
 
 from ragsam.errors import InputError
-from ragsam.networks.deployable import Decoder, Encoder, Whole, example_inputs, prepare, stem_names
+from ragsam.networks.deployable import (
+    Decoder,
+    Encoder,
+    PromptedDecoder,
+    Whole,
+    example_inputs,
+    example_prompts,
+    prepare,
+    stem_names,
+)
+from ragsam.networks.prompts import PromptedMasks
 from ragsam.workflows.deployment import TRACED_BATCH, largest_difference, quiet, run_channels, trained_network
 
 #: From here on weights go into a file beside: an ONNX file ends at 2 GiB.
 _LARGE_BYTES = 2**31 - 2**24
+_OF_POINTS = ("row", "column", "kind")
 
 
 def export_onnx(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> float:
     """Write a run's network as ONNX: `encoder.onnx` from slices to their embedding, `decoder.onnx` on to the logits.
+
+    Where the network answers prompts, `prompted.onnx` goes from the embedding to the masks of prompted objects.
 
     Args:
         run: a trained run.
@@ -37,23 +50,32 @@ def export_onnx(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> 
     """
     _require_onnx()
     network, about = trained_network(run)
-    whole, channels = Whole(prepare(network)), run_channels(run)
-    encoder, decoder = Encoder(network), Decoder(network)
+    channels = run_channels(run)
+    encoder, decoder = Encoder(prepare(network)), Decoder(network)
     image, *vote = example_inputs(network, TRACED_BATCH, channels)
     names = ["embedding", *stem_names(network)]
     with quiet(), torch.no_grad(), _new_folder(output) as folder:
-        first, second = folder / "encoder.onnx", folder / "decoder.onnx"
-        _write(first, encoder, {"image": image}, names, about)
-        inputs = dict(zip(names, encoder(image), strict=True)) | ({"vote": vote[0]} if vote else {})
-        _write(second, decoder, inputs, ["logits"], about)
-        encode, decode = _session(first), _session(second)
-
-        def chain(image: Tensor, *vote: Tensor) -> Tensor:
-            return decode(*encode(image), *vote)[0]
-
-        return largest_difference(
-            Path(output).name, whole, chain, lambda batch: example_inputs(network, batch, channels)
+        encode = _export(folder / "encoder.onnx", encoder, {"image": image}, names, about)
+        seen = dict(zip(names, encoder(image), strict=True))
+        given = seen | ({"vote": vote[0]} if vote else {})
+        decode = _export(folder / "decoder.onnx", decoder, given, ["logits"], about)
+        largest = largest_difference(
+            "decoder.onnx",
+            Whole(network),
+            lambda image, *vote: decode(*encode(image), *vote)[0],
+            lambda batch: example_inputs(network, batch, channels),
         )
+        if not network.answers_prompts:
+            return largest
+        prompted, given = PromptedDecoder(network), seen | example_prompts(network, TRACED_BATCH)
+        answer = _export(folder / "prompted.onnx", prompted, given, PromptedMasks._fields, about)
+        differs = largest_difference(
+            "prompted.onnx",
+            lambda image, *prompts: _flat(prompted(*encoder(image), *prompts)),
+            lambda image, *prompts: _flat(answer(*encode(image), *prompts)),
+            lambda batch: (example_inputs(network, batch, channels)[0], *example_prompts(network, batch).values()),
+        )
+        return max(largest, differs)
 
 
 def _require_onnx() -> None:
@@ -65,37 +87,36 @@ def _require_onnx() -> None:
         raise InputError(f"--to onnx: needs {error.name}; pip install 'ragsam[onnx]'") from error
 
 
-def _write(
+def _export(
     path: Path, part: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], about: Mapping[str, Any]
-) -> None:
-    """Write a part that takes any number of slices."""
-    batch = torch.export.Dim("batch")
+) -> Callable[..., Sequence[Tensor]]:
+    """Write a part that takes any number of slices and points; return a function that runs the file on the CPU."""
+    import onnxruntime
+
+    batch, points = torch.export.Dim("batch"), torch.export.Dim("points")
     program = torch.onnx.export(
         part,
         tuple(inputs.values()),
         input_names=list(inputs),
         output_names=list(outputs),
-        dynamic_shapes=(tuple({0: batch} for _ in inputs),),
+        dynamic_shapes=(tuple({0: batch, 1: points} if name in _OF_POINTS else {0: batch} for name in inputs),),
         dynamo=True,
         verbose=False,
     )
     program.model.metadata_props["ragsam"] = json.dumps(about)
     weights = sum(tensor.nbytes for tensor in part.state_dict().values())
     program.save(path, external_data=weights > _LARGE_BYTES)
-
-
-def _session(path: Path) -> Callable[..., list[Tensor]]:
-    """Return a function that runs a file on the CPU: tensors in their order to tensors."""
-    import onnxruntime
-
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [node.name for node in session.get_inputs()]
 
     def run(*tensors: Tensor) -> list[Tensor]:
-        given = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+        given = {name: tensor.numpy() for name, tensor in zip(inputs, tensors, strict=True)}
         return [torch.from_numpy(array) for array in session.run(None, given)]
 
     return run
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 @contextmanager
