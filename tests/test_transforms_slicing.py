@@ -11,7 +11,6 @@ from monai.inferers import sliding_window_inference
 from ragsam.errors import InputError
 from ragsam.transforms.slicing import (
     WINDOW_OVERLAP,
-    context_channels,
     context_offsets,
     pad_to_window,
     slice_channels,
@@ -21,6 +20,11 @@ from ragsam.transforms.slicing import (
 )
 
 SIDES = st.integers(1, 90)
+
+
+def context_channels(volume, offsets):
+    """Return the channels of all slices: [len(offsets), ..., H, W, D]."""
+    return torch.stack([slice_channels(volume, z, offsets) for z in range(volume.shape[-1])], dim=-1)
 
 
 def test_the_neighbours_by_hand():
@@ -64,16 +68,6 @@ def test_the_spacing_across_slices_is_that_of_the_affine(batched):
     assert slice_spacing_mm(volume[None] if batched else volume) == pytest.approx(5.0)
     with pytest.raises(ValueError, match="carries no affine"):
         slice_spacing_mm(volume.as_tensor())
-
-
-@pytest.mark.parametrize("offsets", [context_offsets(k) for k in (0, 1, 2)] + [(-3.5, 0.0, 0.25), (-9.0, 0.0, 9.0)])
-@pytest.mark.parametrize("depth", [1, 2, 5])
-def test_one_slice_is_that_of_the_whole_volume(offsets, depth):
-    volume = torch.rand(4, 6, depth)
-    channels = context_channels(volume, offsets)
-    assert channels.shape == (len(offsets), 4, 6, depth)
-    for z in range(depth):
-        assert torch.equal(slice_channels(volume, z, offsets), channels[..., z])
 
 
 def test_leading_axes_are_kept():

@@ -52,25 +52,18 @@ def slice_spacing_mm(volume: Tensor) -> float:
     return float(volume.affine.reshape(-1, 4, 4)[0, :3, 2].norm())
 
 
-def context_channels(volume: Tensor, offsets: Sequence[float]) -> Tensor:
-    """Return the channels of every slice: the planes at its offsets.
+def slice_channels(volume: Tensor, index: int, offsets: Sequence[float]) -> Tensor:
+    """Return the channels of a slice: the planes at its offsets.
 
     Args:
         volume: [..., H, W, D]; slices lie along the last axis.
+        index: of the slice.
         offsets: of `context_offsets`. Between two slices the plane is interpolated linearly, so that it lies at its
             distance exactly; beyond the ends the outermost slice is repeated.
 
     Returns:
-        [len(offsets), ..., H, W, D].
+        [len(offsets), ..., H, W].
     """
-    if not any(offsets):
-        return volume.expand(len(offsets), *volume.shape)
-    depth = volume.shape[-1]
-    return torch.stack([torch.stack([_plane(volume, z + x) for z in range(depth)], dim=-1) for x in offsets])
-
-
-def slice_channels(volume: Tensor, index: int, offsets: Sequence[float]) -> Tensor:
-    """Return one slice of `context_channels` without building the others: [len(offsets), H, W]."""
     return torch.stack([_plane(volume, index + offset) for offset in offsets])
 
 
