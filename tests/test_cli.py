@@ -19,7 +19,7 @@ from ragsam.data.cards import card_text, list_cards
 from ragsam.data.datalist import load_datalist
 
 PROGRESS = re.compile(r"\d\d:\d\d:\d\d (train: |segment: |bank: |val_mean_dice |no base weights |base weights: )")
-COMMANDS = ("demo", "cards", "prepare", "check", "train", "index", "segment", "evaluate", "compare")
+COMMANDS = ("demo", "cards", "prepare", "check", "train", "index", "segment", "evaluate", "compare", "import", "export")
 FAST = ("--set", "epochs=1", "--set", "steps_per_epoch=2", "--set", "batch_size=4")
 
 

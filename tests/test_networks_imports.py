@@ -17,6 +17,7 @@ from published_checkpoints import (
 )
 
 from ragsam.errors import InputError
+from ragsam.networks import Segmenter
 from ragsam.networks.imports import import_checkpoint
 from ragsam.networks.key_report import KeyReport, fold
 from ragsam.networks.prompts import PointPrompts, Prompts
@@ -240,6 +241,30 @@ def test_importing_leaves_the_global_generator_alone(base, brought):
     before = torch.random.get_rng_state()
     brought("samed", file, image_size=SIZE)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# One organ by SAM's own masks
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_classes": 2, "mask_tokens": 4}, "for one organ; with 2 set it to null"),
+        ({"num_classes": 1, "mask_tokens": 1}, "mask_tokens 1: 2 or more"),
+        ({"num_classes": 1, "mask_tokens": 4, "prompts": "trained"}, "by its own masks; set prompts to null"),
+    ],
+)
+def test_mask_tokens_that_cannot_work_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        Segmenter(image_size=SIZE, **options)
+
+
+def test_a_network_by_sams_masks_trains_its_first_token_alone():
+    network = Segmenter(1, image_size=SIZE, mask_tokens=4)
+    F.cross_entropy(network(slices(1)), torch.ones(1, SIZE, SIZE, dtype=torch.long)).backward()
+    mlps = network.sam.mask_decoder.output_hypernetworks_mlps
+    assert mlps[0].layers[0].weight.grad.any()
+    assert all(mlp.layers[0].weight.grad is None for mlp in mlps[1:])
 
 
 # What is refused

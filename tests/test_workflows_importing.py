@@ -29,7 +29,7 @@ from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import load_weights
 from ragsam.workflows.bundle import make_run
 from ragsam.workflows.jobs import train_run
-from ragsam.workflows.start_weights import StartWeights
+from ragsam.workflows.start_weights import StartWeights, start_knobs
 
 SIZE = 32
 FAST = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2, "validate_every": 1}
@@ -191,6 +191,7 @@ def test_what_tunes_the_weights_is_set_and_more_may_be_added(place, study, tmp_p
     made = make_run("sam_lora", study, tmp_path / "other", knobs)
     assert knobs_of(made)["network_def"]["lora"] is None
     assert knobs_of(made)["mask_tokens"] is None  # two organs: a token each
+    assert start_knobs(tmp_path / "msa.safetensors", {}, 1)["mask_tokens"] == 4
 
 
 def test_without_a_base_the_network_stands_alone(place, study, tmp_path):
@@ -398,7 +399,10 @@ def test_one_organ_by_sam_adapter(place, tmp_path):
     command = ["import", "sam-adapter", place / "sam_adapter.pth", "--base", place / "sam.pth", "--card", card]
     assert main([str(part) for part in (*command, "--run", tmp_path / "run")]) == 0
     assert knobs_of(tmp_path / "run")["mask_tokens"] == 4
-    assert knobs_of(tmp_path / "run")["network_def"]["lora"] is None
+    network = knobs_of(tmp_path / "run")["network_def"]
+    assert (network["lora"], network["frequency"]) == (None, {"rate": 0.25, "reduction": 32})
+    metadata = json.loads((tmp_path / "run" / "configs" / "metadata.json").read_text())
+    assert metadata["name"] == "RAG-SAM with frequency prompts"
     volume = save_volume(tmp_path / "a.nii.gz", anatomy(1)[0], affine_of())
     assert main(["segment", str(tmp_path / "run"), str(volume), "--output", str(tmp_path / "out")]) == 0
     assert set(np.unique(nib.load(tmp_path / "out" / "a.nii.gz").dataobj)) <= {0, 1}

@@ -203,9 +203,10 @@ class Segmenter(nn.Module):
         supports = supports if self.fusion is not None else None
         if self.detail is None and supports is not None:
             features = self.fusion(features, supports)
-        weights = _mask_weights(decoder.output_hypernetworks_mlps, tokens[:, 1:])
+        mlps = decoder.output_hypernetworks_mlps
+        weights = _mask_weights(mlps if self.mask_tokens is None else mlps[:1], tokens[:, 1:])
         if self.mask_tokens is not None:
-            weights = torch.cat([torch.zeros_like(weights[:, :1]), weights[:, :1]], dim=1)
+            weights = torch.cat([torch.zeros_like(weights), weights], dim=1)
         coarse = _mask_product(weights, features)
         if self.coarse_training and self.training:
             return coarse

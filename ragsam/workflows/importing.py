@@ -24,6 +24,8 @@ from ragsam.workflows.knobs import TUNING
 
 logger = logging.getLogger(__name__)
 
+#: Packaged bundles by what tunes a network; any other is written as sam_lora.
+_BUNDLES = {"adapter": "sam_adapter", "frequency": "sam_frequency"}
 #: What a network says of itself that is no knob of a bundle.
 _NO_KNOBS = ("num_classes", "base_sha256", "tuning")
 
@@ -107,9 +109,10 @@ def _write_run(
     values: dict[str, Any] = {name: value for name, value in network.about.items() if name not in _NO_KNOBS}
     values |= {TUNING + name: tuning.get(name) for name in TUNINGS}
     values |= {"context_slices": about["context_slices"], "base": str(base) if base else None}
+    bundle = next((name for part, name in _BUNDLES.items() if part in tuning), "sam_lora")
     weights, state = run / "models" / "model.safetensors", network.trainable_state()
     try:
-        write_run(find_bundle("sam_lora"), run, card, values)
+        write_run(find_bundle(bundle), run, card, values)
         save_weights(weights, state, dict(about))
         with atomic_write(weights.with_suffix(".pt")) as temporary:
             torch.save(state, temporary)
