@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
@@ -165,17 +165,16 @@ def test_the_order_of_axes_in_memory_does_not_matter(first, second, spacing):
     assert nsd(first, second, spacing, 1.0) == pytest.approx(nsd(*turned, spacing, 1.0), abs=1e-12)
 
 
-@given(MASKS, MASKS, SPACINGS, st.sampled_from([0.0, 0.6, 1.0, 5.0, np.inf]), st.sampled_from([1, 20, 1000]))
-@settings(max_examples=80, deadline=None)
-def test_nearest_is_the_smallest_of_all_distances(first, second, spacing, limit, around):
+@pytest.mark.parametrize(("around", "looks", "patience"), [(1, 50, 50), (20, 1, 1), (1000, 1, 0), (1000, 50_000, 50)])
+@given(MASKS, MASKS, SPACINGS, st.sampled_from([0.0, 0.6, 1.0, 5.0, np.inf]))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nearest_is_the_smallest_of_all_distances(monkeypatch, around, looks, patience, first, second, spacing, limit):
     """Whatever part of it is found by looking around, and whatever by the tree."""
     if not first.any() or not second.any():
         return
-    before, nearest._AROUND = nearest._AROUND, around
-    try:
-        found = nearest.nearest_both_ways_mm(first, second, np.array(spacing), limit_mm=limit)
-    finally:
-        nearest._AROUND = before
+    for name, value in (("_AROUND", around), ("_LOOKS", looks), ("_PATIENCE", patience)):
+        monkeypatch.setattr(nearest, name, value)
+    found = nearest.nearest_both_ways_mm(first, second, np.array(spacing), limit_mm=limit)
     all_mm = cdist(np.argwhere(first) * spacing, np.argwhere(second) * spacing)
     for directed, expected in zip(found, (all_mm.min(axis=1), all_mm.min(axis=0)), strict=True):
         within = expected <= limit + nearest.ROUNDING_MM

@@ -15,9 +15,11 @@ from scipy.spatial import cKDTree
 
 # One nanometre: a distance that equals a limit but for rounding is within it.
 ROUNDING_MM = 1e-6
-# How many grid points around each are looked at, about, and how many looks are made at once.
+# How many grid points around each may be looked at, about; how many looks are made at once; and how many for each
+# point on average, before the tree is quicker.
 _AROUND = 1000
 _LOOKS = 50_000
+_PATIENCE = 50
 
 
 def nearest_both_ways_mm(
@@ -41,8 +43,8 @@ def nearest_both_ways_mm(
     points = [np.flatnonzero(mask) for mask in masks]
     found = []
     for here, there in ((0, 1), (1, 0)):
-        distances = _look_around(points[here], masks[there].reshape(-1), steps @ strides, lengths)
-        rest = np.flatnonzero(np.isinf(distances)) if radius_mm < limit_mm else ()
+        distances, all_seen = _look_around(points[here], masks[there].reshape(-1), steps @ strides, lengths)
+        rest = () if all_seen and radius_mm >= limit_mm else np.flatnonzero(np.isinf(distances))
         if len(rest):
             places = [np.stack(np.unravel_index(p, masks[0].shape), 1) for p in (points[here][rest], points[there])]
             distances[rest] = _search(*places, spacing_mm, limit_mm)
@@ -71,24 +73,27 @@ def _padded(mask: NDArray[np.bool_], margin: NDArray[np.int64]) -> NDArray[np.bo
 
 def _look_around(
     points: NDArray[np.int64], others: NDArray[np.bool_], steps: NDArray[np.int64], lengths: NDArray[np.float64]
-) -> NDArray[np.float64]:
+) -> tuple[NDArray[np.float64], bool]:
     """Return the length of the first step that leads from each point to one of the others, infinity where none does.
 
     Args:
         points: flat indices.
         others: the flat mask that they look at.
         steps: flat too, the shortest first.
+
+    Returns:
+        the lengths, and whether all steps were tried: sets far apart are soon left to the tree.
     """
     met_at = np.full(len(points), len(steps))
-    waiting, done = np.arange(len(points)), 0
-    while len(points) and done < len(steps):
+    waiting, done, looks = np.arange(len(points)), 0, _PATIENCE * len(points) + _LOOKS
+    while len(points) and done < len(steps) and looks > 0:
         block = steps[done : done + max(1, _LOOKS // len(points))]
         met = others.take(block[:, None] + points, mode="clip")  # never outside; "clip" spares the check
         found = met.any(axis=0)
         hits, misses = np.flatnonzero(found), np.flatnonzero(~found)
         met_at[waiting[hits]] = done + met[:, hits].argmax(axis=0)
-        waiting, points, done = waiting[misses], points[misses], done + len(block)
-    return np.append(lengths, np.inf)[met_at]
+        waiting, points, done, looks = waiting[misses], points[misses], done + len(block), looks - met.size
+    return np.append(lengths, np.inf)[met_at], not len(points) or done >= len(steps)
 
 
 def _search(
