@@ -76,6 +76,9 @@ def test_a_voxel_comes_back_to_itself(folder, order, flips, degrees, slice_axis,
     grid = SliceGrid.of(volume)
     assert grid.file_shape == SHAPE
     assert np.allclose(grid.voxel(grid.place(voxel)), voxel, atol=1e-9)
+    assert all(0 <= at <= side - 1 for at, side in zip(grid.pixel(voxel), grid.shape, strict=True))
+    moved = np.abs(np.subtract(grid.pixel(voxel), grid.place(voxel)))
+    assert (moved <= np.abs(grid.steps) / 2 + 0.5 + 1e-6).all()  # half a voxel, and what resampling leaves of a pixel
 
 
 @settings(max_examples=25, deadline=None)

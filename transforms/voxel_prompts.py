@@ -143,6 +143,10 @@ class SliceGrid:
         """Return row, column and slice of a voxel (i, j, k)."""
         return tuple(s * voxel[a] + o for a, s, o in zip(self.axes, self.steps, self.origins, strict=True))
 
+    def pixel(self, voxel: Sequence[float]) -> tuple[float, float, float]:
+        """Return `place`, what lies beyond the outermost pixels' centres brought to them."""
+        return tuple(min(max(at, 0.0), side - 1.0) for at, side in zip(self.place(voxel), self.shape, strict=True))
+
     def voxel(self, place: Sequence[float]) -> tuple[float, float, float]:
         """Return the voxel (i, j, k) at a row, column and slice: the inverse of `place`."""
         index = [0.0, 0.0, 0.0]
@@ -200,8 +204,8 @@ def prompts_by_slice(grid: SliceGrid, prompts: VoxelPrompts, what: str) -> dict[
     for point in prompts.points:
         voxel = (point.i, point.j, point.k)
         grid.require_inside(voxel, f"{what}: point")
-        row, column, number = grid.place(voxel)
-        gathered = found.setdefault(_whole(number, grid.shape[2]), _Gathered())
+        row, column, number = grid.pixel(voxel)
+        gathered = found.setdefault(round(number), _Gathered())
         gathered.points.append(SlicePoint(row, column, point.inside))
     if prompts.box is not None:
         numbers, box = slice_box(grid, prompts.box, what)
@@ -233,13 +237,7 @@ def slice_box(grid: SliceGrid, box: VoxelBox, what: str) -> tuple[range, SliceBo
     corners = [(box.i[end], box.j[end], box.k[end]) for end in (0, 1)]
     for corner in corners:
         grid.require_inside(corner, f"{what}: box")
-    (top, bottom), (left, right), ends = (
-        sorted(pair) for pair in zip(*(grid.place(corner) for corner in corners), strict=True)
+    (top, bottom), (left, right), (first, last) = (
+        sorted(pair) for pair in zip(*(grid.pixel(corner) for corner in corners), strict=True)
     )
-    first, last = (_whole(end, grid.shape[2]) for end in ends)
-    return range(first, last + 1), SliceBox(top, left, bottom, right)
-
-
-def _whole(number: float, count: int) -> int:
-    """Return the slice nearest to a number."""
-    return min(max(round(number), 0), count - 1)
+    return range(round(first), round(last) + 1), SliceBox(top, left, bottom, right)
