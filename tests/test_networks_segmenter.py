@@ -275,6 +275,19 @@ def test_with_a_base_no_weight_of_the_base_encoder_is_kept(bases):
     assert set(kept) == {name for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
+def test_what_is_kept_is_enough_for_whoever_loads_a_state_dict(bases):
+    """MONAI's tools load `model.pt` so. Without a base, or with a key of its own missing, it is not enough."""
+    trained, fresh = make(seed=1, base=bases[8]), make(seed=2, base=bases[8])
+    wake_zeros(trained)
+    kept = trained.trainable_state()
+    fresh.load_state_dict(kept)
+    assert torch.equal(logits(fresh), logits(trained))
+    del kept["stem.stages.0.0.weight"]
+    for network, state in ((fresh, kept), (make(), make(base=bases[8]).trainable_state())):
+        with pytest.raises(RuntimeError, match="Missing key"):
+            network.load_state_dict(state)
+
+
 def test_without_a_base_everything_is_kept_buffers_too():
     network = make()
     assert set(network.trainable_state()) == set(network.state_dict())

@@ -153,6 +153,7 @@ class Segmenter(nn.Module):
         mean, deviation = (torch.tensor(values)[:, None, None] for values in NORMALISATIONS[normalisation])
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", deviation, persistent=False)
+        self.register_load_state_dict_post_hook(_excuse_base)
 
     def forward(self, image: Tensor, height: Tensor | None = None, supports: Supports | None = None) -> Tensor:
         """Return the logits of all classes.
@@ -341,6 +342,12 @@ def _scatter_positions(encoder: nn.Module) -> None:
     tables = [encoder.pos_embed] + [t for block in encoder.blocks for t in (block.attn.rel_pos_h, block.attn.rel_pos_w)]
     for table in tables:
         nn.init.trunc_normal_(table, std=0.02)
+
+
+def _excuse_base(network: Segmenter, keys: Any) -> None:
+    """Let `load_state_dict` do with what a run keeps, as MONAI's tools call it: the base weights are in already."""
+    kept = network.trainable_state()
+    keys.missing_keys[:] = [key for key in keys.missing_keys if key in kept]
 
 
 def _middle(x: Tensor, stack: int) -> Tensor:
