@@ -62,20 +62,22 @@ CONTEXT: dict[str, dict[str, Any]] = {
 }
 
 
-def trials(minutes: float, seeds: list[int], base: Path) -> list[dict[str, Any]]:
+def trials(minutes: float, seeds: list[int], context_seeds: list[int], base: Path) -> list[dict[str, Any]]:
     """Return every trial: table, name, set, knobs, seed, minutes."""
-    found = []
+    tuning, context = [], []
     for detail in (True, False):
         for name, knobs in TUNING.items():
             title = f"{name}, {'with' if detail else 'without'} the detail branch"
             knobs = {**COMMON, **SETS["hippocampus"], "base": str(base), "detail": detail, **knobs}
-            found.append({"table": "tuning", "name": title, "set": "hippocampus", "knobs": knobs})
+            tuning.append({"table": "tuning", "name": title, "set": "hippocampus", "knobs": knobs})
     unet = {**COMMON, **SETS["hippocampus"]}
-    found.append({"table": "tuning", "name": "MONAI U-Net, from scratch", "set": "hippocampus", "knobs": unet})
+    tuning.append({"table": "tuning", "name": "MONAI U-Net, from scratch", "set": "hippocampus", "knobs": unet})
     for data, sizes in SETS.items():
         for name, knobs in CONTEXT.items():
-            found.append({"table": "context", "name": name, "set": data, "knobs": {**COMMON, **sizes, **knobs}})
-    return [{**trial, "seed": seed, "minutes": minutes} for seed in seeds for trial in found]
+            context.append({"table": "context", "name": name, "set": data, "knobs": {**COMMON, **sizes, **knobs}})
+    planned = [(trial, seed) for seed in seeds for trial in tuning]
+    planned += [(trial, seed) for seed in context_seeds for trial in context]
+    return [{**trial, "seed": seed, "minutes": minutes} for trial, seed in planned]
 
 
 def run_trial(trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, Any]:
@@ -185,6 +187,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1, help="of training on one core, for each network")
     parser.add_argument("--base-minutes", type=float, default=5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--context-seeds", type=int, nargs="+", default=[0, 1], help="of the second part")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trials at once, each on one core")
     parser.add_argument("--trial", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--datalist", type=Path, help=argparse.SUPPRESS)
@@ -202,7 +205,7 @@ def main() -> None:
         "openkbp_hn": head_neck,
     }
     base = train_base(head_neck, output / "base", args.base_minutes)
-    todo = trials(args.minutes, args.seeds, base)
+    todo = trials(args.minutes, args.seeds, args.context_seeds, base)
 
     def start(number: int) -> dict[str, Any]:
         trial = todo[number]
@@ -215,7 +218,8 @@ def main() -> None:
     lines = []
     for table, data in (("tuning", "hippocampus"), ("context", "hippocampus"), ("context", "openkbp_hn")):
         patients = len({case["patient"] for t in done if t["set"] == data for case in t["cases"]})
-        lines += [f"\n{table}, {data}: {patients} test patients, seeds {args.seeds}\n", *table_rows(done, table, data)]
+        seeds = args.seeds if table == "tuning" else args.context_seeds
+        lines += [f"\n{table}, {data}: {patients} test patients, seeds {seeds}\n", *table_rows(done, table, data)]
     where = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"
     lines.append(f"\n{date.today()}; {args.minutes} minutes of one core for each network; {where}")
     sys.stdout.write("\n".join(lines) + "\n")
