@@ -14,7 +14,7 @@ from ragsam.workflows import prompt_simulation
 from ragsam.workflows.bundle import make_run
 from ragsam.workflows.jobs import train_run
 from ragsam.workflows.losses import PartialDiceCELoss, Target
-from ragsam.workflows.prompt_simulation import KINDS, DrawnPrompts, boxes_of, draw_prompts, rough_drafts
+from ragsam.workflows.prompt_simulation import GROUPS, KINDS, DrawnPrompts, boxes_of, draw_prompts, rough_drafts
 from ragsam.workflows.prompted_training import (
     Answered,
     PromptDrawing,
@@ -45,7 +45,8 @@ def drawn(monkeypatch, kind, label=None, annotated=None, seed=0):
     torch.manual_seed(seed)
     label = labels() if label is None else label
     annotated = torch.ones(len(label), 3, dtype=torch.bool) if annotated is None else annotated
-    return draw_prompts(label, annotated, COARSE)
+    found = draw_prompts(label, annotated, COARSE)
+    return found[0] if found else None
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "following"])
@@ -72,6 +73,17 @@ def test_an_organ_that_is_not_annotated_is_never_asked_for(monkeypatch):
             assert 4 not in found.rows[found.objects.flatten(1).any(1)].tolist()
             for row, one in zip(found.rows, found.objects, strict=True):
                 assert row > 2 or not (label[row][one] == 1).any()
+
+
+def test_a_step_has_several_kinds_each_for_other_slices():
+    label, annotated = labels(12), torch.ones(12, 3, dtype=torch.bool)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        groups = draw_prompts(label, annotated, COARSE)
+        assert len(groups) == GROUPS
+        rows = torch.cat([group.rows for group in groups]).tolist()
+        assert len(rows) == len(set(rows))
+        assert set(rows) >= set(range(11))  # all that have an organ
 
 
 def test_a_batch_without_organs_has_no_prompts(monkeypatch):
@@ -172,7 +184,7 @@ def test_the_networks_own_result_is_corrected_where_it_is_wrong(monkeypatch):
         def decode_prompted(self, embedded, prompts):
             asked.append((embedded.embedding, prompts))
 
-    answered = PromptedInferer()(torch.rand(6, 1, 2, 2), Network(), drawn=found)
+    answered = PromptedInferer()(torch.rand(6, 1, 2, 2), Network(), drawn=[found])
     ((embedding, prompts),) = asked
     assert len(embedding) == len(found.rows)
     result = logits.argmax(1)[found.rows] == found.organs[:, None, None]
@@ -181,7 +193,7 @@ def test_the_networks_own_result_is_corrected_where_it_is_wrong(monkeypatch):
     assert torch.equal(prompts.points.kind == INSIDE, at(found.objects, prompts.points))
     drafts = torch.where(result, MASK_LOGIT, -MASK_LOGIT)[:, None]
     assert torch.equal(prompts.masks, coarse_logits(drafts, COARSE))
-    assert answered.drawn.prompts is prompts
+    assert answered.groups[0][0].prompts is prompts
 
 
 # The loss
@@ -229,13 +241,17 @@ def test_without_prompts_inferer_and_loss_are_the_plain_ones():
     classes = PartialDiceCELoss()
     with torch.no_grad():
         plain = network(image)
-        assert torch.equal(PromptedInferer()(image, network, supports=None), plain)
+        assert torch.equal(PromptedInferer()(image, network, drawn=(), supports=None), plain)
         assert torch.equal(PromptedLoss(classes)(plain, target), classes(plain, target))
         found = draw_prompts(target.label, target.annotated, COARSE)
         answered = PromptedInferer()(image, network, drawn=found, supports=None)
         assert torch.equal(answered.logits, plain)
         loss = PromptedLoss(classes, weight=0.5)(answered, target)
-        torch.testing.assert_close(loss, classes(plain, target) + 0.5 * object_loss(answered.masks, found))
+        asked, masks = zip(*answered.groups, strict=True)
+        means = sum(
+            len(one.rows) * object_loss(*pair) for one, pair in zip(asked, zip(masks, asked, strict=True), strict=True)
+        )
+        torch.testing.assert_close(loss, classes(plain, target) + 0.5 * means / 5)  # 5 of the slices have an organ
 
 
 def test_the_encoder_runs_once_and_everything_that_answers_learns():
@@ -247,7 +263,7 @@ def test_the_encoder_runs_once_and_everything_that_answers_learns():
     answered = PromptedInferer()(torch.rand(6, 3, SIDE, SIDE), network, drawn=found)
     assert isinstance(answered, Answered)
     assert len(runs) == 1
-    object_loss(answered.masks, found).backward()
+    sum(object_loss(masks, drawn) for drawn, masks in answered.groups).backward()
     for part in (network.prompt_head, network.sam.image_encoder):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
 
@@ -280,7 +296,7 @@ def test_prompts_are_drawn_only_where_the_network_trains_to_answer_them(study, t
     workflow.run()
     assert len(seen) == 3
     for asked, prediction in seen:
-        assert isinstance(asked, DrawnPrompts) == isinstance(prediction, Answered) == (prompts == "trained")
+        assert bool(asked) == isinstance(prediction, Answered) == (prompts == "trained")
 
 
 def test_a_run_that_trains_to_answer_prompts_is_the_same_again(study, tmp_path):
@@ -295,10 +311,10 @@ def test_a_run_that_trains_to_answer_prompts_is_the_same_again(study, tmp_path):
 def test_prepared_batch_carries_the_drawn_prompts():
     label, annotated = labels(), torch.ones(6, 3, dtype=torch.bool)
     batch = {"image": torch.rand(6, 3, SIDE, SIDE), "label": label, "annotated": annotated}
-    assert prepare_prompted_slices(batch)[3] == {"supports": None, "drawn": None}
+    assert prepare_prompted_slices(batch)[3] == {"supports": None, "drawn": ()}
     found = draw_prompts(label, annotated, COARSE)
     image, target, args, options = prepare_prompted_slices({**batch, "drawn": found}, "cpu")
-    assert torch.equal(options["drawn"].objects, found.objects)
+    assert all(torch.equal(a.objects, b.objects) for a, b in zip(options["drawn"], found, strict=True))
     assert torch.equal(target.label, label)
     assert image.shape == (6, 3, SIDE, SIDE)
     assert args == ()

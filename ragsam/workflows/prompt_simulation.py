@@ -13,18 +13,20 @@ from ragsam.networks.prompts import INSIDE, OUTSIDE, BoxPrompts, PointPrompts, P
 from ragsam.transforms.voxel_prompts import MASK_LOGIT
 from ragsam.workflows.prompting import coarse_logits
 
-#: What a step's objects are prompted by, and how often: a lone click in the object; some clicks in it and around it; a
-#: box; a draft; a draft with clicks that correct it; the same of the network's own automatic result; the draft with its
-#: box that a neighbouring slice gives.
+#: What objects are prompted by, and how often beside each other: a lone click in the object; some clicks in it and
+#: around it; a box; a draft; a draft with clicks that correct it; the same of the network's own automatic result; the
+#: draft with its box that a neighbouring slice gives.
 KINDS = {
-    "click": 0.2,
-    "clicks": 0.05,
-    "box": 0.15,
-    "draft": 0.05,
-    "correction": 0.05,
-    "refinement": 0.25,
-    "following": 0.25,
+    "click": 1.0,
+    "clicks": 0.3,
+    "box": 1.0,
+    "draft": 0.3,
+    "correction": 0.3,
+    "refinement": 1.0,
+    "following": 1.0,
 }
+#: Kinds in one step, each for its part of the slices.
+GROUPS = 4
 #: Share of the objects followed from a neighbouring slice that have ended there: what is asked for is in another slice.
 ENDED_SHARE = 0.5
 MOST_CLICKS = 4
@@ -64,8 +66,8 @@ class DrawnPrompts:
         return DrawnPrompts(rows, objects, organs, prompts, self.ambiguous)
 
 
-def draw_prompts(label: Tensor, annotated: Tensor, mask_size: Sequence[int]) -> DrawnPrompts | None:
-    """Draw one organ of every slice that has any, and prompts for it; one kind of prompts for the whole batch.
+def draw_prompts(label: Tensor, annotated: Tensor, mask_size: Sequence[int]) -> tuple[DrawnPrompts, ...]:
+    """Draw one organ of every slice that has any, and prompts for it; some kinds, each for a part of the slices.
 
     Args:
         label: [B, 1, S, S], int64.
@@ -73,34 +75,40 @@ def draw_prompts(label: Tensor, annotated: Tensor, mask_size: Sequence[int]) -> 
         mask_size: (2,), of a mask prompt at the decoder's resolution.
 
     Returns:
-        None where no slice has an annotated organ.
+        A group for every kind; none where no slice has an annotated organ.
     """
-    kind = list(KINDS)[int(torch.multinomial(torch.tensor(list(KINDS.values())), 1))]
     present = F.one_hot(label[:, 0], annotated.shape[1]).flatten(1, 2).any(1) & annotated
     present[:, 0] = False
-    rows = present.any(1).nonzero().flatten()
-    if not len(rows):
-        return None
-    organs = torch.multinomial(present[rows].float(), 1)
-    objects = label[rows] == organs[:, :, None, None]
-    if kind == "following":
-        return _followed(label, annotated, present, rows, organs, mask_size)
-    if kind == "refinement":
-        return DrawnPrompts(rows, objects, organs[:, 0], None)
-    points = boxes = masks = None
+    count = min(GROUPS, len(KINDS))
+    kinds = torch.multinomial(torch.tensor(list(KINDS.values())), count).tolist()
+    groups = []
+    for kind, part in zip(kinds, torch.randperm(len(label)).tensor_split(count), strict=True):
+        rows, name = part.sort().values, list(KINDS)[kind]
+        if name == "following":
+            groups.append(_followed(label, annotated, present, rows, mask_size))
+        elif len(rows := rows[present[rows].any(1)]):
+            organs = torch.multinomial(present[rows].float(), 1)[:, 0]
+            drawn = DrawnPrompts(rows, label[rows] == organs[:, None, None, None], organs, None)
+            groups.append(_prompted(drawn, name, mask_size))
+    return tuple(group for group in groups if group is not None)
+
+
+def _prompted(drawn: DrawnPrompts, kind: str, mask_size: Sequence[int]) -> DrawnPrompts:
+    """Return objects with prompts of a kind, drawn from the objects themselves."""
+    objects = drawn.objects
     if kind == "click":
-        points = _points(objects, _pick(objects, 1))
-    elif kind == "clicks":
+        return replace(drawn, prompts=Prompts(_points(objects, _pick(objects, 1))), ambiguous=True)
+    if kind == "clicks":
         around = F.max_pool2d(objects.float(), _AROUND, stride=1, padding=_AROUND // 2) > 0
         places = torch.cat([_pick(objects, 1), _pick(around, int(torch.randint(1, MOST_CLICKS, ())))], dim=1)
-        points = _points(objects, places)
-    elif kind == "box":
-        boxes = _jittered(boxes_of(objects))
-    elif kind == "draft":
-        masks = coarse_logits(rough_drafts(objects), mask_size)
-    else:
-        return corrected(DrawnPrompts(rows, objects, organs[:, 0], None), rough_drafts(objects), mask_size)
-    return DrawnPrompts(rows, objects, organs[:, 0], Prompts(points, boxes, masks), ambiguous=kind == "click")
+        return replace(drawn, prompts=Prompts(_points(objects, places)))
+    if kind == "box":
+        return replace(drawn, prompts=Prompts(boxes=_jittered(boxes_of(objects))))
+    if kind == "draft":
+        return replace(drawn, prompts=Prompts(masks=coarse_logits(rough_drafts(objects), mask_size)))
+    if kind == "correction":
+        return corrected(drawn, rough_drafts(objects), mask_size)
+    return drawn  # a refinement's draft is what the network is about to make
 
 
 def corrected(drawn: DrawnPrompts, drafts: Tensor, mask_size: Sequence[int]) -> DrawnPrompts:
@@ -112,24 +120,25 @@ def corrected(drawn: DrawnPrompts, drafts: Tensor, mask_size: Sequence[int]) -> 
 
 
 def _followed(
-    label: Tensor, annotated: Tensor, present: Tensor, rows: Tensor, organs: Tensor, mask_size: Sequence[int]
-) -> DrawnPrompts:
+    label: Tensor, annotated: Tensor, present: Tensor, part: Tensor, mask_size: Sequence[int]
+) -> DrawnPrompts | None:
     """Return objects as a neighbouring slice hands them on: its mask with the box around it, the object gone in some.
 
     An object that is gone is an organ that the slice lacks, where it lies in another slice of the batch.
     """
-    asked = torch.zeros_like(label[:, 0, 0, 0])
-    asked[rows] = organs[:, 0]
-    source = torch.arange(len(label))
-    other = torch.randperm(len(label))
-    gone = present[other] & annotated & ~present
-    ended = (gone.any(1) & (torch.rand(len(label)) < ENDED_SHARE)).nonzero().flatten()
-    if len(ended):
-        asked[ended] = torch.multinomial(gone[ended].float(), 1)[:, 0]
-        source[ended] = other[ended]
-    rows = asked.nonzero().flatten()
-    organs = asked[rows]
-    objects, handed_on = (label[where] == organs[:, None, None, None] for where in (rows, source[rows]))
+    source, organs = part.clone(), torch.zeros_like(part)
+    here = present[part].any(1)
+    if here.any():
+        organs[here] = torch.multinomial(present[part[here]].float(), 1)[:, 0]
+    other = torch.randint(len(label), part.shape)
+    gone = present[other] & annotated[part] & ~present[part]
+    ended = gone.any(1) & (torch.rand(len(part)) < ENDED_SHARE)
+    if ended.any():
+        organs[ended], source[ended] = torch.multinomial(gone[ended].float(), 1)[:, 0], other[ended]
+    rows, source, organs = (values[organs > 0] for values in (part, source, organs))
+    if not len(rows):
+        return None
+    objects, handed_on = (label[where] == organs[:, None, None, None] for where in (rows, source))
     draft = rough_drafts(handed_on)
     margin = 4 * torch.rand(len(rows))
     boxes, last = boxes_of(draft > 0), label.shape[-1] - 1

@@ -24,13 +24,11 @@ class Answered(NamedTuple):
 
     Attributes:
         logits: of all classes, as without prompts.
-        masks: of the prompted objects.
-        drawn: the objects and their prompts.
+        groups: the objects with their prompts, and the masks given for them.
     """
 
     logits: Tensor
-    masks: PromptedMasks
-    drawn: DrawnPrompts
+    groups: tuple[tuple[DrawnPrompts, PromptedMasks], ...]
 
 
 class PromptDrawing:
@@ -57,28 +55,30 @@ class PromptDrawing:
 def prepare_prompted_slices(
     batch: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
 ) -> tuple[Tensor, Target, tuple[()], dict[str, Any]]:
-    """Return what `prepare_slices` does, with "drawn", `DrawnPrompts` or None, beside "supports"."""
+    """Return what `prepare_slices` does, with "drawn", a tuple of `DrawnPrompts`, beside "supports"."""
     image, target, args, options = prepare_slices(batch, device, non_blocking, **kwargs)
-    drawn = batch.get("drawn")
-    return image, target, args, {**options, "drawn": drawn if drawn is None else drawn.to(device)}
+    return image, target, args, {**options, "drawn": tuple(group.to(device) for group in batch.get("drawn", ()))}
 
 
 class PromptedInferer(Inferer):
     """Runs a network on a training batch: on its classes alone where no prompts were drawn, else on both."""
 
     def __call__(
-        self, inputs: Tensor, network: nn.Module, *, drawn: DrawnPrompts | None = None, **options: Any
+        self, inputs: Tensor, network: nn.Module, *, drawn: Sequence[DrawnPrompts] = (), **options: Any
     ) -> Tensor | Answered:
         """Return the logits of slices [B, C, S, S], or `Answered`; the encoder runs once."""
-        if drawn is None:
+        if not drawn:
             return network(inputs, **options)
         embedded = network.embed(inputs)
         logits = network.decode(embedded, **options)
-        if drawn.prompts is None:
-            drawn = _refining(drawn, logits.detach().float(), network.sam.prompt_encoder.mask_input_size)
-        stem = embedded.stem and {stride: features[drawn.rows] for stride, features in embedded.stem.items()}
-        masks = network.decode_prompted(Embedded(embedded.embedding[drawn.rows], stem), drawn.prompts)
-        return Answered(logits, masks, drawn)
+        groups = []
+        for group in drawn:
+            if group.prompts is None:
+                group = _refining(group, logits.detach().float(), network.sam.prompt_encoder.mask_input_size)
+            stem = embedded.stem and {stride: features[group.rows] for stride, features in embedded.stem.items()}
+            chosen = Embedded(embedded.embedding[group.rows], stem)
+            groups.append((group, network.decode_prompted(chosen, group.prompts)))
+        return Answered(logits, tuple(groups))
 
 
 def _refining(drawn: DrawnPrompts, logits: Tensor, mask_size: Sequence[int]) -> DrawnPrompts:
@@ -104,8 +104,9 @@ class PromptedLoss(nn.Module):
         """Return the loss, a scalar, of what a `PromptedInferer` gave."""
         if not isinstance(prediction, Answered):
             return self.classes(prediction, target)
-        loss = self.classes(prediction.logits, target)
-        return loss + self.weight * object_loss(prediction.masks, prediction.drawn)
+        objects = sum(len(drawn.rows) for drawn, _ in prediction.groups)
+        losses = [object_loss(masks, drawn) * (len(drawn.rows) / objects) for drawn, masks in prediction.groups]
+        return self.classes(prediction.logits, target) + self.weight * sum(losses)
 
 
 def object_loss(masks: PromptedMasks, drawn: DrawnPrompts) -> Tensor:
