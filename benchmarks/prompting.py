@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import logging
 import os
 import platform
@@ -194,9 +195,9 @@ METHODS: dict[str, Callable[[Study], Tensor]] = {
 SWEEP = {
     f"margin {margin}, quality {quality}, overlap {overlap}": Following(margin, quality, overlap)
     for margin, quality, overlap in [
-        *[(margin, 0.5, 0.25) for margin in (None, 0.0, 1.0, 2.0, 4.0)],
-        *[(2.0, quality, 0.25) for quality in (0.0, 0.3, 0.4, 0.6, 0.7)],
-        *[(2.0, 0.5, overlap) for overlap in (0.0, 0.5, 0.75)],
+        *itertools.product((0.0, 1.0, 2.0), (0.5,), (0.25, 0.5, 0.75)),
+        (None, 0.5, 0.5),
+        *itertools.product((1.0,), (0.0, 0.4, 0.6, 0.7), (0.5,)),
     ]
 }
 
@@ -230,7 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", type=Path, required=True, help="folder with imagesTr, labelsTr and subjects.csv")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=55, help="of training, for each of 6 epochs")
+    parser.add_argument("--steps", type=int, default=150, help="of training, for each of 6 epochs")
     parser.add_argument("--section", default="validation")
     parser.add_argument("--sweep", action="store_true")
     args = parser.parse_args()

@@ -10,10 +10,10 @@ from small_study import affine_of, flipped
 
 from ragsam.networks import Segmenter
 from ragsam.transforms import postprocessing, preprocessing
-from ragsam.transforms.voxel_prompts import SliceGrid, SlicePoint, SlicePrompts
+from ragsam.transforms.voxel_prompts import SliceBox, SliceGrid, SlicePoint, SlicePrompts
 from ragsam.workflows.inferers import VolumeInferer
 from ragsam.workflows.prompting import SliceMask
-from ragsam.workflows.refinement import organ_odds, refine, replace_organ, segment_automatically
+from ragsam.workflows.refinement import keep_prompted, organ_odds, refine, replace_organ, segment_automatically
 
 
 def test_odds_by_hand():
@@ -44,6 +44,26 @@ def test_the_automatic_result_is_the_draft_where_it_has_the_organ():
     assert answer.asked[1].points == click.points
     assert answer.asked[2].mask is None  # nothing to begin with
     assert list(found) == [1, 2]
+
+
+def test_of_what_is_redrawn_the_pieces_that_were_asked_for_are_taken():
+    """The draft is a bar in row 2; the refined mask has lost its two ends, and gained two pixels away from it."""
+    draft, refined = torch.full((6, 8), -1.0), torch.full((6, 8), -2.0)
+    draft[2, 1:7] = 1
+    refined[2, 3:5] = 3
+    refined[0, 0] = refined[5, 7] = 4
+
+    def changed(*points, box=None):
+        kept = keep_prompted(draft, refined, SlicePrompts(points, box))
+        assert torch.equal(kept, torch.where(kept == draft, draft, refined))
+        return {tuple(place) for place in torch.nonzero(kept != draft).tolist()}
+
+    assert changed(SlicePoint(0, 0)) == {(0, 0)}
+    assert changed(SlicePoint(2, 1, inside=False)) == {(2, 1), (2, 2)}
+    assert changed(SlicePoint(2.4, 5.6, inside=False), SlicePoint(5, 7)) == {(2, 5), (2, 6), (5, 7)}
+    assert changed(SlicePoint(0, 0, inside=False)) == set()  # what it says was so already
+    assert changed(SlicePoint(2, 3), SlicePoint(2, 1)) == set()
+    assert changed(box=SliceBox(0, 0, 2, 1)) == {(0, 0), (2, 1), (2, 2)}
 
 
 def grid_of(folder, array, axes=(), **options):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from ragsam.networks.segmenter import Segmenter
@@ -81,7 +82,7 @@ def organ_odds(logits: Tensor, organs: Tensor) -> Tensor:
 
 
 def refine(answer: Answer, odds: Tensor, prompts: Mapping[int, SlicePrompts]) -> dict[int, SliceMask]:
-    """Return an organ in the slices that are prompted, the automatic result being the draft.
+    """Return an organ in the slices that are prompted, the automatic result being the draft; see `keep_prompted`.
 
     Args:
         answer: gives the object that prompts mean in a slice.
@@ -91,8 +92,31 @@ def refine(answer: Answer, odds: Tensor, prompts: Mapping[int, SlicePrompts]) ->
     found = {}
     for number, one in prompts.items():
         draft = odds[..., number]
-        found[number] = answer(number, replace(one, mask=draft) if bool((draft > 0).any()) else one)
+        if bool((draft > 0).any()):
+            refined = answer(number, replace(one, mask=draft))
+            found[number] = replace(refined, logits=keep_prompted(draft.to(refined.logits), refined.logits, one))
+        else:
+            found[number] = answer(number, one)
     return found
+
+
+def keep_prompted(draft: Tensor, refined: Tensor, prompts: SlicePrompts) -> Tensor:
+    """Return a draft with the changes that its prompts ask for, of a refined mask; all are logits [H, W].
+
+    A network that is asked to correct one border redraws the others too, and not for the better. So of the connected
+    pieces that a refined mask adds those are taken that hold a click in the object, of those that it removes the ones
+    that hold a click outside it, and either where it touches the box.
+    """
+    before, after = (logits.cpu().numpy() > 0 for logits in (draft, refined))
+    taken = np.zeros_like(before)
+    for inside, change in ((True, after & ~before), (False, before & ~after)):
+        pieces, _ = ndimage.label(change, np.ones((3, 3)))
+        asked = [pieces[round(p.row), round(p.column)] for p in prompts.points if p.inside == inside]
+        if (box := prompts.box) is not None:
+            rows, columns = slice(round(box.top), round(box.bottom) + 1), slice(round(box.left), round(box.right) + 1)
+            asked += np.unique(pieces[rows, columns]).tolist()
+        taken |= np.isin(pieces, [piece for piece in asked if piece])
+    return torch.where(torch.from_numpy(taken).to(refined.device), refined, draft)
 
 
 def replace_organ(
