@@ -15,6 +15,7 @@ from ragsam.transforms.in_plane import own_grid
 from ragsam.transforms.slicing import (
     WINDOW_OVERLAP,
     context_offsets,
+    pad_to_window,
     slice_channels,
     slice_height,
     slice_spacing_mm,
@@ -99,12 +100,18 @@ class VolumeInferer(Inferer):
     def _windows(self, slices: Tensor, heights: Tensor, network: Network) -> Tensor:
         """Return the logits [S, K + 1, H, W] of slices [S, C, H, W]."""
 
+        size = self.image_size
+        if max(slices.shape[-2:]) <= size:  # one window each: nothing to weigh, which costs more than a small network
+            parts = zip(pad_to_window(slices, size).split(self.batch_size), heights.split(self.batch_size), strict=True)
+            logits = torch.cat([network(windows, height=height).to(slices) for windows, height in parts])
+            top, left = ((size - side) // 2 for side in slices.shape[-2:])
+            return logits[..., top : top + slices.shape[-2], left : left + slices.shape[-1]]
+
         def run(windows: Tensor, places: Sequence[Sequence[slice]]) -> Tensor:
             return network(windows, height=heights[[place[0].start for place in places]])
 
-        size = (self.image_size, self.image_size)
         options = {"overlap": WINDOW_OVERLAP, "mode": "gaussian", "with_coord": True}
-        return sliding_window_inference(slices, size, self.batch_size, run, **options)
+        return sliding_window_inference(slices, (size, size), self.batch_size, run, **options)
 
     def _volume(self, volume: Tensor, network: Network) -> Tensor:
         slabs: Iterable[Slab] = self.slabs(volume, network)
