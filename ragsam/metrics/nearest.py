@@ -18,7 +18,7 @@ ROUNDING_MM = 1e-6
 # How many grid points around each may be looked at, about; how many looks are made at once; and how many for each
 # point on average, before the tree is quicker.
 _AROUND = 1000
-_LOOKS = 50_000
+_LOOKS = 100_000
 _PATIENCE = 50
 
 
@@ -89,7 +89,7 @@ def _look_around(
     while len(points) and done < len(steps) and looks > 0:
         block = steps[done : done + max(1, _LOOKS // len(points))]
         met = others.take(block[:, None] + points, mode="clip")  # never outside; "clip" spares the check
-        found = met.any(axis=0)
+        found = met.any(axis=0) if len(block) > 1 else met[0]
         hits, misses = np.flatnonzero(found), np.flatnonzero(~found)
         met_at[waiting[hits]] = done + met[:, hits].argmax(axis=0)
         waiting, points, done, looks = waiting[misses], points[misses], done + len(block), looks - met.size

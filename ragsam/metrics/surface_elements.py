@@ -54,7 +54,7 @@ def nsd(
         return 0.0 if any(there) else None
     areas = element_areas_mm2(tuple(spacing.tolist()))
     codes = [neighbour_codes(mask) for mask in (first, second)]
-    elements = [(code != 0) & (code != _FULL) for code in codes]
+    elements = [code - np.uint8(1) < _FULL - 1 for code in codes]  # neither 0, which wraps round, nor full
     limit = tolerance_mm + rounding_mm
     distances = nearest_both_ways_mm(*elements, spacing, limit_mm=limit)
     weights = [areas[code[element]] for code, element in zip(codes, elements, strict=True)]
