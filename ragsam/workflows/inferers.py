@@ -99,7 +99,6 @@ class VolumeInferer(Inferer):
 
     def _windows(self, slices: Tensor, heights: Tensor, network: Network) -> Tensor:
         """Return the logits [S, K + 1, H, W] of slices [S, C, H, W]."""
-
         size = self.image_size
         if max(slices.shape[-2:]) <= size:  # one window each: nothing to weigh, which costs more than a small network
             parts = zip(pad_to_window(slices, size).split(self.batch_size), heights.split(self.batch_size), strict=True)
