@@ -28,7 +28,7 @@ LEFT, RIGHT = "anterior", "posterior"  # of the card: the study's organs 1 and 2
 @pytest.fixture(scope="module")
 def answering(study, tmp_path_factory):
     """A run trained from scratch to answer prompts, without retrieval."""
-    knobs = {**KNOBS, "steps_per_epoch": 15, "prompts": "trained", "retrieval": False, "fusion": None}
+    knobs = {**KNOBS, "steps_per_epoch": 20, "prompts": "trained", "retrieval": False, "fusion": None}
     return train_run("sam_lora", study, tmp_path_factory.mktemp("answering") / "run", knobs)
 
 
@@ -77,7 +77,7 @@ def box_of(mask, k):
 def test_an_object_is_found_where_it_lies_in_the_file_and_followed(answering, study, tmp_path, monkeypatch, case):
     """The oracle's box in one slice; whatever way the file's axes run, the organ's own voxels come back.
 
-    A network of thirty steps knows little of its masks' quality, so that it is not asked when to stop.
+    A network of forty steps knows little of its masks' quality, so that it is not asked when to stop.
     """
     monkeypatch.setattr(prompt_job, "propagate", partial(propagate, following=Following(lowest_quality=-1)))
     image, label = volumes(study, case)
@@ -88,7 +88,7 @@ def test_an_object_is_found_where_it_lies_in_the_file_and_followed(answering, st
     assert np.allclose(stored.affine, nib.load(image).affine, atol=1e-5)
     assert set(np.unique(found)) == {0, 1}
     assert np.unique(np.nonzero(found)[2]).tolist() == [k]
-    assert dice(label[..., k] == 1, found[..., k] == 1) > 0.7
+    assert dice(label[..., k] == 1, found[..., k] == 1) > 0.5  # mirrored along i or j it would be about 0
     assert ask(tmp_path, {case: [{**asked, "propagate": True}]}, answering, [image]) == 0
     followed = written(tmp_path, case)[1]
     assert np.array_equal(followed[..., k], found[..., k])

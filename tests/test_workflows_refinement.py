@@ -35,15 +35,16 @@ class Echo:
         return SliceMask(torch.zeros(2, 2) if prompts.mask is None else prompts.mask, 0.9)
 
 
-def test_the_automatic_result_is_the_draft_where_it_has_the_organ():
+def test_the_automatic_result_is_the_draft_even_where_it_lacks_the_organ():
     odds = torch.full((2, 2, 3), -1.0)
     odds[0, 0, 1] = 2
     answer, click = Echo(), SlicePrompts((SlicePoint(0, 1, inside=False),))
     found = refine(answer, odds, {1: click, 2: click})
     assert torch.equal(answer.asked[1].mask, odds[..., 1])
     assert answer.asked[1].points == click.points
-    assert answer.asked[2].mask is None  # nothing to begin with
+    assert torch.equal(answer.asked[2].mask, odds[..., 2])
     assert list(found) == [1, 2]
+    assert not found[2].mask.any()
 
 
 def test_of_what_is_redrawn_the_pieces_that_were_asked_for_are_taken():

@@ -24,9 +24,9 @@ class Following:
         least_overlap: share of the smaller of two neighbouring masks that lies in the other; less ends the object.
     """
 
-    margin: float | None = 2.0
+    margin: float | None = 1.0
     lowest_quality: float = 0.5
-    least_overlap: float = 0.25
+    least_overlap: float = 0.5
 
 
 def propagate(

@@ -86,17 +86,15 @@ def refine(answer: Answer, odds: Tensor, prompts: Mapping[int, SlicePrompts]) ->
 
     Args:
         answer: gives the object that prompts mean in a slice.
-        odds: [H, W, D], of `AutomaticResult`. Where the organ is in no pixel of a slice the prompts stand alone.
+        odds: [H, W, D], of `AutomaticResult`.
         prompts: by number of slice.
     """
     found = {}
     for number, one in prompts.items():
+        # A draft without the organ is one too: a lone click would be taken for any object that it is in.
         draft = odds[..., number]
-        if bool((draft > 0).any()):
-            refined = answer(number, replace(one, mask=draft))
-            found[number] = replace(refined, logits=keep_prompted(draft.to(refined.logits), refined.logits, one))
-        else:
-            found[number] = answer(number, one)
+        refined = answer(number, replace(one, mask=draft))
+        found[number] = replace(refined, logits=keep_prompted(draft.to(refined.logits), refined.logits, one))
     return found
 
 
