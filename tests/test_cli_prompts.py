@@ -88,7 +88,7 @@ def test_an_object_is_found_where_it_lies_in_the_file_and_followed(answering, st
     assert np.allclose(stored.affine, nib.load(image).affine, atol=1e-5)
     assert set(np.unique(found)) == {0, 1}
     assert np.unique(np.nonzero(found)[2]).tolist() == [k]
-    assert dice(label[..., k] == 1, found[..., k] == 1) > 0.5  # mirrored along i or j it would be about 0
+    assert dice(label[..., k] == 1, found[..., k] == 1) > 0.5  # with i mirrored it would be about 0
     assert ask(tmp_path, {case: [{**asked, "propagate": True}]}, answering, [image]) == 0
     followed = written(tmp_path, case)[1]
     assert np.array_equal(followed[..., k], found[..., k])
