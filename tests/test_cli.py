@@ -94,7 +94,9 @@ def test_whole_job_in_folders_with_spaces_and_foreign_letters(tmp_path, capsys, 
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"mean Dice 0\.\d{4} \(n = 3 patients; as the datalist or table names them\)", lines[-2])
     assert lines[-1] == "report: ein Maß/report.html"
-    assert files_below(place / "ein Maß") == ["metrics.csv", "metrics.json", "report.html"]
+    assert files_below(place / "ein Maß") == [f"metrics.{kind}" for kind in ("csv", "json", "md", "tex")] + [
+        "report.html"
+    ]
     assert sorted(os.listdir(place)) == ["a run", "ein Maß", "my data", "my masks"]
     assert files_below(datalist.parent) == before  # nothing is written beside the input, which root could do
     for folder in ("image", "label", "."):
@@ -319,7 +321,10 @@ def test_bad_knob_is_one_line_and_leaves_nothing(knob, line, study, refused, tmp
 def test_bad_places_are_one_line(run, study, refused, tmp_path):
     datalist = ("--data", study)
     line = refused("train", "sam_nothing", *datalist, "--output", tmp_path / "run")
-    assert line == ("sam_nothing: no bundle there (no configs/train.yaml); take a bundle's folder or one of sam_lora")
+    assert line == (
+        "sam_nothing: no bundle there (no configs/train.yaml); take a bundle's folder or one of "
+        "sam_adapter, sam_frequency, sam_lora"
+    )
     line = refused("train", "sam_lora", "--data", tmp_path / "none.json", "--output", tmp_path / "run")
     assert line == f"{tmp_path}/none.json: no such file; check the path"
     (tmp_path / "broken.json").write_text('{"card": ')

@@ -3,6 +3,7 @@
 import csv
 import logging
 import sys
+from typing import ClassVar
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ class Line(torch.nn.Module):
     """The least that checkpoint handlers need of a network: one weight."""
 
     base_sha256 = None
+    about: ClassVar = {"base_sha256": None}
 
     def __init__(self):
         super().__init__()

@@ -59,6 +59,8 @@ def build_empty(options: Mapping[str, Any]) -> Segmenter:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*from a non-meta parameter")  # base weights have no place there
             return Segmenter(**options)
+    except InputError:  # names its file already
+        raise
     except (ValueError, TypeError) as error:
         reason = str(error).replace(".__init__() got an unexpected keyword argument", " has no option")
         raise InputError(f"network: {reason}") from error
