@@ -144,6 +144,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ragsam.data.datalist import load_datalist
     from ragsam.files import read_json
     from ragsam.report.pairs import pairs_from_cases, pairs_from_folders, unmatched_predictions
+    from ragsam.report.viewer import viewer_choice
     from ragsam.workflows.report_handler import report_evaluation
 
     support_cases, card_name = (), args.card
@@ -165,6 +166,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         bank=args.bank,
         support_cases=support_cases,
         baseline=read_json(args.baseline) if args.baseline else None,
+        viewer=viewer_choice(args.viewer, [pair.case for pair in pairs]),
         protocol=args.protocol,
         jobs=args.jobs,
     )
@@ -344,6 +346,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
     evaluate.add_argument("--bank", type=Path, help="the bank searched, to show the neighbours' pictures")
     evaluate.add_argument("--baseline", type=Path, metavar="METRICS.json", help="another run to compare with")
+    evaluate.add_argument(
+        "--viewer", nargs="*", metavar="CASE", help="3D view of these cases, or of so many of the worst (default: 3)"
+    )
     evaluate.set_defaults(job=_evaluate)
 
     compare = commands.add_parser("compare", help="two or more evaluations of the same cases, against the first")

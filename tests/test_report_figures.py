@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ragsam.report.agreement import volume_agreement
 from ragsam.report.figures import DIFFERENCE_COLOURS, difference_png, slice_png
+from ragsam.report.plots import agreement_plot
 from ragsam.report.text import finding, interval, number, verdict, without_folders
 from ragsam.report.views import as_picture, canonical, crop_box, keep_values, telling_slices, window_of
 
@@ -125,3 +127,28 @@ def test_numbers_and_findings_in_words():
 )
 def test_folders_are_cut_from_paths(text, expected):
     assert without_folders(text) == expected
+
+
+def _case(reference_ml, prediction_ml, status="ok"):
+    entry = {"volume_reference_ml": reference_ml, "volume_prediction_ml": prediction_ml, "status": status}
+    return {"organs": {"liver": entry}}
+
+
+def test_agreement_is_bias_and_limits_of_the_cases_that_both_have():
+    """Differences of 1, 2 and 3 ml: bias 2, standard deviation 1, limits 2 -+ 1.96; of 30 ml on average 6.67 %."""
+    cases = [_case(20, 21), _case(30, 32), _case(40, 43)]
+    others = [_case(50, 0, "missed"), _case(0, 5, "false_positive"), _case(0, 0, "absent"), _case(60, None, "missed")]
+    found = volume_agreement([*cases, *others, _case(None, None, "not_annotated")], "liver")
+    assert found["n"] == 3
+    assert found["bias_ml"] == pytest.approx(2)
+    assert found["limits_ml"] == pytest.approx([0.04, 3.96])
+    assert found["bias_percent"] == pytest.approx(100 * 2 / 30)
+    assert found["points"][:4] == [(20.5, 1, "ok"), (31, 2, "ok"), (41.5, 3, "ok"), (25, -50, "missed")]
+    assert len(found["points"]) == 5
+
+
+def test_agreement_of_two_cases_has_no_limits_and_of_none_no_bias():
+    assert volume_agreement([_case(2, 3), _case(3, 3)], "liver")["limits_ml"] is None
+    found = volume_agreement([_case(2, 0, "missed")], "liver")
+    assert (found["n"], found["bias_ml"], found["bias_percent"]) == (0, None, None)
+    assert _pixels(agreement_plot(found, (200, 80, 60))).std() > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 import shutil
@@ -83,14 +84,14 @@ def _text(path):
 
 
 def _pictures(text):
-    return [base64.b64decode(data) for data in re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", text)]
+    return [base64.b64decode(data) for data in re.findall(r"data:image/(?:png|webp);base64,([A-Za-z0-9+/=]+)", text)]
 
 
 def test_the_page_is_one_file_under_a_strict_policy(report):
     text = _text(report[0])
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
     assert "<script" not in text
-    assert not re.search(r"""(?:src|href)=["'](?!data:)""", text)
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", text)
     assert "url(" not in text
     assert "@import" not in text
 
@@ -143,16 +144,33 @@ def test_neighbours_are_shown_the_heaviest_first_and_as_text_without_their_volum
     assert "860 slices of 24 patients" in text
 
 
-def test_every_picture_is_a_sound_png_and_the_labels_have_the_cards_colours(report):
+def test_every_picture_is_sound_and_without_loss_and_the_labels_have_the_cards_colours(report):
     pictures = _pictures(_text(report[0]))
     assert len(pictures) > 20
     colours = set()
     for data in pictures:
         with Image.open(io.BytesIO(data)) as picture:
             picture.load()
-            assert picture.format == "PNG"
+            assert picture.format == "PNG" or data[12:16] == b"VP8L"  # WebP without loss
             colours |= {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
     assert {LIVER, SPLEEN} <= colours
+
+
+def test_the_page_shows_what_the_protocol_scores_and_its_rules(report, tmp_path):
+    pages = {}
+    for protocol in ("clinical", "samed"):
+        metrics = evaluate_cases(report[1]["pairs"], CARD, protocol=protocol)
+        write_report(metrics, tmp_path / "r.html", card=CARD, pairs=report[1]["pairs"])
+        pages[protocol] = _text(tmp_path / "r.html")
+        assert f"<h2>Protocol {protocol}</h2>" in pages[protocol]
+        assert html.escape(metrics["protocol_rules"][0]).replace("&#x27;", "&#39;") in pages[protocol]
+    assert "<th>ASSD</th>" in pages["clinical"]
+    assert "<th>ASSD</th>" not in pages["samed"]
+    assert "<th>HD95 in voxels</th>" in pages["samed"]
+    assert "Before reading a figure" in pages["samed"]
+    assert "Before reading a figure" not in pages["clinical"]
+    assert "bias +0.00 ml" in pages["clinical"]  # what is shifted keeps its volume
+    assert 'Missed: <strong class="count">2</strong> of 8' in pages["clinical"]
 
 
 def test_the_same_input_gives_the_same_bytes(report, tmp_path):

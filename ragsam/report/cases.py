@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ragsam.data.cards import Card
 from ragsam.data.datalist import Case
@@ -15,8 +14,8 @@ from ragsam.errors import InputError
 from ragsam.metrics.protocols import COUNTED
 from ragsam.report.figures import difference_png, slice_png
 from ragsam.report.pairs import CasePair
-from ragsam.report.text import without_folders
-from ragsam.report.views import View, crop_box, keep_values, telling_slices, view_image, view_labels, window_of
+from ragsam.report.sight import Sight, read_case
+from ragsam.report.views import View, crop_box, telling_slices, view_image, view_labels, window_of
 
 NEIGHBOURS = 4
 NEIGHBOUR_PIXELS = 260
@@ -80,26 +79,9 @@ def case_section(
     Returns:
         notes: lines about what could not be shown; slices: for each z, why, panels [(title, PNG)] and neighbours.
     """
-    notes: list[str] = []
-    annotated = {o.value for o in card.organs if pair.annotated is None or o.name in pair.annotated}
-    reference = _read(lambda: view_labels(pair.reference, pair.case, label_map=pair.label_map), notes)
-    if reference is None:
-        return {"notes": notes, "slices": []}
-    prediction = None if pair.prediction is None else _read(lambda: view_labels(pair.prediction, pair.case), notes)
-    image = None
-    if pair.image is not None:
-        image = _read(lambda: view_image(pair.image, pair.case, fill_nonfinite=pair.fill_nonfinite), notes)
-    if pair.prediction is None:
-        notes.append("No prediction for this case.")
-    for name, view in (("prediction", prediction), ("image", image)):
-        if view is not None and view.array.shape != reference.array.shape:
-            notes.append(f"The {name} lies on another grid and is not shown.")
-            prediction, image = (None, image) if name == "prediction" else (prediction, None)
-    if image is None:
-        notes.append("Drawn without the image.")
-    expected = keep_values(reference.array, annotated)
-    found = np.zeros_like(expected) if prediction is None else keep_values(prediction.array, annotated)
-    window = (0.0, 1.0) if image is None else window_of(image.array, card.window)
+    sight = read_case(pair, card)
+    if sight.expected is None or sight.found is None:
+        return {"notes": sight.notes, "slices": []}
     neighbours = ((trace or {}).get("cases") or {}).get(scores["case"])
     if (neighbours or {}).get("axis", 2) != 2:
         neighbours = None  # of sagittal or coronal slices; those shown here are axial
@@ -107,29 +89,22 @@ def case_section(
         {
             "z": z,
             "why": why,
-            "panels": _panels(z, expected, found, image, reference.spacing_mm, window, card),
+            "panels": _panels(z, sight, card),
             "traced": neighbours is not None,
             "neighbours": [_neighbour(entry, card, load_neighbour) for entry in _traced(neighbours, z)[:NEIGHBOURS]],
             "more_neighbours": max(0, len(_traced(neighbours, z)) - NEIGHBOURS),
         }
-        for z, why in telling_slices(expected, found)
+        for z, why in telling_slices(sight.expected, sight.found)
     ]
-    return {"notes": list(dict.fromkeys(notes)), "slices": slices}
+    return {"notes": sight.notes, "slices": slices}
 
 
-def _panels(
-    z: int,
-    expected: NDArray[np.integer],
-    found: NDArray[np.integer],
-    image: View | None,
-    spacing_mm: tuple[float, float, float],
-    window: tuple[float, float],
-    card: Card,
-) -> list[Picture]:
-    box = crop_box([expected[:, :, z], found[:, :, z]])
-    plane = None if image is None else image.array[:, :, z][box]
-    first, second = expected[:, :, z][box], found[:, :, z][box]
-    place: dict[str, Any] = {"spacing_mm": spacing_mm[:2], "window": window}
+def _panels(z: int, sight: Sight, card: Card) -> list[Picture]:
+    first, second = sight.expected[:, :, z], sight.found[:, :, z]
+    box = crop_box([first, second])
+    plane = None if sight.image is None else sight.image.array[:, :, z][box]
+    first, second = first[box], second[box]
+    place: dict[str, Any] = {"spacing_mm": sight.spacing_mm[:2], "window": sight.window}
     colours = {organ.value: organ.colour for organ in card.organs}
     panels = [
         ("reference", slice_png(plane, first, colours=colours, **place)),
@@ -164,15 +139,6 @@ def _traced(neighbours: Mapping[str, Any] | None, z: int) -> list[Mapping[str, A
     """Return a slice's neighbours, the heaviest first."""
     entries: Iterable[Mapping[str, Any]] = ((neighbours or {}).get("slices") or {}).get(str(z)) or []
     return sorted(entries, key=lambda e: (-(e.get("weight") or 0.0), -(e.get("similarity") or 0.0)))
-
-
-def _read(read: Callable[[], View], notes: list[str]) -> View | None:
-    """Read a volume; what is wrong with it becomes a note."""
-    try:
-        return read()
-    except InputError as error:
-        notes.append(without_folders(str(error)))
-        return None
 
 
 def _mean_dice(case: Mapping[str, Any]) -> float | None:

@@ -79,6 +79,14 @@ def difference_png(
     return _png(picture)
 
 
+def picture_png(picture: NDArray[np.uint8], *, extent: tuple[float, float], pixels: int) -> bytes:
+    """Return a picture [rows, columns, 3] as a PNG of that width to height, the longer side in pixels."""
+    from PIL import Image
+
+    width, height = (max(1, round(pixels * side / max(extent))) for side in extent)
+    return _png(np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)))
+
+
 def _size(shape: tuple[int, ...], spacing_mm: tuple[float, float], pixels: int | None) -> tuple[int, int]:
     """Return the picture's width and height in pixels."""
     extent = shape[0] * spacing_mm[0], shape[1] * spacing_mm[1]

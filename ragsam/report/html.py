@@ -1,9 +1,11 @@
-"""Pages: one file each, pictures and style included, without script or network, every text escaped."""
+"""Pages: one file each, pictures and style included, without network, every text escaped, no script but named ones."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -12,11 +14,18 @@ from ragsam.report import text
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
-def render(template: str, content: Mapping[str, Any]) -> str:
-    """Return a page of a template of this folder, with `policy` and `style` added; names it lacks are refused."""
-    from jinja2 import Environment, StrictUndefined
+def render(template: str, content: Mapping[str, Any], *, scripts: Sequence[str] = ()) -> str:
+    """Return a page of a template of this folder, with `policy` and `style` added; names it lacks are refused.
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    Args:
+        template: its file's name; it may include others of the folder.
+        content: what it shows.
+        scripts: texts of the scripts that may run, told by their hash; every other one is refused by the browser.
+    """
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    options: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined, "loader": FunctionLoader(asset)}
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, **options)
     environment.filters |= {
         "number": text.number,
         "signed": text.signed,
@@ -25,10 +34,29 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         "readable": text.readable,
         "without_folders": text.without_folders,
         "png": lambda data: "data:image/png;base64," + base64.b64encode(data).decode("ascii"),
+        "webp": lambda data: "data:image/webp;base64," + base64.b64encode(_webp(data)).decode("ascii"),
         "rgb": lambda colour: "rgb({:d},{:d},{:d})".format(*colour),
     }
-    return environment.from_string(_asset(template)).render(**content, policy=POLICY, style=_asset("page.css"))
+    page = environment.get_template(template)
+    return page.render(**content, policy=_policy(scripts), style=asset("page.css"))
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return the text of a file of this folder."""
     return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _webp(png: bytes) -> bytes:
+    """Return a picture as WebP without loss, which of a slice takes six tenths of the PNG's bytes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(buffer, format="WEBP", lossless=True, method=2, quality=50)
+    return buffer.getvalue()
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Return the content security policy."""
+    hashes = [base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii") for text in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return f"{POLICY}; script-src {allowed}" if hashes else POLICY

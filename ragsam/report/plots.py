@@ -1,4 +1,4 @@
-"""Plots of a whole evaluation: Dice by organ, volume agreement, gain over another run. PNG out, the same each time."""
+"""Plots of a whole evaluation: scores by organ, volumes, gain over another run. PNG out, the same each time."""
 
 from __future__ import annotations
 
@@ -7,41 +7,76 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ragsam.data.cards import Card
-from ragsam.metrics.protocols import COUNTED
-from ragsam.report.text import readable
+from ragsam.metrics.scoring import DISTANCES
+from ragsam.report.text import TITLES, readable
 
 WIDTH_INCHES, DPI = 4.8, 170
 INK, GRID = "#22303c", "#dfe5ea"
-MARKERS = {"ok": ("o", 26), "missed": ("X", 52), "false_positive": ("^", 44)}
+MARKERS = {"ok": ("o", 26), "missed": ("X", 52), "false_positive": ("^", 44), "absent": ("s", 26)}
 LOG_RATIO = 30.0
+MIN_BOX = 4
 
 
-def dice_plot(metrics: Mapping[str, Any], card: Card) -> bytes:
-    """Draw each case's Dice by organ with the quartiles behind; misses and false positives keep their place at 0."""
+def spread_plot(metrics: Mapping[str, Any], card: Card, metric: str) -> bytes:
+    """Draw each case's score by organ with the quartiles behind.
+
+    A miss or a false positive keeps its place where the metric is a share. Its distance was not measured, and a penalty
+    would press the measured ones together: it has a lane of its own at the right, outside the quartiles.
+    """
+    distance = metric in DISTANCES
     figure, axes = bare_figure(0.42 * len(card.organs) + 1.0)
+    entries = {o.name: [e for e in _entries(metrics, o.name) if e[metric] is not None] for o in card.organs}
+    measured = [e[metric] for found in entries.values() for e in found if e["status"] == "ok"]
+    reach = (1.05 * max(measured, default=0.0) or 1.0) if distance else 1.0
+    lane = 1.1 * reach
     for row, organ in enumerate(card.organs):
-        entries = [case["organs"][organ.name] for case in metrics["cases"]]
-        entries = [entry for entry in entries if entry["status"] in COUNTED]
-        if not entries:
+        found = entries[organ.name]
+        if not found:
             continue
-        values = np.array([entry["dice"] for entry in entries])
-        if len(values) >= 4:
-            axes.boxplot(
-                values, positions=[row], orientation="horizontal", widths=0.6, showfliers=False, patch_artist=True,
-                boxprops={"facecolor": "#eef2f5", "edgecolor": "#aab7c2"}, medianprops={"color": INK, "linewidth": 2},
-                whiskerprops={"color": "#aab7c2"}, capprops={"color": "#aab7c2"}, zorder=1,
-            )  # fmt: skip
+        lanes = np.array([distance and entry["status"] != "ok" for entry in found])
+        values = np.where(lanes, lane, [entry[metric] for entry in found])
+        _box(axes, values[~lanes], row)
         offsets = np.random.default_rng(row).uniform(-0.2, 0.2, len(values)) if len(values) > 1 else np.zeros(1)
         for status, (marker, size) in MARKERS.items():
-            chosen = np.array([entry["status"] == status for entry in entries])
+            chosen = np.array([entry["status"] == status for entry in found])
             axes.scatter(values[chosen], row + offsets[chosen], s=size, marker=marker, color=hex_colour(organ.colour),
                          edgecolors=INK, linewidths=0.6, zorder=3)  # fmt: skip
-    axes.set_yticks(range(len(card.organs)), [plot_name(organ.name) for organ in card.organs])
-    axes.set_ylim(len(card.organs) - 0.4, -0.6)
-    axes.set_xlim(-0.03, 1.03)
-    axes.set_xlabel("Dice (1 is perfect)")
+    _organ_rows(axes, card)
+    axes.set_xlim(-0.03 * reach, (1.18 if distance else 1.03) * reach)
+    if distance:
+        axes.axvspan(1.04 * reach, 1.18 * reach, color="#f6e9e8", zorder=0)
+        axes.text(1.11 * reach, -0.62, "not measured", ha="center", va="bottom", fontsize=8, color="#b3261e")
+    unit = {"mm": "mm; 0 is perfect", "voxels": "0 is perfect"}.get(metric.rsplit("_", 1)[-1], "1 is perfect")
+    axes.set_xlabel(f"{TITLES[metric]} ({unit})")
+    return figure_png(figure)
+
+
+def agreement_plot(agreement: Mapping[str, Any], colour: Sequence[int]) -> bytes:
+    """Draw `volume_agreement`: the difference over the mean of both, with bias and limits of agreement.
+
+    The scale is that of the cases in which both have the organ; a miss or a false positive beyond it is at the edge.
+    """
+    figure, axes = bare_figure(2.3, width_inches=3.1)
+    bias, limits = agreement["bias_ml"], agreement["limits_ml"] or ()
+    found = [p[1] for p in agreement["points"] if p[2] == "ok"] or [p[1] for p in agreement["points"]]
+    reach = max(1.15 * max(map(abs, [bias or 0.0, *limits, *found])), 0.01)
+    for status, (marker, size) in MARKERS.items():
+        points = np.array([point[:2] for point in agreement["points"] if point[2] == status]).reshape(-1, 2)
+        axes.scatter(points[:, 0], np.clip(points[:, 1], -0.94 * reach, 0.94 * reach), s=size, marker=marker,
+                     color=hex_colour(colour), edgecolors=INK, linewidths=0.6, zorder=3)  # fmt: skip
+    axes.axhline(0, color="#8796a3", linewidth=1.0, zorder=1)
+    if bias is not None:
+        axes.axhline(bias, color=INK, linewidth=1.5, zorder=2)
+    for limit in limits:
+        axes.axhline(limit, color=INK, linewidth=1.1, linestyle="--", zorder=2)
+    axes.set_ylim(-reach, reach)
+    axes.grid(color=GRID, linewidth=0.8, axis="both")
+    axes.margins(x=0.08)
+    axes.set_xlabel("mean of both (ml)")
+    axes.set_ylabel("difference (ml)")
     return figure_png(figure)
 
 
@@ -50,8 +85,8 @@ def volume_plot(metrics: Mapping[str, Any], card: Card) -> bytes:
     figure, axes = bare_figure(4.6)
     points: list[float] = []
     for organ in card.organs:
-        entries = [case["organs"][organ.name] for case in metrics["cases"]]
-        pairs = [(e["volume_reference_ml"], e["volume_prediction_ml"]) for e in entries if e["status"] == "ok"]
+        entries = [entry for entry in _entries(metrics, organ.name) if entry["status"] == "ok"]
+        pairs = [(entry["volume_reference_ml"], entry["volume_prediction_ml"]) for entry in entries]
         if pairs:
             x, y = np.array(pairs).T
             points += [*x.tolist(), *y.tolist()]
@@ -95,6 +130,27 @@ def gain_plot(comparison: Mapping[str, Any], card: Card) -> bytes:
     axes.set_xlim(-1.15 * reach, 1.15 * reach)
     axes.set_xlabel("difference in Dice")
     return figure_png(figure)
+
+
+def _entries(metrics: Mapping[str, Any], organ: str) -> list[Mapping[str, Any]]:
+    return [case["organs"][organ] for case in metrics["cases"]]
+
+
+def _box(axes: Any, values: NDArray[np.float64], row: int) -> None:
+    """Draw the quartiles of four values or more."""
+    if len(values) < MIN_BOX:
+        return
+    pale = {"color": "#aab7c2"}
+    axes.boxplot(
+        values, positions=[row], orientation="horizontal", widths=0.6, showfliers=False, patch_artist=True,
+        boxprops={"facecolor": "#eef2f5", "edgecolor": "#aab7c2"}, medianprops={"color": INK, "linewidth": 2},
+        whiskerprops=pale, capprops=pale, zorder=1,
+    )  # fmt: skip
+
+
+def _organ_rows(axes: Any, card: Card) -> None:
+    axes.set_yticks(range(len(card.organs)), [plot_name(organ.name) for organ in card.organs])
+    axes.set_ylim(len(card.organs) - 0.4, -0.6)
 
 
 def bare_figure(height_inches: float, *, width_inches: float = WIDTH_INCHES) -> tuple[Any, Any]:

@@ -20,6 +20,7 @@ from ragsam.report.case_scores import evaluated
 from ragsam.report.evaluation import CasePair, evaluate_cases, pairs_from_cases
 from ragsam.report.page import write_report
 from ragsam.report.tables import write_metrics_csv, write_metrics_json, write_summary_tables
+from ragsam.report.viewer_code import load_viewer_code
 from ragsam.retrieval.bank import Bank, pseudonym
 
 TRACE_NAME = "retrieval.json"
@@ -37,6 +38,7 @@ def report_evaluation(
     baseline: Mapping[str, Any] | None = None,
     baseline_name: str = "without retrieval",
     provenance: Mapping[str, str] | None = None,
+    viewer: int | Sequence[str] = 0,
     **options: Any,
 ) -> dict[str, Any]:
     """Measure predictions and write metrics.json, .csv, .md and .tex and report.html into `output`.
@@ -48,12 +50,15 @@ def report_evaluation(
         support_cases: cases the bank was made of.
         baseline: metrics of the same cases without retrieval (or of any other run).
         provenance: what the predictions were made with.
+        viewer: cases with an interactive 3D view; see `write_report`.
         options: of `evaluate_cases`.
 
     Returns:
         The content of metrics.json.
     """
     output, trace_path = Path(output), Path(predictions) / TRACE_NAME
+    if viewer:
+        load_viewer_code()  # what is missing is told before the work
     metrics = evaluate_cases(pairs, card, **options)
     write_metrics_json(metrics, output / "metrics.json")
     write_metrics_csv(metrics, output / "metrics.csv")
@@ -72,6 +77,7 @@ def report_evaluation(
         baseline_name=baseline_name,
         support_cases=known,
         provenance={**(provenance or {}), **versions()},
+        viewer=viewer,
     )
     return metrics
 
