@@ -104,7 +104,7 @@
       const Niivue = await loadNiivue();
       for (const name of ["controls", "stage", "place"]) at(name).hidden = false;
       view = new Niivue({
-        backColor: [0, 0, 0, 1], dragAndDropEnabled: false, isOrientCube: true, isRadiologicalConvention: true,
+        backColor: [0, 0, 0, 1], crosshairWidth: 0.6, crosshairWidthUnit: "percent", dragAndDropEnabled: false, isOrientCube: true, isRadiologicalConvention: true,
         loadingText: "", logLevel: "error", multiplanarShowRender: 1, show3Dcrosshair: true,
       });
       view.onLocationChange = showPlace;
