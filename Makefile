@@ -23,12 +23,14 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/phantom_mean_label.py
 	$(BIN)/python benchmarks/loader_npz.py --volumes 8 --slices 1600
 	$(BIN)/python benchmarks/loader_npz.py --volumes 3 --slices 320 --enlarge 4
 	$(BIN)/python benchmarks/loader_memory.py
 	$(BIN)/python benchmarks/label_resampling.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/metrics_speed.py
+	$(BIN)/python benchmarks/report_size.py
 
 $(BIN)/python:
 	@echo "== making $(VENV) with $(PYTHON)"
