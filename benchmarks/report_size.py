@@ -81,7 +81,8 @@ def main() -> None:
     metrics = evaluate_cases(pairs, card)
     measured = time.perf_counter()
     page = args.output / "report.html"
-    options = {"trace": make_trace(pairs, size[2]), "support_cases": support, "provenance": versions()}
+    options = {"trace": make_trace(pairs, size[2]), "support_cases": support}
+    options["provenance"] = {"evaluated with": versions()}
     write_report(metrics, page, card=card, pairs=pairs, viewer=args.viewer, **options)
     done = time.perf_counter()
     out(f"{args.cases} cases of {size}, {len(card.organs)} organs; {args.viewer} in the 3D view\n")

@@ -423,7 +423,7 @@ def test_segment_goes_on_with_the_other_cases(run, refused, tmp_path):
     bad = [_cut(tmp_path)[0], _text(tmp_path)[0]]
     line = refused("segment", run, good[0], *bad, good[1], "--output", tmp_path / "out")
     assert line == "cut: the file is cut short (gzip ends early); copy it again (1 more at fault, 2 segmented)"
-    assert files_below(tmp_path / "out") == ["good1.nii.gz", "good2.nii.gz", "retrieval.json"]
+    assert files_below(tmp_path / "out") == ["good1.nii.gz", "good2.nii.gz", "provenance.json", "retrieval.json"]
     assert list(json.loads((tmp_path / "out" / "retrieval.json").read_text())["cases"]) == ["good1", "good2"]
 
 

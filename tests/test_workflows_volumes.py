@@ -43,7 +43,8 @@ def assert_same_grid(made, given):
 
 def test_label_volumes_lie_on_the_input_grid_and_on_the_organs(segmented, study):
     cases = load_datalist(study).section("test")
-    assert files_below(segmented) == sorted([*(f"{case.case}.nii.gz" for case in cases), "retrieval.json"])
+    volumes = [f"{case.case}.nii.gz" for case in cases]
+    assert files_below(segmented) == sorted([*volumes, "provenance.json", "retrieval.json"])
     for case in cases:
         labels, made = labels_of(segmented / f"{case.case}.nii.gz")
         assert_same_grid(made, nib.load(case.image))

@@ -22,9 +22,10 @@ from ragsam.report.page import write_report
 from ragsam.report.tables import write_metrics_csv, write_metrics_json, write_summary_tables
 from ragsam.report.viewer_code import load_viewer_code
 from ragsam.retrieval.bank import Bank, pseudonym
+from ragsam.workflows.provenance import provenance_rows
 
 TRACE_NAME = "retrieval.json"
-_VERSIONS = ("ragsam", "monai", "torch", "segment-anything", "faiss-cpu")
+_VERSIONS = ("ragsam", "numpy", "scipy", "nibabel")
 
 
 def report_evaluation(
@@ -37,7 +38,6 @@ def report_evaluation(
     support_cases: Sequence[Case] = (),
     baseline: Mapping[str, Any] | None = None,
     baseline_name: str = "without retrieval",
-    provenance: Mapping[str, str] | None = None,
     viewer: int | Sequence[str] = 0,
     **options: Any,
 ) -> dict[str, Any]:
@@ -45,11 +45,11 @@ def report_evaluation(
 
     Args:
         pairs: references and predictions.
-        predictions: folder of the predictions; its `retrieval.json`, if any, tells the neighbours.
+        predictions: folder of the predictions; of its files, if any, `retrieval.json` tells the neighbours, and
+            `provenance.json` what the predictions were made with.
         bank: the bank behind them, which knows the pseudonyms of `support_cases`, shown beside the query slices.
         support_cases: cases the bank was made of.
         baseline: metrics of the same cases without retrieval (or of any other run).
-        provenance: what the predictions were made with.
         viewer: cases with an interactive 3D view; see `write_report`.
         options: of `evaluate_cases`.
 
@@ -76,15 +76,15 @@ def report_evaluation(
         baseline=baseline,
         baseline_name=baseline_name,
         support_cases=known,
-        provenance={**(provenance or {}), **versions()},
+        provenance={**provenance_rows(predictions), "evaluated with": versions()},
         viewer=viewer,
     )
     return metrics
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that a result depends on."""
-    return {name: importlib.metadata.version(name) for name in _VERSIONS}
+def versions() -> str:
+    """Return the versions of the packages that a measurement depends on."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS)
 
 
 class EvaluationReport:
