@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from small_study import log_lines
 
 from ragsam.cli import main
 
@@ -49,7 +51,7 @@ def evaluate(folder, *options):
 def test_every_fault_is_named_and_the_rest_is_evaluated(folders, capsys):
     """Rows 9, 10, 13, 18 and 32."""
     assert evaluate(folders) == 2
-    faults = sorted(line.removeprefix("ragsam: ") for line in capsys.readouterr().err.splitlines())
+    faults = sorted(line.removeprefix("ragsam: ") for line in log_lines(capsys.readouterr().err))
     told = {
         "broken (reference): ": "the file is empty",
         "cut: ": "the prediction's shape is (10, 8, 5)",
@@ -77,6 +79,18 @@ def test_every_fault_is_named_and_the_rest_is_evaluated(folders, capsys):
     page = (output / "report.html").read_text(encoding="utf-8")
     assert EVIL not in page
     assert "&lt;script&gt;alert(1)&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_it_is_shown_how_far_it_is(folders, capsys, caplog, monkeypatch, jobs, terminal):
+    """A bar on a terminal; elsewhere a plain line, the last case being told in any case."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    evaluate(folders, "--jobs", jobs)
+    shown = capsys.readouterr().err
+    assert ("evaluate: 100%" in shown) == terminal
+    assert ("8/8" in shown) == terminal
+    assert ("evaluate: case 8 of 8, " in caplog.text) != terminal
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_the_page_tells_them_and_that_retrieval_was_off(run, study, segmented, t
     pages = {name: (tmp_path / name / "report.html").read_text() for name in ("with", "without")}
     for page in pages.values():
         assert f"<dt>weights</dt><dd>SHA-256 {sha256(run / 'models' / 'model.safetensors')}</dd>" in page
-        assert "vit_tiny, slices of 32 pixels, trained whole, without base weights, with lora (rank 4, targets q+v)" in page
+        assert "slices of 32 pixels, trained whole, without base weights, with lora (rank 4, targets q+v)" in page
         assert f"torch {version('torch')}" in page
         assert page.count("<dt>bank</dt>") == 1
     assert f"SHA-256 {bank_of(run)['sha256']}" in pages["with"]

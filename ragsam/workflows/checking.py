@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-import time
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from ragsam.data.cards import load_card
 from ragsam.data.datalist import read_datalist
@@ -17,11 +12,9 @@ from ragsam.data.survey import survey
 from ragsam.data.workers import cores
 from ragsam.errors import InputError
 from ragsam.files import write_json_atomic
-
-logger = logging.getLogger(__name__)
+from ragsam.workflows.case_progress import CaseProgress
 
 PAGE_NAME = "check.html"
-_LINE_EVERY_S = 10.0
 
 
 def check_data(
@@ -48,11 +41,8 @@ def check_data(
         raise InputError(f"--jobs {jobs}: no such number of processes; take 1 or more")
     data, faults = read_datalist(datalist)
     known = load_card(card or data.card)
-    progress = CaseProgress("check", sum(len(part) for part in data.sections.values()))
-    try:
+    with CaseProgress("check", sum(len(part) for part in data.sections.values())) as progress:
         summary = survey(data, known, faults=faults, jobs=jobs or cores(), done=progress)
-    finally:
-        progress.close()
     if summary_path is not None:
         write_json_atomic(summary_path, summary)
     if output is not None:
@@ -60,32 +50,3 @@ def check_data(
 
         write_check_page(summary, Path(output) / PAGE_NAME, card=known, datalist=data)
     return summary
-
-
-class CaseProgress:
-    """Shows how many cases are done: a bar on a terminal, elsewhere a plain line now and then.
-
-    Args:
-        name: what is done.
-        total: number of cases.
-    """
-
-    def __init__(self, name: str, total: int) -> None:
-        self.name = name
-        self.total = total
-        self._start = self._told = time.monotonic()
-        self._bar = tqdm(total=total, desc=name, unit="case") if sys.stderr.isatty() else None
-
-    def __call__(self, done: int) -> None:
-        """Show that `done` cases are done."""
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(done - self._bar.n)
-        elif done == self.total or now - self._told > _LINE_EVERY_S:
-            self._told = now
-            logger.info("%s: case %d of %d, %.0f s passed", self.name, done, self.total, now - self._start)
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()

@@ -22,6 +22,7 @@ from ragsam.report.page import write_report
 from ragsam.report.tables import write_metrics_csv, write_metrics_json, write_summary_tables
 from ragsam.report.viewer_code import load_viewer_code
 from ragsam.retrieval.bank import Bank, pseudonym
+from ragsam.workflows.case_progress import CaseProgress
 from ragsam.workflows.provenance import provenance_rows
 
 TRACE_NAME = "retrieval.json"
@@ -59,7 +60,7 @@ def report_evaluation(
     output, trace_path = Path(output), Path(predictions) / TRACE_NAME
     if viewer:
         load_viewer_code()  # what is missing is told before the work
-    metrics = evaluate_cases(pairs, card, **options)
+    metrics = _measured(pairs, card, options)
     write_metrics_json(metrics, output / "metrics.json")
     write_metrics_csv(metrics, output / "metrics.csv")
     write_summary_tables(metrics, output)
@@ -80,6 +81,14 @@ def report_evaluation(
         viewer=viewer,
     )
     return metrics
+
+
+def _measured(pairs: Sequence[CasePair], card: Card, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Evaluate, and show how far it is, unless the scores are there already."""
+    if "results" in options:
+        return evaluate_cases(pairs, card, **options)
+    with CaseProgress("evaluate", len(pairs)) as progress:
+        return evaluate_cases(pairs, card, progress=progress, **options)
 
 
 def versions() -> str:
