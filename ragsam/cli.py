@@ -84,7 +84,8 @@ def _train(args: argparse.Namespace) -> None:
     from ragsam.workflows.jobs import train_run
     from ragsam.workflows.knobs import parse_knob
 
-    run = train_run(args.bundle, args.data, args.output, dict(parse_knob(text) for text in args.set))
+    knobs = dict(parse_knob(text) for text in args.set)
+    run = train_run(args.bundle, args.data, args.output, knobs, resume=args.resume)
     _say(f"run: {run}")
     _say(f"next: ragsam index {run}")
 
@@ -308,6 +309,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--data", type=Path, required=True, metavar="DATALIST")
     train.add_argument("--output", type=Path, required=True, metavar="RUN")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a knob of train.yaml")
+    train.add_argument("--resume", action="store_true", help="go on with RUN where it was stopped, or begin")
     train.set_defaults(job=_train)
 
     index = commands.add_parser("index", help="build the support bank of a run's training patients")

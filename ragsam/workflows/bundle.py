@@ -47,6 +47,8 @@ def make_run(
     datalist: str | os.PathLike[str],
     output: str | os.PathLike[str],
     knobs: Mapping[str, Any] | None = None,
+    *,
+    again: bool = False,
 ) -> Path:
     """Write a run: the bundle with its knobs set, its metadata made from the data set's card.
 
@@ -55,24 +57,35 @@ def make_run(
 
     Args:
         knobs: values by the name of a knob of `train.yaml`.
+        again: write a run that is there already anew.
 
     Raises:
         InputError: unknown knob or one of another kind, faulty datalist or card, or an output that holds something.
     """
     source, target = find_bundle(bundle), Path(output)
-    require_free(target)
+    if not (again and (target / "configs").is_dir()):
+        require_free(target)
     data = load_datalist(datalist)
     require_plain(target.absolute(), data.path)
     card = load_card(data.card)
-    values: dict[str, Any] = {"datalist": str(data.path), **checked_knobs(_texts(source)["train"], knobs or {})}
+    values = given_values(_texts(source)["train"], data.path, knobs or {})
     if values.get("start"):
-        values["start"] = str(start_file(values["start"]))
         values = start_knobs(Path(values["start"]), values, card.num_classes)
     if "image_size" not in values:
         cases, axis = data.section("training"), values.get("slice_axis", 2)
         values["image_size"] = fitting_image_size(cases, values.get("spacing_mm"), axis)
     write_run(source, target, data.card, values)
     return target
+
+
+def given_values(text: str, datalist: Path, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the knobs that a command gives a training's config, checked, with the datalist, paths absolute."""
+    values: dict[str, Any] = {"datalist": str(datalist), **checked_knobs(text, knobs)}
+    if values.get("base"):
+        values["base"] = str(Path(values["base"]).absolute())
+    if values.get("start"):
+        values["start"] = str(start_file(values["start"]))
+    return values
 
 
 def write_run(bundle: Path, target: Path, card: str, values: Mapping[str, Any]) -> None:
@@ -116,7 +129,11 @@ def require_free(target: Path) -> None:
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         what = "is a run already" if (target / "configs").exists() else "holds something already"
-        raise InputError(f"{target}: {what}; choose another output, or remove it")
+        raise InputError(f"{target}: {what}; choose another output, or remove it{_resumable(target)}")
+
+
+def _resumable(target: Path) -> str:
+    return ", or go on with its training by --resume" if (target / "checkpoints").is_dir() else ""
 
 
 def _texts(bundle: Path) -> dict[str, str]:

@@ -44,18 +44,20 @@ class BestWeights:
         self.metadata = metadata
         self.metric = metric
         self.tolerance = tolerance
-        self.best = float("-inf")
 
     def attach(self, engine: Engine) -> None:
-        """Register with the evaluator."""
+        """Register with the evaluator, in whose state the best score is kept."""
+        engine.state.best_kept = float("-inf")
+        engine.state_dict_user_keys.append("best_kept")
         engine.add_event_handler(Events.COMPLETED, self.keep_if_better)
 
     def keep_if_better(self, engine: Engine) -> None:
         """Write the weights where the metric is the best so far, or as good."""
         value = float(engine.state.metrics[self.metric])
-        if not value >= self.best - self.tolerance:  # nan is no score
+        best = engine.state.best_kept
+        if not value >= best - self.tolerance:  # nan is no score
             return
-        self.best = max(self.best, value)
+        engine.state.best_kept = max(best, value)
         state = self.network.trainable_state()
         about = {**self.network.about, **self.metadata, self.metric: round(value, 6)}
         save_weights(self.path, state, about)

@@ -26,15 +26,19 @@ class History:
     def __init__(self, path: str | os.PathLike[str], validator: Engine) -> None:
         self.path = Path(path)
         self.validator = validator
-        self.rows: list[dict[str, float]] = []
         self._trainer: Engine | None = None
-        self._seconds = 0.0
         self._since = 0.0
-        self._losses: list[float] = []
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """The rows so far."""
+        return self._trainer.state.history["rows"]
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer, and with the evaluator to know its score."""
+        """Register with the trainer, in whose state the rows are kept, and with the evaluator to know its score."""
         self._trainer = engine
+        engine.state.history = {"rows": [], "seconds": 0.0, "losses": []}
+        engine.state_dict_user_keys.append("history")
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end)
@@ -44,16 +48,18 @@ class History:
         self._since = time.monotonic()
 
     def _count(self, engine: Engine) -> None:
-        self._losses.append(engine.state.output["loss"].item())
+        engine.state.history["losses"].append(engine.state.output["loss"].item())
 
     def _end(self, engine: Engine) -> None:
-        self._seconds += time.monotonic() - self._since
+        engine.state.history["seconds"] += time.monotonic() - self._since
 
     def _write(self, engine: Engine) -> None:
         state = self._trainer.state
-        loss, self._losses = sum(self._losses) / max(len(self._losses), 1), []
+        seconds, losses = state.history["seconds"], state.history["losses"]
+        loss = sum(losses) / max(len(losses), 1)
+        state.history["losses"] = []
         score = engine.state.metrics[engine.state.key_metric_name]
-        row = (state.epoch, state.iteration, round(self._seconds, 2), round(loss, 6), round(float(score), 6))
+        row = (state.epoch, state.iteration, round(seconds, 2), round(loss, 6), round(float(score), 6))
         self.rows.append(dict(zip(COLUMNS, row, strict=True)))
         table = io.StringIO()
         writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")

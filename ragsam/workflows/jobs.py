@@ -16,7 +16,9 @@ from ragsam.errors import InputError
 from ragsam.workflows.bundle import make_run, require_plain, root_cause, run_config
 from ragsam.workflows.dicom_seg import require_dicom, write_case_seg
 from ragsam.workflows.inputs import cases_of_inputs, is_dicom, skipped_files
+from ragsam.workflows.interrupted import can_resume, require_same_training
 from ragsam.workflows.knobs import checked_knobs
+from ragsam.workflows.resuming import remove_drafts
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +31,26 @@ def train_run(
     datalist: str | os.PathLike[str],
     output: str | os.PathLike[str],
     knobs: Mapping[str, Any] | None = None,
+    *,
+    resume: bool = False,
 ) -> Path:
     """Make a run and train it; see `make_run`. Where bad input stops it before there are weights, no run is left.
 
+    Args:
+        resume: go on with the run of `output` after the last epoch that it finished; where there is none, begin.
+
     Raises:
-        InputError: as `make_run`, or a faulty case.
+        InputError: as `make_run`, a faulty case, or a run that was begun with other data or knobs.
     """
-    run = make_run(bundle, datalist, output, knobs)
+    run = Path(output)
+    again, resume = resume, resume and can_resume(run)
+    if resume:
+        require_same_training(run, datalist, knobs or {})
+        remove_drafts(run)
+    else:
+        make_run(bundle, datalist, output, knobs, again=again)
     try:
-        run_config(run, "train")
+        run_config(run, "train", resume=resume)
     except InputError:
         if not (run / "models" / "model.safetensors").exists():
             shutil.rmtree(run)

@@ -27,12 +27,14 @@ class Progress:
         self.loss = loss
         self._losses: list[float] = []
         self._start = 0.0
+        self._first = 0
 
     def attach(self, engine: Engine) -> None:
         """Register with an engine."""
         if sys.stderr.isatty():
             ProgressBar(desc=self.name).attach(engine, output_transform=self._last_loss if self.loss else None)
         engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._note_first)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
         engine.add_event_handler(Events.EPOCH_COMPLETED if self.loss else Events.ITERATION_COMPLETED, self._line)
 
@@ -41,7 +43,11 @@ class Progress:
         return {"loss": output["loss"].item()}
 
     def _begin(self, engine: Engine) -> None:
-        self._start, self._losses = time.monotonic(), []
+        self._start, self._losses, self._first = time.monotonic(), [], 0
+
+    def _note_first(self, engine: Engine) -> None:
+        """Note the epoch that comes first: of a resumed training it is a later one."""
+        self._first = self._first or engine.state.epoch
 
     def _count(self, engine: Engine) -> None:
         if self.loss:
@@ -53,7 +59,7 @@ class Progress:
             done, of = state.epoch, state.max_epochs
             loss = sum(self._losses) / max(len(self._losses), 1)
             self._losses = []
-            left = passed / done * (of - done)
+            left = passed / (done - self._first + 1) * (of - done)
             line = "%s: epoch %d of %d, loss %.4f, %.0f s passed, about %.0f s left"
             logger.info(line, self.name, done, of, loss, passed, left)
         else:

@@ -1,0 +1,40 @@
+"""Randomness by epoch: what an epoch draws depends on the seed and its number alone, not on what went before."""
+
+from __future__ import annotations
+
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.utils import set_determinism
+
+from ragsam.data.slices import SliceDataset
+
+
+class EpochSeeds:
+    """Seeds every source of random numbers at the start of each epoch, so that a training can go on at any epoch.
+
+    Seeded are Python's, numpy's and torch's generators, on all devices, and the random transforms of the slices. Worker
+    processes draw their seeds from torch's, and so do samplers.
+
+    Args:
+        seed: of the training.
+        dataset: the training slices.
+    """
+
+    def __init__(self, seed: int, dataset: SliceDataset) -> None:
+        self.seed = seed
+        self.dataset = dataset
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer; after the handlers that draw at an epoch's start, its batches come later still."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+
+    def start(self, engine: Engine) -> None:
+        """Seed for the epoch at hand."""
+        seed = epoch_seed(self.seed, engine.state.epoch)
+        set_determinism(seed=seed)
+        self.dataset.set_random_state(seed)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return the seed of an epoch, 32 bits; those of neighbouring seeds and epochs have nothing in common."""
+    return int(np.random.SeedSequence([seed % 2**32, epoch]).generate_state(1)[0])
