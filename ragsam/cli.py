@@ -93,7 +93,9 @@ def _train(args: argparse.Namespace) -> None:
 def _index(args: argparse.Namespace) -> None:
     from ragsam.workflows.jobs import index_run
 
-    folder, slices, patients = index_run(args.run, args.output)
+    if args.section and not args.add:
+        raise InputError("--section: of the datalist to add; name one with --add")
+    folder, slices, patients = index_run(args.run, args.output, add=args.add, section=args.section or "training")
     _say(f"bank: {folder}, {slices} slices of {patients} patients")
 
 
@@ -104,12 +106,25 @@ def _segment(args: argparse.Namespace) -> None:
     from ragsam.workflows.jobs import segment_with_run
     from ragsam.workflows.knobs import parse_knob
 
+    if args.remove:
+        _remove(args)
+        return
     cases = segment_with_run(
         args.run,
         args.input,
         args.output,
         section=args.section,
         bank=args.bank,
+def _remove(args: argparse.Namespace) -> None:
+    from ragsam.retrieval.bank_removal import remove_patients
+
+    if args.add:
+        raise InputError("--remove: not with --add; do one after the other")
+    folder = args.output or args.run / "bank"
+    manifest = remove_patients(folder, args.remove)
+    _say(f"bank: {folder}, {manifest['slices']} slices of {manifest['patients']} patients")
+
+
         retrieval=not args.no_retrieval,
         series=args.series,
         dicom_seg=args.dicom_seg,
@@ -312,7 +327,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on with RUN where it was stopped, or begin")
     train.set_defaults(job=_train)
 
-    index = commands.add_parser("index", help="build the support bank of a run's training patients")
+    index = commands.add_parser("index", help="build the support bank of a run's training patients, or grow it")
     index.add_argument("run", type=Path)
     index.add_argument("--output", type=Path, metavar="BANK", help="default: the run's own bank/")
     index.set_defaults(job=_index)
@@ -329,6 +344,9 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("--ensemble", type=Path, nargs="+", default=[], metavar="RUN", help="average with other runs")
     segment.add_argument("--uncertainty", action="store_true", help="write a map of the entropy too")
     segment.add_argument("--probabilities", action="store_true", help="write a map for every organ too")
+    index.add_argument("--add", type=Path, metavar="DATALIST", help="put its cases beside those of the bank")
+    index.add_argument("--section", help="of the datalist to add (default: training)")
+    index.add_argument("--remove", nargs="+", metavar="PATIENT", help="take patients out of the bank, by their keys")
     segment.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as test_shift=3")
     segment.add_argument("--prompts", type=Path, metavar="JSON", help="objects to find by clicks, boxes and drafts")
     segment.set_defaults(job=_segment)

@@ -200,6 +200,7 @@ def partial_batch(patient, annotated):
         "patient": [f"p{patient}"],
         "case": [f"c{patient}"],
         "slice": [0],
+        "height": [0.0],
         "annotated": torch.tensor([annotated]),
     }
 

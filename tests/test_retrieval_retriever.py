@@ -68,7 +68,7 @@ def test_a_patient_with_more_slices_than_neighbours_leaves_none_of_them_and_k_ot
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     patients = np.array(["p0"] * 30 + ["p1"] * 8)
     retriever = Retriever(neighbours=4)
-    retriever.attach(Bank(vectors, np.zeros((38, 2, 2), np.uint8), patients, patients, np.arange(38), {}))
+    retriever.attach(Bank(vectors, np.zeros((38, 2, 2), np.uint8), patients, patients, np.arange(38), np.zeros(38), {}))
     assert (retriever.search(vectors[:1], [set()]).rows < 30).all()
     found = retriever.search(vectors[:1], [{"p0"}])
     assert found.rows.tolist() == [[37, 36, 35, 34]]
@@ -104,7 +104,9 @@ def test_two_neighbours_by_hand():
     """Cosines 1 and 0 at temperature 1: weights e / (e + 1) and 1 / (e + 1)."""
     retriever = Retriever(neighbours=2, temperature=1.0)
     names = np.array(["p0", "p1"])
-    retriever.attach(Bank(np.eye(2, dtype=np.float32), np.zeros((2, 2, 2), np.uint8), names, names, np.arange(2), {}))
+    retriever.attach(
+        Bank(np.eye(2, dtype=np.float32), np.zeros((2, 2, 2), np.uint8), names, names, np.arange(2), np.zeros(2), {})
+    )
     found = retriever.search(np.array([[0.0, 1.0]], np.float32), [set()])
     assert found.rows.tolist() == [[1, 0]]
     np.testing.assert_allclose(found.weights, [[np.e / (np.e + 1), 1 / (np.e + 1)]])
@@ -229,7 +231,7 @@ def test_no_result_ever_belongs_to_the_query_and_the_rest_is_exact(counts, neigh
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     retriever = Retriever(neighbours=neighbours)
     labels = np.zeros((total, 1, 1), np.uint8)
-    retriever.attach(Bank(vectors[:total], labels, patients, patients, np.arange(total), {}))
+    retriever.attach(Bank(vectors[:total], labels, patients, patients, np.arange(total), np.zeros(total), {}))
     keys = st.sets(st.sampled_from([*sorted(set(patients)), "unknown"]))
     own = data.draw(st.lists(keys, min_size=3, max_size=3))
     found = retriever.search(vectors[total:], own)

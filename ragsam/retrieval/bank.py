@@ -1,36 +1,30 @@
 """The support bank: labelled slices of many patients, with the descriptors by which they are found.
 
-On disk a bank is a folder: `manifest.json` names the other files with their SHA-256, ends with its own, and is replaced
-last, so that a killed writer leaves the old bank or the new one. Patients and cases appear under pseudonyms: a salted
-hash of their key. That hides the key from a reader; it does not make a label map anonymous.
+On disk a bank is a folder of parts: what was indexed at once is a part, and a bank grows by another one.
+`manifest.json` names the files of all parts with their SHA-256, ends with its own, and is replaced last, so that a
+killed writer leaves the old bank or the new one. Patients and cases appear under pseudonyms: a salted hash of their
+key. That hides the key from a reader; it does not make a label map anonymous.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ragsam.errors import InputError
-from ragsam.files import atomic_write, read_json, sha256_file, write_json_atomic
+from ragsam.retrieval.bank_arrays import PartedArray
+from ragsam.retrieval.bank_manifest import read_manifest, read_rows
+from ragsam.retrieval.bank_rows import Rows, classes_present, joined, pseudonym, rows_of_batch
+from ragsam.retrieval.bank_writer import BankWriter
 
-FORMAT_VERSION = 2
-_COLUMNS = ("patient", "case", "slice", "annotated")
-_REMAKE = "make it anew with `ragsam index`"
-
-
-def pseudonym(key: str, salt: str, prefix: str) -> str:
-    """Return `prefix` and 10 hexadecimal digits that stand for `key`."""
-    return prefix + hashlib.sha256(f"{salt}/{prefix}/{key}".encode()).hexdigest()[:10]
+__all__ = ["Bank", "pseudonym"]
 
 
 @dataclass
@@ -42,59 +36,62 @@ class Bank:
         labels: [N, S, S], uint8, on the network's own grid.
         patients, cases: [N], pseudonyms.
         slices: [N], index of the slice in its volume, oriented to RAS.
+        heights: [N], 0-1, of the slice in its volume.
         fit: what a user of the bank must share with it: card, labels, preprocessing, descriptor and, where the
             descriptor needs it, the encoder's fingerprint.
         salt: of the pseudonyms.
         annotated: [N, K + 1], bool, the classes that each slice's case annotates; None where every case annotates all.
+        images: [N, s, s], uint8, the slice's middle channel, 0-1 scaled to 0-255; None where they are not kept.
+        embeddings: [N, C, h, w], float16, by the encoder; None where they are not kept.
+        present: [N, C], bool, the classes of which the slice has a pixel; None finds it out.
     """
 
     descriptors: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | PartedArray
     patients: np.ndarray
     cases: np.ndarray
     slices: np.ndarray
+    heights: np.ndarray
     fit: dict[str, Any]
     salt: str = field(default_factory=lambda: secrets.token_hex(16))
     annotated: np.ndarray | None = None
+    images: np.ndarray | PartedArray | None = None
+    embeddings: np.ndarray | PartedArray | None = None
+    present: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.present is None:
+            self.present = classes_present(self.labels)
 
     def __len__(self) -> int:
         return len(self.descriptors)
 
-    @classmethod
-    def collect(cls, batches: Iterable[Mapping[str, Any]], fit: dict[str, Any]) -> Bank:
-        """Make a bank of batches {"descriptor" [B, D], "label" [B, S, S], "patient", "case", "slice"}.
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """The arrays that not every bank holds, and this one does."""
+        return tuple(name for name in ("images", "embeddings") if getattr(self, name) is not None)
 
-        They may hold "annotated" [B, K + 1] too; without it every class is.
+    @classmethod
+    def collect(cls, batches: Iterable[Mapping[str, Any]], fit: dict[str, Any], keeps: Sequence[str] = ()) -> Bank:
+        """Make a bank in memory of batches as `rows_of_batch` takes them.
+
+        Args:
+            fit: what it is made for.
+            keeps: "images" and "embeddings", where the bank is to hold them.
 
         Raises:
             InputError: an item without patient, or no item at all.
         """
         salt = secrets.token_hex(16)
-        names = ("descriptor", "label", "patient", "case", "slice", "annotated")
-        parts: dict[str, list[Any]] = {name: [] for name in names}
-        for batch in batches:
-            for patient, case in zip(batch["patient"], batch["case"], strict=True):
-                if not patient:
-                    raise InputError(f"{case}: no patient; a bank needs one for every slice")
-            parts["descriptor"].append(np.asarray(batch["descriptor"], np.float32))
-            parts["label"].append(np.asarray(batch["label"], np.uint8))
-            parts["patient"] += [pseudonym(str(key), salt, "p") for key in batch["patient"]]
-            parts["case"] += [pseudonym(str(key), salt, "c") for key in batch["case"]]
-            parts["slice"] += [int(z) for z in batch["slice"]]
-            if "annotated" in batch:
-                parts["annotated"].append(np.asarray(batch["annotated"], bool))
-        if not parts["slice"]:
+        parts = [rows_of_batch(batch, salt, keeps) for batch in batches]
+        if not parts:
             raise InputError("bank: no labelled slice to put in; check the datalist's training section")
-        return cls(
-            np.concatenate(parts["descriptor"]),
-            np.concatenate(parts["label"]),
-            np.array(parts["patient"]),
-            np.array(parts["case"]),
-            np.array(parts["slice"]),
-            fit,
-            salt,
-            _unless_all(parts["annotated"]),
-        )
+        return cls._of_rows(joined(parts), fit, salt)
+
+    @classmethod
+    def _of_rows(cls, rows: Rows, fit: dict[str, Any], salt: str) -> Bank:
+        annotated = rows.pop("annotated")
+        return cls(**rows, fit=fit, salt=salt, annotated=None if annotated.all() else annotated)
 
     def own_patients(self, patient: str | None, case: str | None) -> set[str]:
         """Return the pseudonyms under which a query's patient may stand: by its key, and by a case of that name."""
@@ -103,40 +100,56 @@ class Bank:
             own |= set(self.patients[self.cases == pseudonym(case, self.salt, "c")].tolist())
         return own
 
+    def allowed(
+        self,
+        *,
+        without: Collection[str] = (),
+        holding: int | None = None,
+        heights: tuple[float, float] | None = None,
+    ) -> np.ndarray | None:
+        """Return the rows that a search may find, as a mask [N]; None where nothing limits it.
+
+        Args:
+            without: pseudonyms of patients to leave out.
+            holding: a class of which the slice must have a pixel.
+            heights: lowest and highest height, both included.
+        """
+        names, codes = self._patient_codes
+        left_out = np.isin(names, list(without)) if without else np.zeros(len(names), bool)
+        mask = ~left_out[codes]
+        if holding is not None:
+            mask &= self.present[:, holding] if holding < self.present.shape[1] else False
+        if heights is not None:
+            mask &= (heights[0] <= self.heights) & (self.heights <= heights[1])
+        return None if mask.all() else mask
+
+    @cached_property
+    def _patient_codes(self) -> tuple[np.ndarray, np.ndarray]:
+        """The patients' pseudonyms, and which of them each row has."""
+        return np.unique(self.patients, return_inverse=True)
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the bank into `folder`; an older bank there is replaced whole.
 
         Raises:
-            InputError: the folder cannot be written.
+            InputError: the folder cannot be written, or another process writes to it.
         """
-        folder = Path(folder)
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        writer.writerows(zip(self.patients, self.cases, self.slices, self._annotated_texts(), strict=True))
-        files = {
-            "descriptors": _write_named(folder, "descriptors", ".npy", lambda p: np.save(p, self.descriptors)),
-            "labels": _write_named(folder, "labels", ".npy", lambda p: np.save(p, self.labels)),
-            "slices": _write_named(folder, "slices", ".csv", lambda p: p.write_text(table.getvalue())),
-        }
-        manifest = {
-            "format": FORMAT_VERSION,
-            "slices": len(self),
-            "patients": len(set(self.patients)),
-            "fit": self.fit,
-            "salt": self.salt,
-            "files": files,
-        }
-        write_json_atomic(folder / "manifest.json", {**manifest, "sha256": _digest(manifest)})
-        kept = {entry["name"] for entry in files.values()}
-        for stem in files:
-            for path in folder.glob(f"{stem}-*"):
-                if path.name not in kept:
-                    path.unlink()
+        with BankWriter(folder, self.fit, keeps=self.keeps, salt=self.salt) as writer:
+            for start in range(0, len(self), 1024):
+                writer.append(self._block(slice(start, start + 1024)))
+            writer.commit()
+
+    def _block(self, rows: slice) -> Rows:
+        names = ("descriptors", "labels", "patients", "cases", "slices", "heights", "present", *self.keeps)
+        block = {name: np.asarray(getattr(self, name)[rows]) for name in names}
+        empty = np.ones((len(block["slices"]), 0), bool)
+        return {**block, "annotated": empty if self.annotated is None else self.annotated[rows]}
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], fit: Mapping[str, Any] | None = None) -> Bank:
-        """Open a bank, its labels memory-mapped, after every file's SHA-256 is found right.
+        """Open a bank, all but the descriptors memory-mapped, after every file's SHA-256 is found right.
+
+        A writer who replaces the bank meanwhile does not matter: what is opened is the old bank or the new one.
 
         Args:
             fit: what the bank must have been made for; None takes any.
@@ -145,58 +158,10 @@ class Bank:
             InputError: no bank, a damaged one, or one made for something else.
         """
         folder = Path(folder)
-        if not (folder / "manifest.json").is_file():
-            raise InputError(f"bank {folder.name}: no manifest.json in it; make a bank with `ragsam index`")
-        manifest = read_json(folder / "manifest.json")
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
-            raise InputError(f"bank {folder.name}: not a bank of format {FORMAT_VERSION}; {_REMAKE}")
-        if manifest.pop("sha256", None) != _digest(manifest):
-            raise InputError(f"bank {folder.name}: its manifest is damaged; {_REMAKE}")
-        for name, want in (fit or {}).items():
-            have = manifest["fit"].get(name)
-            if have != want:
-                raise InputError(f"bank {folder.name}: made for another {name} ({have}, not {want}); {_REMAKE}")
-        paths = {}
-        for stem, entry in manifest["files"].items():
-            path = paths[stem] = folder / Path(entry["name"]).name
-            if not path.is_file() or sha256_file(path) != entry["sha256"]:
-                raise InputError(f"bank {folder.name}: {stem} is missing or damaged; {_REMAKE}")
-        rows = list(csv.reader(io.StringIO(paths["slices"].read_text())))[1:]
-        return cls(
-            np.load(paths["descriptors"], allow_pickle=False),
-            np.load(paths["labels"], mmap_mode="r", allow_pickle=False),
-            np.array([row[0] for row in rows]),
-            np.array([row[1] for row in rows]),
-            np.array([int(row[2]) for row in rows]),
-            manifest["fit"],
-            manifest["salt"],
-            _unless_all([np.array([[digit == "1" for digit in row[3]] for row in rows], bool)]),
-        )
-
-    def _annotated_texts(self) -> list[str]:
-        """Return a digit a class for each slice, 1 for annotated; nothing where every class is."""
-        if self.annotated is None:
-            return [""] * len(self)
-        return ["".join("01"[int(known)] for known in row) for row in self.annotated]
-
-
-def _unless_all(parts: list[np.ndarray]) -> np.ndarray | None:
-    """Join masks [n, K + 1] to one, or return None where they say no more than that everything is annotated."""
-    annotated = np.concatenate(parts) if parts else np.ones((0, 0), bool)
-    return None if annotated.all() else annotated
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    """Return the SHA-256 of a manifest's content: a wrong salt, above all, would let own patients through."""
-    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
-
-
-def _write_named(folder: Path, stem: str, suffix: str, write: Any) -> dict[str, str]:
-    """Write a file under a name that tells its content, so that an older manifest's file is never overwritten."""
-    draft = folder / f"{stem}-draft{suffix}"
-    with atomic_write(draft) as temporary:
-        write(temporary)
-    digest = sha256_file(draft)
-    final = folder / f"{stem}-{digest[:12]}{suffix}"
-    os.replace(draft, final)
-    return {"name": final.name, "sha256": digest}
+        while True:
+            manifest = read_manifest(folder, fit)
+            try:
+                return cls._of_rows(read_rows(folder, manifest), manifest["fit"], manifest["salt"])
+            except InputError:
+                if read_manifest(folder, fit) == manifest:
+                    raise

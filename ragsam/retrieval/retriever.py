@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ class Retriever:
 
     Attributes:
         bank: where it looks; None until one is attached, and then every query comes back without supports.
+        keeps: of "images" and "embeddings" those that a bank of its making holds beside the labels.
         query: (patient, case) of the volume at hand, whose own slices are left out; set before a volume is segmented.
         trace: what was found, by lookup, when `record` is set.
     """
@@ -45,6 +46,7 @@ class Retriever:
         self.descriptor = descriptor
         self.neighbours = neighbours
         self.temperature = temperature
+        self.keeps: tuple[str, ...] = ()
         self.bank: Bank | None = None
         self.query: tuple[str | None, str | None] = (None, None)
         self.record = False
@@ -73,16 +75,26 @@ class Retriever:
             fit: what the bank is made for, see `Bank`.
             encode: image [B, 3, H, W] to embedding [B, C, h, w]; needed by descriptors that look at it.
         """
-
-        def described() -> Iterable[dict[str, Any]]:
-            for batch in batches:
-                embedding = encode(batch["image"]) if self.needs_embedding else None
-                vectors = self.describe(batch["image"], embedding, batch["height"])
-                yield {**batch, "descriptor": vectors, "label": batch["label"][:, 0].numpy()}
-
-        bank = Bank.collect(described(), fit)
+        bank = Bank.collect(self.described(batches, encode, self.keeps), fit, self.keeps)
         self.attach(bank)
         return bank
+
+    def described(
+        self, batches: Iterable[Mapping[str, Any]], encode: Any = None, keeps: Sequence[str] = ()
+    ) -> Iterator[dict[str, Any]]:
+        """Make of a loader's batches those of a bank: descriptors beside the labels, and what it keeps.
+
+        Args:
+            batches, encode: see `build`.
+            keeps: of "images" and "embeddings" those that the bank holds.
+        """
+        for batch in batches:
+            embedding = encode(batch["image"]) if self.needs_embedding or "embeddings" in keeps else None
+            image, vectors = batch["image"], self.describe(batch["image"], embedding, batch["height"])
+            rows = {**batch, "descriptor": vectors, "label": batch["label"][:, 0].numpy()}
+            rows["image"] = (image[:, image.shape[1] // 2] * 255).round().byte().cpu().numpy()
+            rows["embedding"] = None if embedding is None else embedding.half().cpu().numpy()
+            yield rows
 
     def search(self, vectors: np.ndarray, own: Sequence[set[str]]) -> Neighbours:
         """Return the nearest slices of other patients.

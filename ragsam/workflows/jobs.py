@@ -13,7 +13,7 @@ from ragsam.data.cards import load_card
 from ragsam.data.datalist import Case
 from ragsam.data.validation import read_volume_checked
 from ragsam.errors import InputError
-from ragsam.workflows.bundle import make_run, require_plain, root_cause, run_config
+from ragsam.workflows.bundle import make_run, run_config
 from ragsam.workflows.dicom_seg import require_dicom, write_case_seg
 from ragsam.workflows.inputs import cases_of_inputs, is_dicom, skipped_files
 from ragsam.workflows.interrupted import can_resume, require_same_training
@@ -58,41 +58,31 @@ def train_run(
     return run
 
 
-def index_run(run: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> tuple[Path, int, int]:
-    """Put the labelled slices of a run's training patients into a bank.
+def index_run(
+    run: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    add: str | os.PathLike[str] | None = None,
+    section: str = "training",
+) -> tuple[Path, int, int]:
+    """Put the labelled slices of a run's training patients into a bank, or those of more patients beside them.
 
     Args:
         run: a trained run.
         output: folder of the bank; None takes the run's own `bank/`.
+        add: datalist whose `section` is added to the bank that is there; nothing of that bank is encoded again.
 
     Returns:
         The folder, and how many slices of how many patients it holds.
 
     Raises:
-        InputError: no trained run, or training data that cannot be read.
+        InputError: as `write_bank`.
     """
-    from monai.bundle import ConfigParser
+    from ragsam.workflows.indexing import write_bank
 
-    from ragsam.workflows.checkpoint_handler import WeightsLoader
-    from ragsam.workflows.retrieval_handler import build_bank
-
-    root = Path(run).absolute()
-    config = root / "configs" / "train.yaml"
-    if not config.is_file():
-        raise InputError(f"{run}: not a run (no configs/train.yaml); make one with `ragsam train`")
-    require_plain(root)
-    parser = ConfigParser()
-    parser.read_config(str(config))
-    parser["bundle_root"] = str(root)
-    get = parser.get_parsed_content
-    try:
-        WeightsLoader(get("network"), get("weights")).load()
-        bank = build_bank(get("retriever"), get("network"), get("train#dataset"), get("preparation"))
-    except Exception as error:
-        raise root_cause(error) from error
-    folder = Path(output) if output else root / "bank"
-    bank.save(folder)
-    return folder, len(bank), len(set(bank.patients))
+    folder = Path(output) if output else Path(run).absolute() / "bank"
+    manifest = write_bank(run, folder, add=add, section=section)
+    return folder, manifest["slices"], manifest["patients"]
 
 
 def segment_with_run(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,17 @@ def encoder_fingerprint(network: Segmenter) -> str:
 def build_bank(
     retriever: Retriever, network: Segmenter, dataset: SliceDataset, preparation: dict[str, Any], batch_size: int = 32
 ) -> Bank:
-    """Put every slice of a dataset, unaugmented, into a bank and attach it to the retriever."""
+    """Put every slice of a dataset, unaugmented, into a bank in memory and attach it to the retriever."""
+    fit, keeps = bank_fit(retriever, network, preparation), retriever.keeps
+    bank = Bank.collect(bank_batches(retriever, network, dataset, keeps, batch_size), fit, keeps)
+    retriever.attach(bank)
+    return bank
+
+
+def bank_batches(
+    retriever: Retriever, network: Segmenter, dataset: SliceDataset, keeps: Sequence[str] = (), batch_size: int = 32
+) -> Iterator[dict[str, Any]]:
+    """Yield every slice of a dataset, unaugmented, as a bank takes them; see `Retriever.described`."""
     device = next(network.parameters()).device
 
     @torch.no_grad()
@@ -62,8 +73,9 @@ def build_bank(
 
     # A generator of its own: MONAI's loader would set torch's global one back to its first seed.
     generator = torch.Generator().manual_seed(0)
-    loader = DataLoader(dataset.plain(), batch_size=batch_size, num_workers=0, generator=generator)
-    return retriever.build(loader, bank_fit(retriever, network, preparation), encode)
+    slices = dataset if dataset.augmentation is None else dataset.plain()
+    loader = DataLoader(slices, batch_size=batch_size, num_workers=0, generator=generator)
+    return retriever.described(loader, encode, keeps)
 
 
 class TrainingRetrieval:

@@ -1,0 +1,169 @@
+"""The manifest of a bank: which files belong to it, and whether they are whole; and the lock of its writers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ragsam.errors import InputError
+from ragsam.files import read_json, sha256_file, write_json_atomic
+from ragsam.retrieval.bank_arrays import PartedArray, open_array
+from ragsam.retrieval.bank_rows import ARRAYS, OPTIONAL, Rows, joined, rows_of_table
+
+FORMAT_VERSION = 3
+MANIFEST = "manifest.json"
+DRAFT = "draft.jsonl"
+LOCK = ".lock"
+REMAKE = "make it anew with `ragsam index`"
+_FILE = re.compile(r"(descriptors|labels|images|embeddings|slices)-[0-9a-f]{12}\.(npy|csv)")
+
+
+def read_manifest(folder: Path, fit: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read a bank's manifest; the files that it names are not looked at, see `read_rows`.
+
+    Args:
+        fit: what the bank must have been made for; None takes any.
+
+    Raises:
+        InputError: none, a damaged one, or one made for something else.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"bank {folder.name}: no manifest.json in it; make a bank with `ragsam index`")
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
+        raise InputError(f"bank {folder.name}: not a bank of format {FORMAT_VERSION}; {REMAKE}")
+    if manifest.pop("sha256", None) != digest(manifest):
+        raise InputError(f"bank {folder.name}: its manifest is damaged; {REMAKE}")
+    for name, want in (fit or {}).items():
+        have = manifest["fit"].get(name)
+        if have != want:
+            raise InputError(f"bank {folder.name}: made for another {name} ({have}, not {want}); {REMAKE}")
+    return manifest
+
+
+def digest(manifest: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's content: a wrong salt, above all, would let own patients through."""
+    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Replace a bank's manifest, by which its parts become the bank, and remove what it does not name."""
+    write_json_atomic(folder / MANIFEST, {**manifest, "sha256": digest(manifest)})
+    remove_unnamed(folder, manifest)
+
+
+def remove_unnamed(folder: Path, manifest: Mapping[str, Any] | None, draft: str | None = None) -> None:
+    """Remove files of earlier banks and given-up drafts; keep the manifest's, and the draft of that name."""
+    parts = manifest["parts"] if manifest else []
+    named = {entry["name"] for part in parts for entry in part["files"].values()}
+    for path in folder.iterdir():
+        of_part = _FILE.fullmatch(path.name) and path.name not in named and not (draft and draft in path.name)
+        if of_part or path.name.startswith(".tmp-"):
+            path.unlink(missing_ok=True)
+    if draft is None:
+        (folder / DRAFT).unlink(missing_ok=True)
+
+
+def read_rows(folder: Path, manifest: Mapping[str, Any]) -> Rows:
+    """Open the parts of a bank as one, its labels, images and embeddings memory-mapped.
+
+    Sizes are compared before anything is allocated; then every file's SHA-256 must be the manifest's.
+
+    Raises:
+        InputError: a file that is missing or damaged.
+    """
+    checks = [(part["slices"], *item) for part in manifest["parts"] for item in part["files"].items()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        opened = list(pool.map(lambda check: _open_file(folder, *check), checks))
+    stems: dict[str, list[Any]] = {}
+    for (_, stem, _), content in zip(checks, opened, strict=True):
+        stems.setdefault(stem, []).append(content)
+    rows = joined(stems.pop("slices"))
+    for stem, parts in stems.items():
+        rows[stem] = parts[0] if len(parts) == 1 else PartedArray(parts)
+    rows["descriptors"] = np.array(rows["descriptors"])  # searched as a whole: in memory
+    return rows
+
+
+def _open_file(folder: Path, count: int, stem: str, entry: Mapping[str, str]) -> Any:
+    fault = InputError(f"bank {folder.name}: {stem} is missing or damaged; {REMAKE}")
+    path = folder / entry["name"]
+    if not _FILE.fullmatch(path.name) or path.parent != folder or not path.is_file():
+        raise fault
+    try:
+        array = None if stem == "slices" else open_array(path, count, *ARRAYS[stem])
+        if sha256_file(path) != entry["sha256"]:
+            raise fault
+        if array is not None:
+            return array
+        table = rows_of_table(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, IndexError) as error:
+        raise fault from error
+    if len(table["slices"]) != count:
+        raise fault
+    return table
+
+
+def part_names(part: str, keeps: Sequence[str]) -> dict[str, str]:
+    """Return the names of a part's files, by what is in them."""
+    stems = [name for name in ARRAYS if name not in OPTIONAL or name in keeps]
+    return {stem: f"{stem}-{part}.npy" for stem in stems} | {"slices": f"slices-{part}.csv"}
+
+
+def part_entry(folder: Path, names: Mapping[str, str], count: int) -> dict[str, Any]:
+    """Return a manifest's entry of a part whose files are finished."""
+    files = {stem: {"name": name, "sha256": sha256_file(folder / name)} for stem, name in names.items()}
+    return {"slices": count, "files": files}
+
+
+def manifest_of(
+    folder: Path, fit: Mapping[str, Any], keeps: Sequence[str], salt: str, parts: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the manifest of a bank of these parts."""
+    tables = [rows_of_table((folder / part["files"]["slices"]["name"]).read_text("utf-8")) for part in parts]
+    return {
+        "format": FORMAT_VERSION,
+        "slices": sum(part["slices"] for part in parts),
+        "patients": len(set().union(*(table["patients"].tolist() for table in tables))),
+        "cases": len(set().union(*(table["cases"].tolist() for table in tables))),
+        "fit": dict(fit),
+        "keeps": list(keeps),
+        "salt": salt,
+        "parts": parts,
+    }
+
+
+@contextmanager
+def writer_lock(folder: Path) -> Iterator[None]:
+    """Keep other writers out of a bank's folder, which is made where there is none. Readers need no lock.
+
+    Raises:
+        InputError: another process writes, or the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"bank {folder.name}: another process writes to it; wait until it is done") from error
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another output folder") from error
+    try:
+        yield
+    finally:
+        if {path.name for path in folder.iterdir()} <= {LOCK}:
+            (folder / LOCK).unlink(missing_ok=True)  # while it is held, so that nobody holds a lock without a name
+            with suppress(OSError):
+                folder.rmdir()
+        lock.release()

@@ -1,0 +1,118 @@
+"""The rows of a bank: what is kept of a slice, with patient and case under pseudonyms."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ragsam.errors import InputError
+
+#: The arrays that a bank may hold, a row a slice: dtype and number of axes.
+ARRAYS: dict[str, tuple[type, int]] = {
+    "descriptors": (np.float32, 2),
+    "labels": (np.uint8, 3),
+    "images": (np.uint8, 3),
+    "embeddings": (np.float16, 4),
+}
+#: Those that not every bank holds.
+OPTIONAL = ("images", "embeddings")
+COLUMNS = ("patient", "case", "slice", "height", "classes", "annotated")
+_IN_BATCH = {"descriptors": "descriptor", "labels": "label", "images": "image", "embeddings": "embedding"}
+
+#: Arrays by name, all of the same length: those of `ARRAYS`, and patients, cases, slices, heights, present, annotated.
+Rows = dict[str, np.ndarray]
+
+
+def pseudonym(key: str, salt: str, prefix: str) -> str:
+    """Return `prefix` and 10 hexadecimal digits that stand for `key`."""
+    return prefix + hashlib.sha256(f"{salt}/{prefix}/{key}".encode()).hexdigest()[:10]
+
+
+def rows_of_batch(batch: Mapping[str, Any], salt: str, keeps: Sequence[str] = ()) -> Rows:
+    """Return the rows of a batch {"descriptor" [B, D], "label" [B, S, S], "patient", "case", "slice", "height"}.
+
+    Args:
+        batch: may hold "annotated" [B, K + 1] too; without it every class is. Where they are kept, "image" [B, s, s],
+            uint8, and "embedding" [B, C, h, w].
+        salt: of the pseudonyms.
+        keeps: those of `OPTIONAL` to keep.
+
+    Raises:
+        InputError: an item without patient.
+    """
+    for patient, case in zip(batch["patient"], batch["case"], strict=True):
+        if not patient:
+            raise InputError(f"{case}: no patient; a bank needs one for every slice")
+    names = ("descriptors", "labels", *keeps)
+    rows: Rows = {name: np.asarray(batch[_IN_BATCH[name]], ARRAYS[name][0]) for name in names}
+    rows["patients"] = np.array([pseudonym(str(key), salt, "p") for key in batch["patient"]])
+    rows["cases"] = np.array([pseudonym(str(key), salt, "c") for key in batch["case"]])
+    rows["slices"] = np.array([int(z) for z in batch["slice"]])
+    rows["heights"] = np.asarray(batch["height"], np.float64)
+    rows["present"] = classes_present(rows["labels"])
+    annotated = batch.get("annotated")
+    rows["annotated"] = np.ones((len(rows["slices"]), 0), bool) if annotated is None else np.asarray(annotated, bool)
+    return rows
+
+
+def classes_present(labels: np.ndarray) -> np.ndarray:
+    """Return [N, C], bool: whether a slice [N, S, S] has a pixel of a class; C is the largest class and one."""
+    present = np.zeros((len(labels), 256), bool)
+    for index, label in enumerate(labels):
+        present[index] = np.bincount(np.ravel(label), minlength=256) > 0
+    return present[:, : int(present.any(0).nonzero()[0].max(initial=0)) + 1]
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Join rows of one kind. Masks of classes are widened: what a part does not name is annotated, and not present."""
+    result = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name not in _FILL}
+    for name, value in _FILL.items():
+        width = max(part[name].shape[1] for part in parts)
+        result[name] = np.concatenate(
+            [np.pad(part[name], ((0, 0), (0, width - part[name].shape[1])), constant_values=value) for part in parts]
+        )
+    return result
+
+
+_FILL = {"present": False, "annotated": True}
+
+
+def table_text(rows: Rows) -> str:
+    """Return the lines of the table of slices, without its head; see `COLUMNS`."""
+    classes = [" ".join(map(str, np.flatnonzero(mask))) for mask in rows["present"]]
+    annotated = ["" if mask.all() else "".join("01"[int(known)] for known in mask) for mask in rows["annotated"]]
+    text = io.StringIO()
+    columns = (rows["patients"], rows["cases"], rows["slices"], rows["heights"].tolist(), classes, annotated)
+    csv.writer(text, lineterminator="\n").writerows(zip(*columns, strict=True))
+    return text.getvalue()
+
+
+def rows_of_table(text: str) -> Rows:
+    """Read what `table_text` wrote, after a head.
+
+    Raises:
+        ValueError, IndexError: it is none.
+    """
+    head, *lines = csv.reader(io.StringIO(text))
+    if tuple(head) != COLUMNS:
+        raise ValueError("not a table of slices")
+    present = np.zeros((len(lines), 256), bool)
+    known = max((len(line[5]) for line in lines), default=0)
+    annotated = np.ones((len(lines), known), bool)
+    for index, line in enumerate(lines):
+        present[index, [int(value) for value in line[4].split()]] = True
+        if line[5]:
+            annotated[index] = [digit == "1" for digit in line[5]]
+    return {
+        "patients": np.array([line[0] for line in lines]),
+        "cases": np.array([line[1] for line in lines]),
+        "slices": np.array([int(line[2]) for line in lines]),
+        "heights": np.array([float(line[3]) for line in lines]),
+        "present": present[:, : int(present.any(0).nonzero()[0].max(initial=0)) + 1],
+        "annotated": annotated,
+    }

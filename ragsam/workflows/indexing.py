@@ -1,0 +1,132 @@
+"""Indexing: the labelled slices of a run's patients, or of more, become a bank on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ragsam.data.cards import load_card
+from ragsam.data.datalist import Case, load_datalist
+from ragsam.errors import InputError
+from ragsam.retrieval.bank_manifest import read_manifest
+from ragsam.retrieval.bank_writer import BankWriter
+from ragsam.workflows.bundle import require_plain, root_cause
+from ragsam.workflows.checkpoint_handler import WeightsLoader
+from ragsam.workflows.retrieval_handler import bank_batches, bank_fit
+
+logger = logging.getLogger(__name__)
+
+
+def write_bank(
+    run: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    add: str | os.PathLike[str] | None = None,
+    section: str = "training",
+) -> dict[str, Any]:
+    """Put labelled slices into a bank, one volume after the other.
+
+    What a killed run had finished is not encoded again, unless its files, the weights or the preparation changed.
+
+    Args:
+        run: a trained run.
+        folder: of the bank.
+        add: datalist whose cases are put beside those of the bank there; None makes the bank of the run's own.
+        section: of the datalist.
+
+    Returns:
+        The bank's manifest.
+
+    Raises:
+        InputError: no trained run, data that cannot be read or are of other organs, another writer; with `add` no
+            bank, one made for something else, or a case that is in it.
+    """
+    parser = _parser(Path(run))
+    get = parser.get_parsed_content
+    keeps = read_manifest(Path(folder))["keeps"] if add else None
+    try:
+        cases = _cases(add, section, get("card_def").labels) if add else get("datalist_def").section(section)
+        network, retriever, preparation = get("network"), get("retriever"), get("preparation")
+        WeightsLoader(network, get("weights")).load()
+        fit, stamps = bank_fit(retriever, network, preparation), {case.case: _stamp(case) for case in cases}
+        keeps = retriever.keeps if keeps is None else keeps
+        with BankWriter(folder, fit, keeps=keeps, stamps=stamps, grow=add is not None) as writer:
+            left = set(writer.left())
+            todo = [case for case in cases if case.case in left]
+            if todo:
+                dataset = get("train#dataset")(data=todo)
+                batches = bank_batches(retriever, network, dataset, keeps)
+                for batch in progress(batches, done=len(cases) - len(todo), total=len(cases)):
+                    writer.add(batch)
+            return writer.commit()
+    except Exception as error:
+        raise root_cause(error) from error
+
+
+def _parser(run: Path) -> Any:
+    """Return a run's training config, in which `train#dataset` makes a data set of unaugmented slices of `data`."""
+    from monai.bundle import ConfigParser
+
+    root = run.absolute()
+    config = root / "configs" / "train.yaml"
+    if not config.is_file():
+        raise InputError(f"{run}: not a run (no configs/train.yaml); make one with `ragsam train`")
+    require_plain(root)
+    parser = ConfigParser()
+    parser.read_config(str(config))
+    parser["bundle_root"] = str(root)
+    parser["train#dataset#_mode_"] = "callable"
+    parser["train#dataset#data"] = []
+    parser["train#dataset#augmentation"] = None
+    return parser
+
+
+def _cases(datalist: str | os.PathLike[str], section: str, labels: Mapping[str, int]) -> Sequence[Case]:
+    """Return the cases of a datalist whose card has the run's labels."""
+    data = load_datalist(datalist)
+    card = load_card(data.card)
+    if dict(card.labels) != dict(labels):
+        raise InputError(f"{data.path.name}: card {card.name} has other labels than the run; take data of its card")
+    return data.section(section)
+
+
+def _stamp(case: Case) -> str:
+    """Return a text that changes when a case's files or their meaning do."""
+    files = [path.stat() for path in (case.image, case.label) if path is not None and path.exists()]
+    told = (case.patient, case.annotated, case.label_map, case.fill_nonfinite)
+    about = [*told, *((found.st_size, found.st_mtime_ns) for found in files)]
+    return hashlib.sha256(repr(about).encode()).hexdigest()
+
+
+def progress(batches: Iterable[dict[str, Any]], *, done: int, total: int) -> Iterator[dict[str, Any]]:
+    """Pass batches of slices on, and tell how many volumes are through: a bar on a terminal, a line each elsewhere.
+
+    Args:
+        batches: {"case": names, in the order of the volumes, ...}.
+        done: volumes that were finished before.
+        total: of volumes.
+    """
+    start, current = time.monotonic(), None
+    with tqdm(desc="bank", unit="volume", initial=done, total=total, disable=not sys.stderr.isatty()) as bar:
+
+        def finish() -> None:
+            bar.update()
+            if bar.disable:
+                logger.info("bank: volume %d of %d, %.0f s passed", bar.n, total, time.monotonic() - start)
+
+        for batch in batches:
+            yield batch
+            for case in batch["case"]:
+                if case != current and current is not None:
+                    finish()
+                current = case
+        if current is not None:
+            finish()
