@@ -91,6 +91,9 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _index(args: argparse.Namespace) -> None:
+    if args.remove:
+        _remove(args)
+        return
     from ragsam.workflows.jobs import index_run
 
     if args.section and not args.add:
@@ -99,22 +102,6 @@ def _index(args: argparse.Namespace) -> None:
     _say(f"bank: {folder}, {slices} slices of {patients} patients")
 
 
-def _segment(args: argparse.Namespace) -> None:
-    if args.prompts:
-        _segment_prompted(args)
-        return
-    from ragsam.workflows.jobs import segment_with_run
-    from ragsam.workflows.knobs import parse_knob
-
-    if args.remove:
-        _remove(args)
-        return
-    cases = segment_with_run(
-        args.run,
-        args.input,
-        args.output,
-        section=args.section,
-        bank=args.bank,
 def _remove(args: argparse.Namespace) -> None:
     from ragsam.retrieval.bank_removal import remove_patients
 
@@ -125,6 +112,19 @@ def _remove(args: argparse.Namespace) -> None:
     _say(f"bank: {folder}, {manifest['slices']} slices of {manifest['patients']} patients")
 
 
+def _segment(args: argparse.Namespace) -> None:
+    if args.prompts:
+        _segment_prompted(args)
+        return
+    from ragsam.workflows.jobs import segment_with_run
+    from ragsam.workflows.knobs import parse_knob
+
+    cases = segment_with_run(
+        args.run,
+        args.input,
+        args.output,
+        section=args.section,
+        bank=args.bank,
         retrieval=not args.no_retrieval,
         series=args.series,
         dicom_seg=args.dicom_seg,
@@ -330,6 +330,9 @@ def build_parser() -> argparse.ArgumentParser:
     index = commands.add_parser("index", help="build the support bank of a run's training patients, or grow it")
     index.add_argument("run", type=Path)
     index.add_argument("--output", type=Path, metavar="BANK", help="default: the run's own bank/")
+    index.add_argument("--add", type=Path, metavar="DATALIST", help="put its cases beside those of the bank")
+    index.add_argument("--section", help="of the datalist to add (default: training)")
+    index.add_argument("--remove", nargs="+", metavar="PATIENT", help="take patients out of the bank, by their keys")
     index.set_defaults(job=_index)
 
     segment = commands.add_parser("segment", help="label volumes on the inputs' own grid")
@@ -344,9 +347,6 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("--ensemble", type=Path, nargs="+", default=[], metavar="RUN", help="average with other runs")
     segment.add_argument("--uncertainty", action="store_true", help="write a map of the entropy too")
     segment.add_argument("--probabilities", action="store_true", help="write a map for every organ too")
-    index.add_argument("--add", type=Path, metavar="DATALIST", help="put its cases beside those of the bank")
-    index.add_argument("--section", help="of the datalist to add (default: training)")
-    index.add_argument("--remove", nargs="+", metavar="PATIENT", help="take patients out of the bank, by their keys")
     segment.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as test_shift=3")
     segment.add_argument("--prompts", type=Path, metavar="JSON", help="objects to find by clicks, boxes and drafts")
     segment.set_defaults(job=_segment)
