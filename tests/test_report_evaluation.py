@@ -19,6 +19,7 @@ from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.metrics.protocols import ALL_METRICS
 from ragsam.report.case_scores import evaluated
+from ragsam.report.cases import worst_first
 from ragsam.report.comparison import compare_metrics
 from ragsam.report.evaluation import CasePair, evaluate_cases, pairs_from_cases, pairs_from_folders
 from ragsam.report.markup import escape_latex, escape_markdown
@@ -163,6 +164,35 @@ def test_labels_as_floats_near_whole_numbers_are_taken(pair):
     assert found["faults"] == [
         "c2 (prediction): 256 labels are no whole numbers; save them as integers; scored as missed"
     ]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected"),
+    [
+        ("clinical", {"made up": 0.5, "moved": 0.75, "neither": 1.0}),
+        ("flare22", {"made up": 0.5, "moved": 0.75, "neither": 1.0}),
+        ("samed", {"neither": 0.5, "moved": 0.75, "made up": 1.0}),
+    ],
+)
+def test_the_worst_case_is_the_protocols(pair, protocol, expected):
+    """Liver half and spleen whole; the spleen in neither: none, 1 or 0; a made-up spleen: 0, 0 or 1."""
+    without = _labels(spleen=False)
+    pairs = [
+        pair(_labels(), _labels(spleen=False, shift=1) + _labels(liver=False), "moved"),
+        pair(without, without, "neither"),
+        pair(without, _labels(), "made up"),
+    ]
+    metrics = evaluate_cases(pairs, CARD, protocol=protocol)
+    assert [(case["case"], dice) for case, dice in worst_first(metrics)] == list(expected.items())
+    cases = {"clinical": (3, 2), "flare22": (3, 3), "samed": (3, 3)}[protocol]
+    assert tuple(row["dice"]["n_cases"] for row in summary_rows(metrics)) == cases
+
+
+def test_an_organ_that_is_left_out_of_the_mean_is_left_out_of_a_cases_mean(pair):
+    without = _labels(spleen=False)
+    metrics = evaluate_cases([pair(without, _labels(), "b"), pair(without, without, "a")], CARD)
+    assert metrics["summary"]["organs_left_out"] == ["spleen"]
+    assert [(case["case"], dice) for case, dice in worst_first(metrics)] == [("a", 1.0), ("b", 1.0)]
 
 
 def test_values_that_are_not_on_the_card_are_named_and_left_out(pair):
@@ -321,7 +351,7 @@ def test_csv_has_a_row_a_case_and_organ_and_empty_cells_for_null(pair, tmp_path)
     assert (rows[3]["dice"], rows[3]["status"]) == ("", "absent")
     assert (rows[0]["iou"], rows[0]["hd_mm"], rows[0]["volume_difference_ml"]) == ("1.0", "0.0", "0.0")
     summary = {row["organ"]: row for row in summary_rows(found)}
-    assert (summary["spleen"]["counted"], summary["spleen"]["absent"]) == (1, 1)
+    assert (summary["spleen"]["dice"]["n_cases"], summary["spleen"]["absent"]) == (1, 1)
     write_metrics_csv(evaluate_cases(pairs, CARD, protocol="samed"), tmp_path / "samed.csv")
     table = pd.read_csv(tmp_path / "samed.csv")
     assert table.groupby("organ")["hd95_voxels"].mean().to_dict() == {"liver": 0.0, "spleen": 0.0}

@@ -158,7 +158,7 @@ def test_every_picture_is_sound_and_without_loss_and_the_labels_have_the_cards_c
 
 def test_the_page_shows_what_the_protocol_scores_and_its_rules(report, tmp_path):
     pages = {}
-    for protocol in ("clinical", "samed"):
+    for protocol in ("clinical", "samed", "flare22"):
         metrics = evaluate_cases(report[1]["pairs"], CARD, protocol=protocol)
         write_report(metrics, tmp_path / "r.html", card=CARD, pairs=report[1]["pairs"])
         pages[protocol] = _text(tmp_path / "r.html")
@@ -169,6 +169,8 @@ def test_the_page_shows_what_the_protocol_scores_and_its_rules(report, tmp_path)
     assert "<th>HD95 in voxels</th>" in pages["samed"]
     assert "Before reading a figure" in pages["samed"]
     assert "Before reading a figure" not in pages["clinical"]
+    assert ["in metrics.csv" in page for page in pages.values()] == [True, False, False]
+    assert ["A distance that was not measured" in page for page in pages.values()] == [True, True, False]
     assert "bias +0.00 ml" in pages["clinical"]  # what is shifted keeps its volume
     assert 'Missed: <strong class="count">2</strong> of 8' in pages["clinical"]
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ragsam.metrics import btcv, clinical, flare22, samed
-from ragsam.metrics.scoring import ALL_METRICS, COUNTED, LOWER_IS_BETTER, METRICS
+from ragsam.metrics.scoring import ALL_METRICS, LOWER_IS_BETTER, METRICS
 
-__all__ = ["ALL_METRICS", "COUNTED", "LOWER_IS_BETTER", "METRICS", "PROTOCOLS", "Protocol"]
+__all__ = ["ALL_METRICS", "LOWER_IS_BETTER", "METRICS", "PROTOCOLS", "Protocol"]
 
 _SHARED_RULES = (
     "Not annotated: the case's reference does not cover the organ; no score.",

@@ -30,7 +30,6 @@ SHARES = ("dice", "iou", "nsd")
 DISTANCES = ("hd95_mm", "hd95_pooled_mm", "hd_mm", "assd_mm", "hd95_voxels")
 LOWER_IS_BETTER = DISTANCES
 VOLUMES = ("volume_reference_ml", "volume_prediction_ml", "volume_difference_ml")
-COUNTED = ("ok", "missed", "false_positive")
 
 Mask = NDArray[np.bool_]
 

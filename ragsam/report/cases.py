@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Set
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 from ragsam.data.cards import Card
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
-from ragsam.metrics.protocols import COUNTED
 from ragsam.report.figures import difference_png, slice_png
 from ragsam.report.pairs import CasePair
 from ragsam.report.sight import Sight, read_case
@@ -24,9 +23,13 @@ _CACHED_VOLUMES = 4
 Picture = tuple[str, bytes]
 
 
-def worst_first(cases: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float | None]]:
-    """Return (case, mean Dice of its organs that count), the lowest first, without a score last; ties by name."""
-    scored = [(case, _mean_dice(case)) for case in cases]
+def worst_first(metrics: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], float | None]]:
+    """Return metrics.json's cases with their mean Dice, the lowest first, without a score last; ties by name.
+
+    A case's mean is over the organs to which the protocol gives a Dice and that count in the mean over organs.
+    """
+    left_out = set(metrics["summary"]["organs_left_out"])
+    scored = [(case, _mean_dice(case, left_out)) for case in metrics["cases"]]
     return sorted(scored, key=lambda item: (item[1] is None, item[1] or 0.0, item[0]["case"]))
 
 
@@ -141,6 +144,7 @@ def _traced(neighbours: Mapping[str, Any] | None, z: int) -> list[Mapping[str, A
     return sorted(entries, key=lambda e: (-(e.get("weight") or 0.0), -(e.get("similarity") or 0.0)))
 
 
-def _mean_dice(case: Mapping[str, Any]) -> float | None:
-    values = [entry["dice"] for entry in case["organs"].values() if entry["status"] in COUNTED]
-    return float(np.mean(values)) if values else None
+def _mean_dice(case: Mapping[str, Any], left_out: Set[str]) -> float | None:
+    values = [entry["dice"] for organ, entry in case["organs"].items() if organ not in left_out]
+    scores = [value for value in values if value is not None]
+    return float(np.mean(scores)) if scores else None

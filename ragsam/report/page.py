@@ -9,7 +9,7 @@ from typing import Any
 from ragsam.data.cards import Card
 from ragsam.data.datalist import Case
 from ragsam.files import write_text_atomic
-from ragsam.metrics.scoring import ALL_METRICS, METRICS
+from ragsam.metrics.scoring import ALL_METRICS, DISTANCES, METRICS
 from ragsam.report import text
 from ragsam.report.agreement import volume_agreement
 from ragsam.report.cases import case_section, neighbour_loader, only_status, worst_first
@@ -75,7 +75,7 @@ def write_report(
             or the file cannot be written.
     """
     comparison = None if baseline is None else compare_metrics(metrics, baseline)
-    ranked = [case["case"] for case, _ in worst_first(metrics["cases"])]
+    ranked = [case["case"] for case, _ in worst_first(metrics)]
     content: dict[str, Any] = {
         "metrics": metrics,
         "card": card,
@@ -85,12 +85,13 @@ def write_report(
         "comparison": comparison and _comparison(comparison, metrics, baseline or {}, name, baseline_name),
         "rows": summary_rows(metrics),
         "spreads": [(text.TITLES[m], spread_plot(metrics, card, m)) for m in HEADLINES if m in metrics["metrics"]],
+        "distances": [metric for metric in metrics["metrics"] if metric in DISTANCES],
         "volumes": volume_plot(metrics, card),
         "gain": comparison and gain_plot(comparison, card),
         "agreements": _agreements(metrics, card),
         "events": _events(metrics),
         "cases": _cases(metrics, card, pairs, trace, support_cases, max_cases),
-        "all_cases": [{**case, "dice": mean} for case, mean in worst_first(metrics["cases"])],
+        "all_cases": [{**case, "dice": mean} for case, mean in worst_first(metrics)],
         "trace": trace,
         "provenance": {str(k): text.without_folders(str(v)) for k, v in (provenance or {}).items()},
         "viewer": viewer_content(viewer, ranked, {pair.case: pair for pair in pairs}, card),
@@ -188,7 +189,7 @@ def _cases(
 ) -> list[dict[str, Any]]:
     """Return the worst cases with their pictures; one volume's data is held at a time."""
     by_name = {pair.case: pair for pair in pairs}
-    shown = [(case, dice) for case, dice in worst_first(metrics["cases"]) if case["case"] in by_name][:max_cases]
+    shown = [(case, dice) for case, dice in worst_first(metrics) if case["case"] in by_name][:max_cases]
     load = neighbour_loader(support_cases)
     return [
         {**case, "dice": dice, "only_status": only_status(case)}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ragsam.files import atomic_write, write_json_atomic, write_text_atomic
-from ragsam.metrics.protocols import ALL_METRICS, COUNTED, METRICS
+from ragsam.metrics.protocols import ALL_METRICS, METRICS
 from ragsam.metrics.scoring import VOLUMES
 from ragsam.report.markup import latex_table, markdown_table
 from ragsam.report.text import NOTHING, TITLES, interval, readable
@@ -49,14 +49,13 @@ def case_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def summary_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row an organ: its metrics' summaries, how many cases count, and how many have which other status."""
+    """Return one row an organ: its metrics' summaries, and how many cases have which other status than ok."""
     rows = []
     for organ, summaries in metrics["summary"]["organs"].items():
         statuses = [case["organs"][organ]["status"] for case in metrics["cases"]]
         rows.append(
             {"organ": organ, "left_out": organ in metrics["summary"]["organs_left_out"]}
             | {metric: summaries[metric] for metric in METRICS}
-            | {"counted": sum(status in COUNTED for status in statuses)}
             | {s: statuses.count(s) for s in ("missed", "false_positive", "absent", "not_annotated")}
         )
     return rows

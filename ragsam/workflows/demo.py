@@ -120,7 +120,7 @@ def _draw_overview(
     bank: Path,
 ) -> None:
     """Draw the test case in the middle by Dice: neither the best nor the worst."""
-    cases = [case for case, _ in worst_first(metrics["cases"])]
+    cases = [case for case, _ in worst_first(metrics)]
     name = cases[len(cases) // 2]["case"]
     folders = {how: output / f"predictions-{how}-retrieval" for how in ("without", "with")}
     (pair,) = pairs_from_cases([case for case in test if case.case == name], folders["with"])
