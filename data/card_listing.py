@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from ragsam.data.card_model import Card, Code, Organ, Split, SplitPart
+from ragsam.data.card_model import Card, Code, Organ, Pieces, Split, SplitPart
 
 _WIDTH = 100
 _INDENT = 14
@@ -28,6 +28,7 @@ def card_page(card: Card) -> str:
         ("modality", card.modality),
         ("window", window),
         ("left, right", pairs),
+        ("components", _components(card.organs)),
         ("ignored", _numbers(card.raw_ignored) + " (raw values, background here)" if card.raw_ignored else "none"),
         ("layouts", ", ".join(card.layouts) or "any"),
         ("patients", rule.note if rule else "by a table that you give"),
@@ -45,6 +46,18 @@ def _row(organ: Organ) -> tuple[str, ...]:
     colour = "#{:02x}{:02x}{:02x}".format(*organ.colour)
     code = _code(organ.code) if organ.code else "-"
     return str(organ.value), organ.name, _numbers(organ.raw_values), colour, f"{organ.tolerance_mm:g} mm", code
+
+
+def _components(organs: Sequence[Organ]) -> str:
+    """Return how many pieces each organ may have."""
+    limited = [f"{organ.name} {_pieces(organ.components)}" for organ in organs if organ.components is not None]
+    others = "any number of pieces" + (" for the others" if limited else "")
+    return ", ".join([*limited, *([others] if len(limited) < len(organs) else [])])
+
+
+def _pieces(components: Pieces) -> str:
+    above = f"those of {components.above_ml:g} ml and more" if components.above_ml else ""
+    return f"{components.most or ''} {above}".strip()
 
 
 def _code(code: Code) -> str:

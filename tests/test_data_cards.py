@@ -329,6 +329,18 @@ def test_every_card_can_be_shown(name):
         assert " ".join(text.split()) in words
 
 
+@pytest.mark.parametrize(
+    ("components", "shown"),
+    [
+        ({}, "any number of pieces"),
+        ({"components": 2}, "left_lung 2, any number of pieces for the others"),
+        ({"components": {"above_ml": 0.5}}, "left_lung those of 0.5 ml and more, any number of pieces for the others"),
+    ],
+)
+def test_how_many_pieces_an_organ_may_have_is_shown(components, shown):
+    assert f"\ncomponents    {shown}\n" in card_page(parse_card(organ(**components)))
+
+
 def test_a_card_that_says_little_is_shown_too():
     text = card_page(parse_card({key: value for key, value in GOOD.items() if key != "left_right"}))
     assert "left, right   none" in text
