@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ragsam.errors import InputError
 
@@ -85,9 +86,21 @@ def _train(args: argparse.Namespace) -> None:
     from ragsam.workflows.knobs import parse_knob
 
     knobs = dict(parse_knob(text) for text in args.set)
+    if args.check:
+        _try(args, knobs)
+        return
     run = train_run(args.bundle, args.data, args.output, knobs, resume=args.resume)
     _say(f"run: {run}")
     _say(f"next: ragsam index {run}")
+
+
+def _try(args: argparse.Namespace, knobs: dict[str, Any]) -> None:
+    from ragsam.workflows.dry_run import estimate_lines, try_training
+
+    if args.resume:
+        raise InputError("--check: not with --resume; what was begun has been tried")
+    for line in estimate_lines(try_training(args.bundle, args.data, args.output, knobs)):
+        _say(line)
 
 
 def _index(args: argparse.Namespace) -> None:
@@ -325,6 +338,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--output", type=Path, required=True, metavar="RUN")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a knob of train.yaml")
     train.add_argument("--resume", action="store_true", help="go on with RUN where it was stopped, or begin")
+    train.add_argument("--check", action="store_true", help="try it: a few batches, and what the whole will take")
     train.set_defaults(job=_train)
 
     index = commands.add_parser("index", help="build the support bank of a run's training patients, or grow it")

@@ -177,7 +177,7 @@ def test_monai_finds_optional_properties_of_training(run):
     assert list(made.val_key_metric) == ["val_mean_dice"]
     for name in ("train_preprocessing", "val_preprocessing", "val_postprocessing", "val_inferer", "val_dataset"):
         assert getattr(made, name) is not None, name
-    assert len(made.train_handlers) == 7
+    assert len(made.train_handlers) == 8
     assert len(made.val_handlers) == 2
 
 

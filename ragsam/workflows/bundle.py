@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 
@@ -21,6 +21,9 @@ from ragsam.transforms.reading import open_volume
 from ragsam.workflows.knobs import checked_knobs, set_knobs
 from ragsam.workflows.network_options import build_empty, network_options
 from ragsam.workflows.start_weights import require_base, start_file, start_knobs
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigWorkflow
 
 CONFIGS = ("train", "inference", "evaluate")
 LARGEST_SLICE = 512
@@ -197,6 +200,17 @@ def run_config(run: str | os.PathLike[str], config: str, **overrides: Any) -> No
     Raises:
         InputError: the run has no such config, or whatever bad input the workflow meets.
     """
+    workflow = config_workflow(run, config, **overrides)
+    try:
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except Exception as error:
+        raise root_cause(error) from error
+
+
+def config_workflow(run: str | os.PathLike[str], config: str, **overrides: Any) -> ConfigWorkflow:
+    """Return the workflow of one config of a bundle, not yet initialized; see `run_config`."""
     from monai.bundle import ConfigWorkflow  # takes a second; only needed here
 
     logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)  # it tells stdout where logging.conf lies
@@ -204,7 +218,7 @@ def run_config(run: str | os.PathLike[str], config: str, **overrides: Any) -> No
     require_plain(folder, *overrides.values())
     if not (folder / f"{config}.yaml").is_file():
         raise InputError(f"{run}: not a run (no configs/{config}.yaml); make one with `ragsam train`")
-    workflow = ConfigWorkflow(
+    return ConfigWorkflow(
         config_file=str(folder / f"{config}.yaml"),
         meta_file=str(folder / "metadata.json"),
         logging_file=str(folder / "logging.conf"),
@@ -212,12 +226,6 @@ def run_config(run: str | os.PathLike[str], config: str, **overrides: Any) -> No
         bundle_root=str(folder.parent),
         **overrides,
     )
-    try:
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-    except Exception as error:
-        raise root_cause(error) from error
 
 
 def require_plain(*values: Any) -> None:

@@ -52,7 +52,7 @@ def train_run(
     try:
         run_config(run, "train", resume=resume)
     except InputError:
-        if not (run / "models" / "model.safetensors").exists():
+        if not (run / "models" / "model.safetensors").exists() and not can_resume(run):
             shutil.rmtree(run)
         raise
     return run

@@ -21,6 +21,7 @@ from ragsam.networks.checkpoints import read_checkpoint
 from ragsam.networks.segmenter import Segmenter
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.retriever import Retriever
+from ragsam.workflows.disk_space import require_space, training_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Checkpoints:
         resume: go on from `last.pt`, if there is one.
 
     Raises:
-        InputError: at the start, for a state that is damaged or of a training of another length.
+        InputError: at the start, for a state that is damaged or of a training of another length, or too little space.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Checkpoints:
         self._kept_bank: Bank | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer, as the last of its handlers: the epoch's validation belongs to its state."""
+        """Register with a trainer, after the handler that validates: an epoch's validation belongs to its state."""
         self.parts |= {"trainer": engine, "validator": self.validator}
         if getattr(engine, "scaler", None) is not None:
             self.parts["scaler"] = engine.scaler
@@ -79,6 +80,7 @@ class Checkpoints:
         """Load the last state, where the training is resumed and has one."""
         if idist.get_rank() == 0:
             remove_drafts(self.folder)
+            require_space(self.folder, training_bytes(self.parts["network"].network))
         if not self.resume or not (self.folder / LAST_NAME).is_file():
             return
         state = read_checkpoint(self.folder / LAST_NAME)
