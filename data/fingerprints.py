@@ -38,22 +38,38 @@ def pooling(length: int, bins: int = BINS) -> NDArray[np.float32]:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-class FingerprintReader:
+class DigestReader:
+    """Makes a volume's digest while its slabs are read."""
+
+    def begin(self, image: SpatialImage) -> None:
+        """Take shape and voxel type from the header."""
+        self._hash = hashlib.blake2b(repr((image.shape, image.get_data_dtype().str)).encode(), digest_size=16)
+
+    def add(self, slab: Slab) -> None:
+        """Add a slab's voxels."""
+        self._hash.update(np.ascontiguousarray(slab.voxels.T))  # [slices, rows, X]
+
+    def digest(self) -> str:
+        """Return the digest of all slabs together."""
+        return self._hash.hexdigest()
+
+
+class FingerprintReader(DigestReader):
     """Makes a volume's fingerprint while its slabs are read."""
 
     def begin(self, image: SpatialImage) -> None:
         """Take shape and orientation from the header."""
+        super().begin(image)
         x, y, z = image.shape
         self._orientation = nibabel.io_orientation(image.affine)
         self._pooling = [pooling(n) for n in image.shape]
         shapes = (x, BINS, BINS), (BINS, y, BINS), (BINS, BINS, z)
         self._planes = [np.zeros(shape, np.float32) for shape in shapes]
-        self._hash = hashlib.blake2b(repr((image.shape, image.get_data_dtype().str)).encode(), digest_size=16)
 
     def add(self, slab: Slab) -> None:
         """Add a slab's voxels to the planes of every axis."""
+        super().add(slab)
         voxels = np.ascontiguousarray(slab.voxels.T)  # [slices, rows, X]
-        self._hash.update(voxels)
         if voxels.dtype.itemsize > 4:
             voxels = np.clip(voxels, -_LARGEST, _LARGEST)
         voxels = voxels.astype(np.float32, copy=False)
@@ -72,4 +88,4 @@ class FingerprintReader:
             turned = nibabel.apply_orientation((planes - centre) / scale, self._orientation)
             home = int(self._orientation[axis, 0])
             profiles[home] = np.moveaxis(turned, home, 0).reshape(-1, BINS * BINS).astype(np.float16)
-        return Fingerprint(self._hash.hexdigest(), (profiles[0], profiles[1], profiles[2]))
+        return Fingerprint(self.digest(), (profiles[0], profiles[1], profiles[2]))

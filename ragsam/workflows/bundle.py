@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 
-from ragsam.data.cards import Card, card_text, load_card
+from ragsam.data.cards import card_text, load_card
 from ragsam.data.datalist import Case, load_datalist
 from ragsam.data.validation import read_volume_checked
 from ragsam.errors import InputError
@@ -20,6 +20,7 @@ from ragsam.files import read_json, write_json_atomic, write_text_atomic
 from ragsam.transforms.reading import open_volume
 from ragsam.workflows.knobs import checked_knobs, set_knobs
 from ragsam.workflows.network_options import build_empty, network_options
+from ragsam.workflows.run_metadata import fill_metadata
 from ragsam.workflows.start_weights import require_base, start_file, start_knobs
 
 if TYPE_CHECKING:
@@ -173,20 +174,6 @@ def _largest_side(case: Case, spacing_mm: Sequence[float] | None, slice_axis: in
             factor = image.header.get_zooms()[axis] / spacing_mm[in_plane.index(world)] if spacing_mm else 1.0
             sides.append(image.shape[axis] * factor)
     return max(sides)
-
-
-def fill_metadata(metadata: dict[str, Any], card: Card, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a bundle's metadata with the card's labels, source and licence, and the slices' size."""
-    channels = {"0": "background", **{str(organ.value): organ.name for organ in card.organs}}
-    formats = metadata["network_data_format"]
-    shape, around = [values["image_size"]] * 2, values.get("context_slices", 1)
-    if around > 1:
-        offsets = range(-around, around + 1)
-        names = {str(i): f"slice {offset:+d}" if offset else "slice" for i, offset in enumerate(offsets)}
-        formats["inputs"]["image"] |= {"num_channels": len(names), "channel_def": names}
-    formats["inputs"]["image"] |= {"spatial_shape": shape, "modality": card.modality}
-    formats["outputs"]["pred"] |= {"spatial_shape": shape, "num_channels": len(channels), "channel_def": channels}
-    return {**metadata, "data_source": f"{card.title}: {card.source} ({card.licence})"}
 
 
 def run_config(run: str | os.PathLike[str], config: str, **overrides: Any) -> None:

@@ -22,10 +22,14 @@ class OrganDice(Metric):
     Args:
         num_classes: organs, without background.
         output_transform: gives (predictions, references), each a list of label volumes [1, H, W, D].
+
+    Attributes:
+        by_organ: [K], as `compute` last found them; None for an organ that did not occur.
     """
 
     def __init__(self, num_classes: int, output_transform: Callable[[Any], Any]) -> None:
         self.num_classes = num_classes
+        self.by_organ: list[float | None] = []
         self.scores: list[list[float]] = []
         super().__init__(output_transform)
 
@@ -53,5 +57,6 @@ class OrganDice(Metric):
 
     def compute(self) -> float:
         """Return the mean over the organs that occurred; 0 where none did."""
-        means = [float(np.mean(scores)) for scores in self.scores if scores]
+        self.by_organ = [float(np.mean(scores)) if scores else None for scores in self.scores]
+        means = [mean for mean in self.by_organ if mean is not None]
         return float(np.mean(means)) if means else 0.0
