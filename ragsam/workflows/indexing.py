@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -116,17 +117,13 @@ def progress(batches: Iterable[dict[str, Any]], *, done: int, total: int) -> Ite
     """
     start, current = time.monotonic(), None
     with tqdm(desc="bank", unit="volume", initial=done, total=total, disable=not sys.stderr.isatty()) as bar:
-
-        def finish() -> None:
-            bar.update()
-            if bar.disable:
-                logger.info("bank: volume %d of %d, %.0f s passed", bar.n, total, time.monotonic() - start)
-
-        for batch in batches:
-            yield batch
+        for batch in chain(batches, [{"case": [None]}]):  # the last volume is through when no other follows
+            if batch["case"][0] is not None:
+                yield batch
             for case in batch["case"]:
-                if case != current and current is not None:
-                    finish()
+                if current is not None and case != current:
+                    done += 1
+                    bar.update()
+                    if bar.disable:
+                        logger.info("bank: volume %d of %d, %.0f s passed", done, total, time.monotonic() - start)
                 current = case
-        if current is not None:
-            finish()

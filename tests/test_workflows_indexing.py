@@ -1,0 +1,143 @@
+"""`ragsam index`: a bank of a run, killed and taken up again, grown by a datalist, and pruned by patient."""
+
+import logging
+import shutil
+from functools import partial
+
+import numpy as np
+import pytest
+from small_study import HEADER_NAME, TRAINING, files_below
+
+from ragsam.cli import main
+from ragsam.data.datalist import load_datalist, write_datalist
+from ragsam.errors import InputError
+from ragsam.retrieval import Bank
+from ragsam.retrieval.bank import pseudonym
+from ragsam.retrieval.bank_writer import BankWriter
+from ragsam.workflows import indexing
+from ragsam.workflows.jobs import index_run, segment_with_run
+
+
+def alike(one, other):
+    """Whether two banks hold the same slices, each under the pseudonyms of its own salt."""
+    arrays = ("descriptors", "labels", "slices", "heights", "present")
+    return all(np.array_equal(np.asarray(getattr(one, name)), np.asarray(getattr(other, name))) for name in arrays)
+
+
+def volumes_told(caplog):
+    return [record.getMessage().split(",")[0] for record in caplog.records if "bank: volume" in record.getMessage()]
+
+
+@pytest.fixture
+def own_bank(run, tmp_path):
+    return shutil.copytree(run / "bank", tmp_path / "bank")
+
+
+def test_index_tells_how_far_it_is(run, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        index_run(run, tmp_path / "bank")
+    assert volumes_told(caplog) == [f"bank: volume {number} of 5" for number in range(1, 6)]
+    assert alike(Bank.open(tmp_path / "bank"), Bank.open(run / "bank"))
+
+
+@pytest.fixture
+def killed(run, tmp_path, monkeypatch):
+    """A bank whose writer died in the third of five volumes."""
+    calls, add = [], BankWriter.add
+
+    def dying(writer, batch):
+        calls.append(len(batch["case"]))
+        if sum(calls) > 16:  # of 6 slices a volume
+            raise KeyboardInterrupt
+        add(writer, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(indexing, "bank_batches", partial(indexing.bank_batches, batch_size=4))
+        patch.setattr(BankWriter, "add", dying)
+        with pytest.raises(KeyboardInterrupt):
+            index_run(run, tmp_path / "bank")
+    return tmp_path / "bank"
+
+
+def test_a_killed_index_goes_on_behind_the_volumes_that_it_had_finished(run, killed, caplog):
+    assert "manifest.json" not in files_below(killed)
+    with caplog.at_level(logging.INFO):
+        assert index_run(run, killed) == (killed, 30, 4)
+    assert volumes_told(caplog) == [f"bank: volume {number} of 5" for number in (3, 4, 5)]
+    assert alike(Bank.open(killed), Bank.open(run / "bank"))
+
+
+def test_after_a_kill_a_changed_label_is_read_again(run, study, killed, tmp_path, caplog):
+    """A finished volume whose label file changed since is not taken over."""
+    data = load_datalist(study)
+    label = data.section("training")[0].label
+    stamp = label.stat().st_mtime_ns
+    try:
+        label.touch()
+        with caplog.at_level(logging.INFO):
+            index_run(run, killed)
+    finally:
+        shutil.os.utime(label, ns=(stamp, stamp))
+    assert len(volumes_told(caplog)) == 5
+
+
+def test_add_puts_a_datalist_beside_the_bank(run, study, own_bank, tmp_path, caplog, capsys):
+    """The validation patient beside the training ones; nothing of these is read again."""
+    before = Bank.open(own_bank)
+    with caplog.at_level(logging.INFO):
+        assert main(["index", str(run), "--output", str(own_bank), "--add", str(study), "--section", "validation"]) == 0
+    assert capsys.readouterr().out == f"bank: {own_bank}, 36 slices of 5 patients\n"
+    assert volumes_told(caplog) == ["bank: volume 1 of 1"]
+    grown = Bank.open(own_bank)
+    assert np.array_equal(grown.descriptors[:30], before.descriptors)
+    assert np.array_equal(grown.labels[np.arange(30)], before.labels)
+    assert grown.own_patients("patient-emil", None) == set(grown.patients[30:])
+    segment_with_run(run, [study], tmp_path / "out", bank=own_bank)
+
+
+def test_add_refuses_a_case_that_is_there_and_data_of_other_organs(run, study, own_bank, tmp_path):
+    files = files_below(own_bank)
+    with pytest.raises(InputError, match=r"case-tr0: is in bank bank already; leave it out, or take its patient out"):
+        index_run(run, own_bank, add=study)
+    cases = load_datalist(study).section("validation")
+    write_datalist(tmp_path / "other.json", "btcv", {"training": list(cases)})
+    with pytest.raises(
+        InputError, match=r"other\.json: card btcv has other labels than the run; take data of its card"
+    ):
+        index_run(run, own_bank, add=tmp_path / "other.json")
+    with pytest.raises(InputError, match=r"bank none: no manifest\.json in it"):
+        index_run(run, tmp_path / "none", add=study, section="validation")
+    assert files_below(own_bank) == files
+    assert not (tmp_path / "none").exists()
+
+
+def test_remove_takes_a_patient_out_without_naming_anyone(run, own_bank, capsys):
+    bank = Bank.open(own_bank)
+    index = ["index", str(run), "--output", str(own_bank), "--remove"]
+    assert main([*index, "patient-bert", "patient-nobody"]) == 2
+    told = capsys.readouterr()
+    assert told.err == "ragsam: --remove: patient 2 of 2 is not in bank bank; nothing was removed\n"
+    assert main([*index, "patient-anna", "patient-bert"]) == 0
+    assert capsys.readouterr() == (f"bank: {own_bank}, 12 slices of 2 patients\n", "")
+    left = Bank.open(own_bank)
+    assert set(left.patients) == {pseudonym(f"patient-{name}", bank.salt, "p") for name in ("cleo", "dora")}
+    assert left.salt == bank.salt
+
+
+def test_options_that_do_not_go_together_are_refused(run, study, own_bank, capsys):
+    for options, line in (
+        (["--section", "validation"], "--section: of the datalist to add; name one with --add"),
+        (["--add", str(study), "--remove", "patient-anna"], "--remove: not with --add; do one after the other"),
+    ):
+        assert main(["index", str(run), "--output", str(own_bank), *options]) == 2
+        assert capsys.readouterr().err == f"ragsam: {line}\n"
+
+
+def test_no_name_in_header_file_or_key_is_in_any_file_of_a_bank(run, study, own_bank, killed):
+    """Of the bank, of a grown one, and of the draft that a killed writer leaves."""
+    index_run(run, own_bank, add=study, section="validation")
+    names = [*TRAINING, *TRAINING.values(), "case-va0", "patient-emil", HEADER_NAME, "DOE^JANE", str(study.parent)]
+    for folder in (run / "bank", own_bank, killed):
+        for name in files_below(folder):
+            content = name.encode() + (folder / name).read_bytes()
+            assert not [planted for planted in names if planted.encode() in content], name
