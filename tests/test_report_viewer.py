@@ -201,6 +201,17 @@ def test_scripts_run_by_their_hash_alone_and_the_licence_is_there(page):
     assert "more than 160 voxels along an axis or 2 million in all" in text
 
 
+def test_every_library_that_niivue_names_has_its_notice(page):
+    """NiiVue's own list of them is in its code."""
+    code = load_viewer_code()
+    (listed,) = re.findall(r'"https://github.com/niivue/niivue#readme",dependencies:\{([^}]*)\}', code.module)
+    names = [name.strip('"') for name in re.findall(r'("[^"]+"|[\w-]+):"', listed)]
+    assert {"fflate", "gl-matrix", "@ungap/structured-clone"} <= set(names)
+    for name in names:
+        assert re.search(rf"(^|, ){re.escape(name)}(,|: Copyright)", code.licence, re.MULTILINE), name
+    assert "The above copyright notice and this permission notice shall be included" in page.read_text("utf-8")
+
+
 def test_names_in_the_view_are_text_and_no_header_or_folder_is_in_the_page(page):
     """Rows 31 and 32, in what is packed too."""
     text = page.read_text(encoding="utf-8")

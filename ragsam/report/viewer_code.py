@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ragsam.errors import InputError
+from ragsam.report.html import asset
 
 PACKAGE, SCRIPT = "ipyniivue", "ipyniivue/static/widget.js"
 WAY_OUT = "pip install 'ragsam[viewer]'"
@@ -23,7 +24,7 @@ class ViewerCode:
 
     Attributes:
         module: a JavaScript module that sets `globalThis.Niivue` and sends the document the event `niivue`.
-        licence: the text that must go with it.
+        licence: the texts that must go with it: NiiVue's, and the notices of the libraries in it.
         source: package and version.
     """
 
@@ -48,7 +49,7 @@ def load_viewer_code() -> ViewerCode:
     module = as_global(script)
     if module is None or not licence:
         raise InputError(f"--viewer: {source} is not as expected; {WAY_OUT}")
-    return ViewerCode(module, licence, source)
+    return ViewerCode(module, f"{licence.strip()}\n\n{asset('viewer_notices.txt')}", source)
 
 
 def as_global(script: str) -> str | None:
