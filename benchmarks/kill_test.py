@@ -39,25 +39,23 @@ def command(data: Path, run: Path) -> list[str]:
     return [*train, *options, "--resume"]
 
 
-def wait_for(moment: str, process: subprocess.Popen[str], run: Path, life_s: float, draw: random.Random) -> None:
-    """Wait for a moment to kill a process."""
-    if moment == "at any moment":
-        time.sleep(draw.uniform(0.2, 1.0) * life_s)
-    elif moment == "validating or keeping":
-        lines = draw.randint(1, 3)
-        while lines and (line := process.stderr.readline()):
-            lines -= "train: epoch" in line
-        time.sleep(draw.uniform(0, 0.5))
-    else:
-        end = time.monotonic() + draw.uniform(0.2, 1.0) * life_s
-        while process.poll() is None and (time.monotonic() < end or not any(run.rglob(".tmp-*"))):
+def wait_for(moment: str, process: subprocess.Popen[str], run: Path, epoch_s: float, draw: random.Random) -> None:
+    """Wait for a moment to kill a process; it tells a line an epoch."""
+    left = KNOBS["epochs"] - epochs_done(run)
+    lines = draw.randint(moment == "validating or keeping", max(left - 1, 1))
+    while lines and (line := process.stderr.readline()):
+        lines -= "train: epoch" in line
+    if moment == "writing a file":
+        while process.poll() is None and not any(run.rglob(".tmp-*")):
             time.sleep(0.001)
+    else:
+        time.sleep(draw.uniform(0, 1.0 if moment == "at any moment" else 0.3) * epoch_s)
 
 
-def kill_once(moment: str, data: Path, run: Path, life_s: float, draw: random.Random) -> str | None:
+def kill_once(moment: str, data: Path, run: Path, epoch_s: float, draw: random.Random) -> str | None:
     """Start or resume a run and kill it; return what it had done, or None where it ended by itself."""
     with subprocess.Popen(command(data, run), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        wait_for(moment, process, run, life_s, draw)
+        wait_for(moment, process, run, epoch_s, draw)
         ended = process.poll() is not None
         process.kill()
     if ended:
@@ -120,7 +118,7 @@ def kill_runs(folder: Path, kills: int, kills_a_run: int, draw: random.Random) -
         run = folder / f"run-{runs}"
         for _ in range(min(kills_a_run, kills - done)):
             moment = MOMENTS[done % len(MOMENTS)]
-            state = kill_once(moment, data, run, life_s, draw)
+            state = kill_once(moment, data, run, life_s / KNOBS["epochs"], draw)
             if state is None:
                 break
             done += 1

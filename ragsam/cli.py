@@ -82,6 +82,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from ragsam.report.training import CURVES_NAME, read_log, training_table
     from ragsam.workflows.jobs import train_run
     from ragsam.workflows.knobs import parse_knob
 
@@ -90,7 +91,10 @@ def _train(args: argparse.Namespace) -> None:
         _try(args, knobs)
         return
     run = train_run(args.bundle, args.data, args.output, knobs, resume=args.resume)
+    for line in training_table(read_log(run / "log.csv")):
+        _say(line)
     _say(f"run: {run}")
+    _say(f"curves: {run / CURVES_NAME}")
     _say(f"next: ragsam index {run}")
 
 

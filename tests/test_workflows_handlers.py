@@ -152,6 +152,9 @@ def validator_with(score):
     )
 
 
+BATCH = {"image": torch.zeros(3, 1)}
+
+
 def trainer_of(losses):
     def step(engine, batch):
         return {"loss": torch.tensor(losses[engine.state.iteration - 1])}
@@ -165,10 +168,11 @@ def test_history_has_a_row_a_validation_with_the_mean_loss_since_the_last(tmp_pa
     path = tmp_path / "log.csv"
     History(path, validator).attach(trainer)
     Validation(validator, interval=2).attach(trainer)
-    trainer.run([0, 0], max_epochs=3)
+    trainer.run([BATCH, BATCH], max_epochs=3)
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert path.read_text().splitlines()[0] == ",".join(COLUMNS) == "epoch,step,train_seconds,loss,score"
+    assert path.read_text().splitlines()[0] == ",".join(COLUMNS)
+    assert COLUMNS[:5] == ("epoch", "step", "train_seconds", "loss", "score")
     assert [(r["epoch"], r["step"], float(r["loss"]), float(r["score"])) for r in rows] == [
         ("2", "4", (4 + 2 + 1 + 0.5) / 4, 0.25),
         ("3", "6", 4.0, 0.75),
@@ -191,8 +195,34 @@ def test_history_does_not_count_the_time_of_validation(tmp_path, monkeypatch):
     history = History(tmp_path / "log.csv", validator)
     history.attach(trainer)
     Validation(validator, interval=1).attach(trainer)
-    trainer.run([0, 0], max_epochs=2)
+    trainer.run([BATCH, BATCH], max_epochs=2)
     assert [row["train_seconds"] for row in history.rows] == [3.0, 6.0]
+    assert [row["slices_per_second"] for row in history.rows] == [2.0, 2.0]  # 2 batches of 3 slices in 3 s
+
+
+def test_history_has_the_parts_of_the_loss_each_organ_and_the_learning_rate(tmp_path):
+    def step(engine, batch):
+        loss.parts = {"dice": torch.tensor(float(engine.state.iteration))}
+        return {"loss": torch.tensor(1.0)}
+
+    def score():
+        dice.by_organ = [None, 0.25]
+        return 0.25
+
+    loss, dice = torch.nn.Module(), OrganDice(2, lambda output: output)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.125)
+    trainer, validator = Engine(step), validator_with(score)
+    about = {"optimizer": optimizer, "loss": loss, "dice": dice, "organs": ["liver", "spleen"]}
+    History(tmp_path / "log.csv", validator, **about).attach(trainer)
+    Validation(validator, interval=1).attach(trainer)
+    trainer.run([BATCH, BATCH], max_epochs=2)
+    with (tmp_path / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["loss_dice"] for row in rows] == ["1.5", "3.5"]
+    assert [row["dice_liver"] for row in rows] == ["", ""]
+    assert [row["dice_spleen"] for row in rows] == ["0.25", "0.25"]
+    assert [row["learning_rate"] for row in rows] == ["0.125", "0.125"]
+    assert float(rows[0]["memory_gb"]) > 0
 
 
 @pytest.mark.parametrize(("interval", "epochs"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (5, [5]), (9, [5])])
@@ -233,12 +263,21 @@ def test_progress_off_a_terminal_is_a_line_a_volume(caplog, capsys):
 
 def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    trainer = trainer_of([4.0, 2.0])
+    now = [0.0]
+    monkeypatch.setattr("ragsam.workflows.progress.time.monotonic", lambda: now[0])
+    trainer = trainer_of([4.0, 2.0, 1.0, 0.5])
+
+    @trainer.on(Events.ITERATION_STARTED)
+    def pass_time(engine):
+        now[0] += 20
+
     Progress("train", loss=True).attach(trainer)
-    trainer.run([0, 0], max_epochs=1)
+    trainer.run([0, 0], max_epochs=2)
     shown = capsys.readouterr().err
     assert "train" in shown
     assert "loss=" in shown
+    assert "left=60 s" in shown  # three steps of 20 s after the first, to the end of the last epoch
+    assert "left=0.0 s" in shown
 
 
 def volume(*values):

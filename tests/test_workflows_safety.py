@@ -12,7 +12,8 @@ from ragsam.cli import main
 from ragsam.errors import InputError
 from ragsam.networks.checkpoints import read_checkpoint
 from ragsam.workflows.disk_space import free_bytes, require_space, training_bytes
-from ragsam.workflows.dry_run import duration, try_training
+from ragsam.workflows.dry_run import try_training
+from ragsam.workflows.durations import duration
 from ragsam.workflows.early_stop import EarlyStop
 from ragsam.workflows.guarding import LossGuard, batch_text
 from ragsam.workflows.jobs import train_run

@@ -155,20 +155,27 @@ def _organ_rows(axes: Any, card: Card) -> None:
 
 def bare_figure(height_inches: float, *, width_inches: float = WIDTH_INCHES) -> tuple[Any, Any]:
     """Return a bare figure and its axes; object-oriented, so that no display and no global state is touched."""
+    figure, (axes,) = bare_figures(1, height_inches, width_inches=width_inches)
+    return figure, axes
+
+
+def bare_figures(count: int, height_inches: float, *, width_inches: float) -> tuple[Any, Sequence[Any]]:
+    """Return a bare figure and its axes, so many side by side; see `bare_figure`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width_inches, height_inches), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color("#8796a3")
-    axes.tick_params(colors=INK, labelsize=10, length=0)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    axes.grid(color=GRID, linewidth=0.8, axis="x")
-    axes.set_axisbelow(True)
-    return figure, axes
+    panels = figure.subplots(1, count, squeeze=False)[0]
+    for axes in panels:
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color("#8796a3")
+        axes.tick_params(colors=INK, labelsize=10, length=0)
+        axes.xaxis.label.set_color(INK)
+        axes.yaxis.label.set_color(INK)
+        axes.grid(color=GRID, linewidth=0.8, axis="x")
+        axes.set_axisbelow(True)
+    return figure, panels
 
 
 def figure_png(figure: Any) -> bytes:

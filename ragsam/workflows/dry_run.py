@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -13,7 +11,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import torch
 from ignite.engine import Engine, Events
 
 from ragsam.data.datalist import Case
@@ -21,6 +18,8 @@ from ragsam.errors import InputError
 from ragsam.transforms.reading import open_volume
 from ragsam.workflows.bundle import config_workflow, make_run, require_free, root_cause
 from ragsam.workflows.disk_space import free_bytes
+from ragsam.workflows.durations import duration
+from ragsam.workflows.memory import peak_memory
 
 STEPS = 4  # the first warms up, the others are timed
 
@@ -113,6 +112,7 @@ def _try_run(run: Path, output: Path) -> TrainingEstimate:
     ready_s, step_s = clock.at["first batch"] - start, (clock.steps[-1] - clock.steps[0]) / (STEPS - 1)
     volume_s = (clock.at["validated"] - clock.at["validation"]) * sum(voxels) / voxels[largest] / len(voxels)
     keep_s = clock.at["end"] - clock.at["validated"]
+    process, gpu = peak_memory()
     return TrainingEstimate(
         batch_size=plan.get_parsed_content("batch_size"),
         steps=epochs * steps,
@@ -123,8 +123,8 @@ def _try_run(run: Path, output: Path) -> TrainingEstimate:
         volume_s=volume_s,
         keep_s=keep_s,
         total_s=ready_s + epochs * (steps * step_s + keep_s) + validations * len(voxels) * volume_s,
-        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        gpu_bytes=torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0,
+        memory_bytes=process,
+        gpu_bytes=gpu,
         disk_bytes=2 * sum(path.stat().st_size for path in run.rglob("*") if path.is_file()),
         free_bytes=free_bytes(output),
     )
@@ -146,11 +146,3 @@ def estimate_lines(estimate: TrainingEstimate) -> list[str]:
         f"disk: {e.disk_bytes / 1e6:.0f} MB, {e.free_bytes / 1e9:.1f} GB are free",
         f"the whole training: about {duration(e.total_s)}",
     ]
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as a person says them: `40 s`, `12 min`, `3 h 5 min`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

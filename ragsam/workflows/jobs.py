@@ -13,6 +13,7 @@ from ragsam.data.cards import load_card
 from ragsam.data.datalist import Case
 from ragsam.data.validation import read_volume_checked
 from ragsam.errors import InputError
+from ragsam.report.training import CURVES_NAME, read_log, write_curves
 from ragsam.workflows.bundle import make_run, run_config
 from ragsam.workflows.dicom_seg import require_dicom, write_case_seg
 from ragsam.workflows.inputs import cases_of_inputs, is_dicom, skipped_files
@@ -55,6 +56,7 @@ def train_run(
         if not (run / "models" / "model.safetensors").exists() and not can_resume(run):
             shutil.rmtree(run)
         raise
+    write_curves(read_log(run / "log.csv"), run / CURVES_NAME)
     return run
 
 

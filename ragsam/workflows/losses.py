@@ -45,6 +45,9 @@ class PartialDiceCELoss(nn.Module):
             alike.
         dice_squared: squares the terms of the Dice's denominator.
 
+    Attributes:
+        parts: the last batch's `cross_entropy` and `dice`, not weighted.
+
     Raises:
         InputError: a weight below 0, or none above it.
     """
@@ -65,6 +68,7 @@ class PartialDiceCELoss(nn.Module):
         self.dice_weight = dice_weight
         self.cross_entropy_weight = cross_entropy_weight
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.parts: dict[str, Tensor] = {}
 
     def forward(self, logits: Tensor, target: Target) -> Tensor:
         """Return the loss, a scalar.
@@ -86,6 +90,7 @@ class PartialDiceCELoss(nn.Module):
         by_class = self.dice(masked.softmax(1) * known, (classes * known).to(masked.dtype)).flatten()
         told = annotated.any(0)
         dice = by_class[told].mean() if weights is None else _mean(by_class[told], weights[told])
+        self.parts = {"cross_entropy": cross_entropy.detach(), "dice": dice.detach()}
         return self.cross_entropy_weight * cross_entropy + self.dice_weight * dice
 
     def _class_weights(self, logits: Tensor) -> Tensor | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import Any
 
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
+
+from ragsam.workflows.durations import duration
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +35,19 @@ class Progress:
     def attach(self, engine: Engine) -> None:
         """Register with an engine."""
         if sys.stderr.isatty():
-            ProgressBar(desc=self.name).attach(engine, output_transform=self._last_loss if self.loss else None)
+            bar = ProgressBar(desc=self.name)
+            bar.attach(engine, output_transform=(lambda output: self._shown(engine, output)) if self.loss else None)
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.EPOCH_STARTED, self._note_first)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
         engine.add_event_handler(Events.EPOCH_COMPLETED if self.loss else Events.ITERATION_COMPLETED, self._line)
 
-    @staticmethod
-    def _last_loss(output: dict[str, float]) -> dict[str, float]:
-        return {"loss": output["loss"].item()}
+    def _shown(self, engine: Engine, output: dict[str, Any]) -> dict[str, Any]:
+        """Return what stands beside the bar of an epoch: the last loss, and the time until the last epoch's end."""
+        state = engine.state
+        done = state.iteration - (self._first - 1) * state.epoch_length
+        left = (time.monotonic() - self._start) / done * (state.max_epochs * state.epoch_length - state.iteration)
+        return {"loss": output["loss"].item(), "left": duration(left)}
 
     def _begin(self, engine: Engine) -> None:
         self._start, self._losses, self._first = time.monotonic(), [], 0

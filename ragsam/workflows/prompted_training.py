@@ -93,20 +93,28 @@ class PromptedLoss(nn.Module):
     Args:
         classes: of the logits of all classes.
         weight: of `object_loss`.
+
+    Attributes:
+        parts: those of `classes` for the last batch, and the mean loss of its objects as `prompts`, not weighted.
     """
 
     def __init__(self, classes: nn.Module, *, weight: float = 1.0) -> None:
         super().__init__()
         self.classes = classes
         self.weight = weight
+        self.parts: dict[str, Tensor] = {}
 
     def forward(self, prediction: Tensor | Answered, target: Target) -> Tensor:
         """Return the loss, a scalar, of what a `PromptedInferer` gave."""
         if not isinstance(prediction, Answered):
-            return self.classes(prediction, target)
+            loss = self.classes(prediction, target)
+            self.parts = getattr(self.classes, "parts", {})
+            return loss
         objects = sum(len(drawn.rows) for drawn, _ in prediction.groups)
         losses = [object_loss(masks, drawn) * (len(drawn.rows) / objects) for drawn, masks in prediction.groups]
-        return self.classes(prediction.logits, target) + self.weight * sum(losses)
+        loss, prompted = self.classes(prediction.logits, target), sum(losses)
+        self.parts = {**getattr(self.classes, "parts", {}), "prompts": prompted.detach()}
+        return loss + self.weight * prompted
 
 
 def object_loss(masks: PromptedMasks, drawn: DrawnPrompts) -> Tensor:
