@@ -13,7 +13,7 @@ from torch import Tensor
 from ragsam.networks.supports import Supports
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.descriptors import DESCRIPTORS
-from ragsam.retrieval.store import FaissStore, VectorStore
+from ragsam.retrieval.store import STORES, VectorStore, make_store
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Retriever:
         descriptor: name in `DESCRIPTORS`.
         neighbours: supports a query (k).
         temperature: neighbours are weighted by softmax(cosine / temperature).
+        store: how the bank is searched: a name in `STORES`, or auto, by the bank's size.
 
     Attributes:
         bank: where it looks; None until one is attached, and then every query comes back without supports.
@@ -40,10 +41,20 @@ class Retriever:
         trace: what was found, by lookup, when `record` is set.
     """
 
-    def __init__(self, *, descriptor: str = "thumbnail", neighbours: int = 8, temperature: float = 0.05) -> None:
+    def __init__(
+        self,
+        *,
+        descriptor: str = "thumbnail",
+        neighbours: int = 8,
+        temperature: float = 0.05,
+        store: str = "auto",
+    ) -> None:
         if descriptor not in DESCRIPTORS:
             raise ValueError(f"descriptor {descriptor!r} is unknown; choose one of {', '.join(DESCRIPTORS)}")
+        if store not in ("auto", *STORES):
+            raise ValueError(f"store {store!r} is unknown; choose auto or one of {', '.join(STORES)}")
         self.descriptor = descriptor
+        self.store = store
         self.neighbours = neighbours
         self.temperature = temperature
         self.keeps: tuple[str, ...] = ()
@@ -66,7 +77,7 @@ class Retriever:
 
     def attach(self, bank: Bank) -> None:
         """Search in `bank` from now on."""
-        self.bank, self._store = bank, FaissStore(bank.descriptors)
+        self.bank, self._store = bank, make_store(bank.descriptors, self.store)
 
     def build(self, batches: Iterable[Mapping[str, Any]], fit: dict[str, Any], encode: Any = None) -> Bank:
         """Make a bank of a loader's batches {"image", "label", "patient", "case", "slice", "height"} and attach it.
@@ -99,9 +110,6 @@ class Retriever:
     def search(self, vectors: np.ndarray, own: Sequence[set[str]]) -> Neighbours:
         """Return the nearest slices of other patients.
 
-        As many more than k are fetched as the queries' own patients have slices in the bank, so leaving those out can
-        never leave fewer than k where k others exist.
-
         Args:
             vectors: [B, D], unit.
             own: for each query the pseudonyms of its own patient.
@@ -109,21 +117,12 @@ class Retriever:
         Returns:
             Neighbours; a query without any neighbour has rows -1 and weights 0.
         """
-        bank, count = self.bank, self.neighbours
-        wanted = set().union(*own) & set(np.unique(bank.patients)) if own else set()
-        most_own = int(np.isin(bank.patients, list(wanted)).sum()) if wanted else 0
-        cosines, rows = self._store.search(vectors, min(count + most_own, len(bank)))
-        found = Neighbours(
-            np.full((len(vectors), count), -1), np.zeros((len(vectors), count)), np.zeros((len(vectors), count))
-        )
-        for index, patients in enumerate(own):
-            keep = rows[index] >= 0
-            if patients:
-                keep &= ~np.isin(bank.patients[rows[index]], list(patients))
-            chosen = np.flatnonzero(keep)[:count]
-            found.rows[index, : len(chosen)] = rows[index, chosen]
-            found.similarity[index, : len(chosen)] = cosines[index, chosen]
-            found.weights[index, : len(chosen)] = _softmax(cosines[index, chosen] / self.temperature)
+        masks = {patients: self.bank.allowed(without=patients) for patients in map(frozenset, own)}
+        cosines, rows = self._store.search(vectors, self.neighbours, [masks[frozenset(patients)] for patients in own])
+        there = rows >= 0
+        found = Neighbours(rows, np.where(there, cosines, 0.0).astype(float), np.zeros(rows.shape))
+        for index, chosen in enumerate(there):
+            found.weights[index, chosen] = _softmax(found.similarity[index, chosen] / self.temperature)
         return found
 
     def supports(self, found: Neighbours, device: torch.device) -> Supports:

@@ -1,41 +1,56 @@
-"""The vector store: nearest descriptors by cosine."""
+"""The vector store: nearest descriptors by cosine, among the rows that a query may find."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
+from ragsam.retrieval.store_faiss import ExactStore, HnswStore, IvfPqStore
+
+STORES = {"exact": ExactStore, "hnsw": HnswStore, "ivfpq": IvfPqStore}
+#: Up to so many vectors `auto` takes a store; measured in docs/retrieval.md.
+LARGEST = {"exact": 20_000, "hnsw": 500_000}
+
 
 class VectorStore(Protocol):
-    """What a retriever needs of a store.
+    """What a retriever needs of a store of unit vectors, given at construction.
 
-    Contract: `search` returns, for unit queries [B, D], the cosines and row numbers [B, k] of the nearest of the
-    unit vectors given at construction, best first. Where there are fewer than k, and for a query that is not finite,
-    the row is -1, which is never to be used as an index.
+    Contract of `search`: for each query the rows of the nearest vectors that it may find and their cosines, best
+    first. Where there are fewer than k, and for a query that is not finite, the row is -1, which is never to be used
+    as an index, and the cosine -inf. A row that a query may not find never comes back, and takes no other's place.
+    An exact store finds the nearest; another may miss some, but returns min(k, rows that may be found) of them.
     """
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return cosines [B, k], float32, and rows [B, k], int64."""
+    def search(
+        self, queries: np.ndarray, k: int, allowed: Sequence[np.ndarray | None] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Search for a batch.
+
+        Args:
+            queries: [B, D], unit length.
+            k: neighbours a query.
+            allowed: for each query a mask [N], bool, of the rows that it may find; None: all. Queries that share a
+                mask should share the array.
+
+        Returns:
+            Cosines [B, k], float32, and rows [B, k], int64.
+        """
         ...
 
 
-class FaissStore:
-    """Exact search by FAISS.
+def make_store(vectors: np.ndarray, kind: str = "auto") -> VectorStore:
+    """Return a store of unit vectors [N, D].
 
     Args:
-        vectors: [N, D], float32, unit length.
+        kind: a name in `STORES`, or auto, which chooses by N.
+
+    Raises:
+        ValueError: another kind.
     """
-
-    def __init__(self, vectors: np.ndarray) -> None:
-        import faiss  # heavy, and not needed where retrieval is off
-
-        self._index = faiss.IndexFlatIP(vectors.shape[1])
-        self._index.add(np.ascontiguousarray(vectors, np.float32))
-
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `VectorStore`."""
-        queries = np.ascontiguousarray(queries, np.float32)
-        cosines, rows = self._index.search(queries, k)
-        rows[~np.isfinite(queries).all(1)] = -1
-        return cosines, rows
+    if kind == "auto":
+        kind = next((name for name, most in LARGEST.items() if len(vectors) <= most), "ivfpq")
+    if kind not in STORES:
+        raise ValueError(f"store {kind!r} is unknown; choose auto or one of {', '.join(STORES)}")
+    return STORES[kind](vectors)
