@@ -285,6 +285,19 @@ def _describe(args: argparse.Namespace) -> None:
         write_json_atomic(args.json, about)
 
 
+def _verify(args: argparse.Namespace) -> int:
+    from ragsam.workflows.verification import verify_bundle
+
+    found = verify_bundle(args.bundle)
+    for name in found.passed:
+        _say(f"passed: {name}")
+    for line in found.left_out:
+        _say(f"left out: {line}")
+    for line in found.faults:
+        sys.stderr.write(f"ragsam: {line}\n")
+    return 2 if found.faults else 0
+
+
 def _compare(args: argparse.Namespace) -> None:
     from ragsam.report.compare_page import write_comparison
     from ragsam.report.compare_runs import read_runs
@@ -419,6 +432,10 @@ def build_parser() -> argparse.ArgumentParser:
     describe.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in training")
     describe.add_argument("--json", type=Path, metavar="FILE", help="write it as JSON")
     describe.set_defaults(job=_describe)
+
+    verify = commands.add_parser("verify", help="every check of a bundle; read as data before it is run")
+    verify.add_argument("bundle", help="a run, a bundle's folder, or the name of a packaged one (sam_lora)")
+    verify.set_defaults(job=_verify)
     return parser
 
 

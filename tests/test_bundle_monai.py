@@ -15,7 +15,7 @@ from small_study import KNOBS, files_below
 
 from ragsam.networks.checkpoints import save_weights
 from ragsam.workflows.bundle import find_bundle, make_run
-from ragsam.workflows.verification import SCHEMA
+from ragsam.workflows.metadata_check import SCHEMA
 
 BUNDLES = ("sam_lora", "sam_adapter", "sam_frequency")
 

@@ -43,7 +43,12 @@ def input_channels(text: str) -> int:
     Args:
         text: a config of a bundle.
     """
-    return max(3, 2 * (yaml.safe_load(text).get("context_slices") or 0) + 1)
+    return channels_of(yaml.safe_load(text))
+
+
+def channels_of(config: Mapping[str, Any]) -> int:
+    """Return the same of a config read as data."""
+    return max(3, 2 * (config.get("context_slices") or 0) + 1)
 
 
 def build_empty(options: Mapping[str, Any]) -> Segmenter:

@@ -1,0 +1,174 @@
+"""Configs are read as data: what the packaged bundles do passes, what could run code is told, and never run."""
+
+import os
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ragsam.workflows.bundle import find_bundle
+from ragsam.workflows.config_safety import MAX_BYTES, code_faults
+from ragsam.workflows.expression_safety import expression_fault
+
+BUNDLES = sorted(path.parent.name for path in Path(str(resources.files("ragsam.bundles"))).glob("*/configs"))
+#: Would be written by a config that ran.
+MARK = "/tmp/ragsam-config-has-run"
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return shutil.copytree(find_bundle("sam_lora"), tmp_path / "bundle")
+
+
+def changed(bundle, change, config="inference"):
+    path = bundle / "configs" / f"{config}.yaml"
+    content = yaml.safe_load(path.read_text())
+    change(content)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return code_faults(bundle)
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_packaged_bundles_are_sound(name):
+    assert code_faults(find_bundle(name)) == []
+
+
+def test_a_run_with_its_knobs_set_is_sound(run):
+    assert code_faults(run) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"__import__('os').system('touch {MARK}')",
+        "().__class__.__mro__[1].__subclasses__()",
+        "@network.__class__",
+        "open('/etc/passwd').read()",
+        "eval('1')",
+        "torch.load('x')",
+        "torch.hub.load('a', 'b')",
+        "torch.os.system('id')",
+        "torch.load",
+        "monai.bundle.run()",
+        "np.load('x', allow_pickle=True)",
+        "numpy.os",
+        "(lambda: 1)()",
+        "f'{@network}'",
+        "[load_card for load_card in [1]]",
+        "[x for x in [torch]]",
+        "(torch := 1)",
+        "9 ** 9 ** 9",
+        "@network.load_state_dict({})",
+        "@x.run.__globals__['os']",
+        "list(@x)[0].__init__",
+        "getattr(@x, 'a')",
+        "import os",
+        "from os import system",
+        "@##x",
+        "1; 2",
+        "",
+        "(" * 5000,
+        # Where MONAI replaces an @ inside of a text, its quotes may end that text.
+        f"'@' + __import__('os').system('touch {MARK}') + '@'",
+        "'@'+open('/etc/passwd')+'@'",
+    ],
+)
+def test_expressions_that_could_do_anything_are_refused(text):
+    assert expression_fault(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@bundle_root + '/models/model.safetensors'",
+        "@train#trainer#max_epochs * 10 + 1",
+        "torch.device('cuda:1' if torch.cuda.is_available() else 'cpu')",
+        "[p for p in @network.parameters() if p.requires_grad]",
+        "@network_def.to(@device)",
+        "[(@card_def.labels[a], 1) for a, b in @card_def.left_right]",
+        "None",
+        "not @a or @b is None",
+        "list(range_) if False else {'a': [1, -2]}['a'][0:1]".replace("range_", "@x"),
+    ],
+)
+def test_expressions_that_put_values_together_pass(text):
+    assert expression_fault(text) is None
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        ("extra", {"_target_": "os.system", "command": f"touch {MARK}"}, "_target_ os.system is nothing"),
+        ("extra", {"_target_": "monai.utils.run_cmd"}, "_target_ monai.utils.run_cmd"),
+        ("extra", {"_target_": "torch.nn.modules"}, "_target_ torch.nn.modules"),
+        ("extra", {"_target_": "torch.optim.lr_scheduler.types.FunctionType"}, "_target_ torch.optim"),
+        ("extra", {"_target_": "$__import__('os').system"}, "_target_ $__import__"),
+        ("extra", {"_target_": ["os.system"]}, "_target_ ['os.system']"),
+        ("extra", {"_target_": "ragsam.retrieval.Retriever", "_mode_": "debug"}, "_mode_ debug"),
+        ("device", f"$__import__('os').system('touch {MARK}')", "a call of __import__('os').system"),
+        ("imports", ["$import os"], "$import os"),
+        ("extra", "%/tmp/other.yaml::x", "takes in another file"),
+        ("extra", [{"deep": [{"_target_": "builtins.exec"}]}], "extra#0#deep#0: _target_ builtins.exec"),
+        ("extra", {"$open('x')": 1}, "$open('x')"),
+    ],
+)
+def test_a_config_that_would_run_something_else_is_told_with_its_place(bundle, place, value, told):
+    faults = changed(bundle, lambda content: content.update({place: value}))
+    assert all(fault.startswith(f"configs/inference.yaml: {place}") for fault in faults)
+    assert any(told in fault for fault in faults)
+    assert not os.path.exists(MARK)
+
+
+def test_parts_that_only_compute_may_be_named(bundle):
+    loss = {"_target_": "monai.losses.DiceCELoss", "softmax": True}
+    assert changed(bundle, lambda content: content.update(loss=loss), "train") == []
+
+
+def test_every_config_of_the_folder_is_read_json_and_metadata_too(bundle):
+    (bundle / "configs" / "inference.json").write_text('{"a": "$open(\'x\')"}')  # MONAI Label prefers it
+    (bundle / "configs" / "deep").mkdir()
+    (bundle / "configs" / "deep" / "other.YML").write_text("a: {_target_: os.system}")
+    metadata = bundle / "configs" / "metadata.json"
+    metadata.write_text(metadata.read_text().replace('"Segmentation of', '"$exit() Segmentation of'))
+    assert [fault.split(":")[0] for fault in code_faults(bundle)] == [
+        "configs/deep/other.YML",
+        "configs/inference.json",
+        "configs/metadata.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!python/object/apply:os.system ['touch " + MARK + "']",
+        "a: &x [1]\nb: [*x, *x]",
+        "a: [",
+        "x" * (MAX_BYTES + 1),
+        "[" * 2000 + "]" * 2000,
+    ],
+    ids=["tag", "alias", "broken", "large", "deep"],
+)
+def test_yaml_that_is_no_plain_data_is_one_line(bundle, text):
+    (bundle / "configs" / "inference.yaml").write_text(text)
+    (fault,) = code_faults(bundle)
+    assert fault.startswith("configs/inference.yaml: ")
+    assert "\n" not in fault
+    assert not os.path.exists(MARK)
+
+
+def test_code_beside_the_configs_links_and_another_logging_conf_are_told(bundle, tmp_path):
+    (bundle / "torch.py").write_text("raise SystemExit")
+    (bundle / "monai").mkdir()
+    (bundle / "monai" / "__init__.pyc").write_bytes(b"")
+    os.symlink("/etc/hostname", bundle / "docs" / "host")
+    os.symlink(bundle / "LICENSE", bundle / "docs" / "licence")  # stays inside
+    conf = bundle / "configs" / "logging.conf"
+    conf.write_text(conf.read_text().replace("args=(sys.stderr,)", f"args=(__import__('os').system('touch {MARK}'),)"))
+    assert [fault.split(":")[0] for fault in code_faults(bundle)] == [
+        "docs/host",
+        "monai/__init__.pyc",
+        "torch.py",
+        "configs/logging.conf",
+    ]
