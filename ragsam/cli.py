@@ -298,6 +298,31 @@ def _verify(args: argparse.Namespace) -> int:
     return 2 if found.faults else 0
 
 
+def _pack(args: argparse.Namespace) -> None:
+    from ragsam.workflows.packing import pack_run
+
+    packed = pack_run(args.run, args.output, bank=not args.no_bank, with_base=args.with_base)
+    _say(f"packed: {args.output}, {packed.files} files, {args.output.stat().st_size / 1e6:.1f} MB")
+    if packed.bank:
+        _say("bank: in it, with label maps of the training patients; --no-bank leaves it out")
+    if packed.base:
+        held = "in it" if packed.with_base else f"left out: {packed.base}, SHA-256 {packed.base_sha256}"
+        _say(f"base weights: {held}")
+    _say(f"next: ragsam unpack {args.output} --output RUN")
+
+
+def _unpack(args: argparse.Namespace) -> None:
+    from ragsam.workflows.unpacking import unpack_run
+
+    packed = unpack_run(args.archive, args.output, base=args.base, max_gb=args.max_gb)
+    _say(f"run: {args.output}, {packed.files} files, {packed.size / 1e6:.1f} MB")
+    _say("a run is code: use one only where you trust its source")
+    if packed.base and not packed.with_base and not args.base:
+        _say(f"base weights: put {packed.base} into {args.output / 'base'}, SHA-256 {packed.base_sha256}")
+    bank = "" if packed.bank else " --no-retrieval"
+    _say(f"next: ragsam segment {args.output} INPUT --output DIR{bank}")
+
+
 def _compare(args: argparse.Namespace) -> None:
     from ragsam.report.compare_page import write_comparison
     from ragsam.report.compare_runs import read_runs
@@ -432,6 +457,20 @@ def build_parser() -> argparse.ArgumentParser:
     describe.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in training")
     describe.add_argument("--json", type=Path, metavar="FILE", help="write it as JSON")
     describe.set_defaults(job=_describe)
+
+    pack = commands.add_parser("pack", help="a run as one file, to segment with elsewhere")
+    pack.add_argument("run", type=Path)
+    pack.add_argument("--output", type=Path, required=True, metavar="FILE.zip")
+    pack.add_argument("--no-bank", action="store_true", help="leave the support bank out")
+    pack.add_argument("--with-base", action="store_true", help="put the base weights in")
+    pack.set_defaults(job=_pack)
+
+    unpack = commands.add_parser("unpack", help="a packed run as a run again")
+    unpack.add_argument("archive", type=Path, metavar="FILE.zip")
+    unpack.add_argument("--output", type=Path, required=True, metavar="RUN")
+    unpack.add_argument("--base", type=Path, metavar="SAM", help="the base weights, where they are not in it")
+    unpack.add_argument("--max-gb", type=float, default=10.0, metavar="N", help="what it may grow to (default: 10)")
+    unpack.set_defaults(job=_unpack)
 
     verify = commands.add_parser("verify", help="every check of a bundle; read as data before it is run")
     verify.add_argument("bundle", help="a run, a bundle's folder, or the name of a packaged one (sam_lora)")
