@@ -323,6 +323,15 @@ def _unpack(args: argparse.Namespace) -> None:
     _say(f"next: ragsam segment {args.output} INPUT --output DIR{bank}")
 
 
+def _doctor(args: argparse.Namespace) -> int:
+    from ragsam.workflows.doctor import examine, finding_lines
+
+    findings = examine()
+    for line in finding_lines(findings):
+        _say(line)
+    return 2 if any(finding.state == "fault" for finding in findings) else 0
+
+
 def _compare(args: argparse.Namespace) -> None:
     from ragsam.report.compare_page import write_comparison
     from ragsam.report.compare_runs import read_runs
@@ -471,6 +480,9 @@ def build_parser() -> argparse.ArgumentParser:
     unpack.add_argument("--base", type=Path, metavar="SAM", help="the base weights, where they are not in it")
     unpack.add_argument("--max-gb", type=float, default=10.0, metavar="N", help="what it may grow to (default: 10)")
     unpack.set_defaults(job=_unpack)
+
+    doctor = commands.add_parser("doctor", help="what works here, and what to do about the rest")
+    doctor.set_defaults(job=_doctor)
 
     verify = commands.add_parser("verify", help="every check of a bundle; read as data before it is run")
     verify.add_argument("bundle", help="a run, a bundle's folder, or the name of a packaged one (sam_lora)")
