@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
@@ -36,7 +37,9 @@ class Board:
         self._writer: Any = None
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer and the evaluator."""
+        """Register with the trainer and the evaluator; of several processes the first writes."""
+        if idist.get_rank() > 0:
+            return
         self._trainer = engine
         engine.add_event_handler(Events.STARTED, self.open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write_loss)

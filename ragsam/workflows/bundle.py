@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
 CONFIGS = ("train", "inference", "evaluate")
+OVERLAYS = ("multi_gpu_train.yaml", "multi_gpu_evaluate.yaml")
 LARGEST_SLICE = 512
 
 
@@ -114,7 +115,9 @@ def write_run(bundle: Path, target: Path, card: str, values: Mapping[str, Any]) 
         require_base(Path(values["start"]), network.base_sha256)
     for name, text in texts.items():
         write_text_atomic(target / "configs" / f"{name}.yaml", text)
-    shutil.copyfile(bundle / "configs" / "logging.conf", target / "configs" / "logging.conf")
+    for name in ("logging.conf", *OVERLAYS):
+        if (bundle / "configs" / name).is_file():
+            shutil.copyfile(bundle / "configs" / name, target / "configs" / name)
     write_text_atomic(target / "configs" / "card.yaml", card_text(card))
     metadata = read_json(bundle / "configs" / "metadata.json")
     write_json_atomic(target / "configs" / "metadata.json", fill_metadata(metadata, named, values))

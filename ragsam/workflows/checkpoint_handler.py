@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 class BestWeights:
     """Keeps the weights of the best validation as `model.safetensors`, and the same as `model.pt` for MONAI's tools.
+
+    Of several processes, whose weights and scores are the same, the first writes.
 
     Args:
         network: what trains.
@@ -58,6 +61,8 @@ class BestWeights:
         if not value >= best - self.tolerance:  # nan is no score
             return
         engine.state.best_kept = max(best, value)
+        if idist.get_rank() > 0:
+            return
         state = self.network.trainable_state()
         about = {**self.network.about, **self.metadata, self.metric: round(value, 6)}
         save_weights(self.path, state, about)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils import set_determinism
@@ -13,7 +14,7 @@ class EpochSeeds:
     """Seeds every source of random numbers at the start of each epoch, so that a training can go on at any epoch.
 
     Seeded are Python's, numpy's and torch's generators, on all devices, and the random transforms of the slices. Worker
-    processes draw their seeds from torch's, and so do samplers.
+    processes draw their seeds from torch's, and so do samplers. Of several trainers each has seeds of its own.
 
     Args:
         seed: of the training.
@@ -30,11 +31,12 @@ class EpochSeeds:
 
     def start(self, engine: Engine) -> None:
         """Seed for the epoch at hand."""
-        seed = epoch_seed(self.seed, engine.state.epoch)
+        seed = epoch_seed(self.seed, engine.state.epoch, idist.get_rank())
         set_determinism(seed=seed)
         self.dataset.set_random_state(seed)
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Return the seed of an epoch, 32 bits; those of neighbouring seeds and epochs have nothing in common."""
-    return int(np.random.SeedSequence([seed % 2**32, epoch]).generate_state(1)[0])
+def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """Return the seed of an epoch in a process, 32 bits; those of neighbours have nothing in common."""
+    numbers = [seed % 2**32, epoch, *([rank] if rank else [])]
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

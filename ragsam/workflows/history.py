@@ -81,7 +81,7 @@ class History:
         for name, part in {"loss": engine.state.output["loss"], **parts}.items():
             since["sums"][name] = since["sums"].get(name, 0.0) + part.item()
         since["steps"] += 1
-        since["slices"] += len(engine.state.batch["image"])
+        since["slices"] += len(engine.state.batch["image"]) * idist.get_world_size()
 
     def _end(self, engine: Engine) -> None:
         history, passed = engine.state.history, time.monotonic() - self._since

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
+import torch.distributed as dist
 from ignite.engine import Engine
 from ignite.metrics import Metric
 
@@ -22,13 +24,15 @@ class OrganDice(Metric):
     Args:
         num_classes: organs, without background.
         output_transform: gives (predictions, references), each a list of label volumes [1, H, W, D].
+        gathered: whether several processes share the volumes out, whose scores are put together.
 
     Attributes:
         by_organ: [K], as `compute` last found them; None for an organ that did not occur.
     """
 
-    def __init__(self, num_classes: int, output_transform: Callable[[Any], Any]) -> None:
+    def __init__(self, num_classes: int, output_transform: Callable[[Any], Any], *, gathered: bool = False) -> None:
         self.num_classes = num_classes
+        self.gathered = gathered
         self.by_organ: list[float | None] = []
         self.scores: list[list[float]] = []
         super().__init__(output_transform)
@@ -57,6 +61,11 @@ class OrganDice(Metric):
 
     def compute(self) -> float:
         """Return the mean over the organs that occurred; 0 where none did."""
-        self.by_organ = [float(np.mean(scores)) if scores else None for scores in self.scores]
+        shares = [self.scores]
+        if self.gathered and idist.get_world_size() > 1:
+            shares = [None] * idist.get_world_size()
+            dist.all_gather_object(shares, self.scores)
+        together = [[score for share in shares for score in share[organ]] for organ in range(self.num_classes)]
+        self.by_organ = [float(np.mean(scores)) if scores else None for scores in together]
         means = [mean for mean in self.by_organ if mean is not None]
         return float(np.mean(means)) if means else 0.0
