@@ -27,8 +27,6 @@ from ragsam.workflows.jobs import segment_with_run
 from ragsam.workflows.packing import pack_run
 from ragsam.workflows.unpacking import unpack_run
 
-CONFIGS = ["card.yaml", "evaluate.yaml", "inference.yaml", "logging.conf", "metadata.json", "train.yaml"]
-
 
 def voxels(folder):
     return {path.name: np.asarray(nib.load(path).dataobj) for path in sorted(folder.glob("*.nii.gz"))}
@@ -105,8 +103,9 @@ def test_what_is_in_it_and_what_is_not(run, own_run, packed, study, tmp_path):
     pack_run(own_run, tmp_path / "again.zip")
     held = contents(tmp_path / "again.zip")
     assert held == contents(packed)
-    names = [f"configs/{name}" for name in CONFIGS] + ["models/model.pt", "models/model.safetensors", "docs/README.md"]
-    names += ["LICENSE", "log.csv"] + [f"bank/{name}" for name in files_below(run / "bank") if not name.startswith(".")]
+    names = ["models/model.pt", "models/model.safetensors", "docs/README.md", "LICENSE", "log.csv"]
+    for folder in ("configs", "bank"):
+        names += [f"{folder}/{name}" for name in files_below(run / folder) if not name.startswith(".")]
     assert sorted(held) == list(held) == sorted(names)
     for content in held.values():
         assert not any(str(folder.parent).encode() in content for folder in (run, own_run, study))
