@@ -90,6 +90,9 @@ def _train(args: argparse.Namespace) -> None:
     if args.check:
         _try(args, knobs)
         return
+    if args.folds is not None:
+        _train_folds(args, knobs)
+        return
     run = train_run(args.bundle, args.data, args.output, knobs, resume=args.resume)
     for line in training_table(read_log(run / "log.csv")):
         _say(line)
@@ -101,10 +104,22 @@ def _train(args: argparse.Namespace) -> None:
 def _try(args: argparse.Namespace, knobs: dict[str, Any]) -> None:
     from ragsam.workflows.dry_run import estimate_lines, try_training
 
-    if args.resume:
-        raise InputError("--check: not with --resume; what was begun has been tried")
+    if args.resume or args.folds is not None:
+        raise InputError("--check: not with --resume or --folds; try one training that is not begun")
     for line in estimate_lines(try_training(args.bundle, args.data, args.output, knobs)):
         _say(line)
+
+
+def _train_folds(args: argparse.Namespace, knobs: dict[str, Any]) -> None:
+    from ragsam.workflows.cross_validation import cross_validate
+
+    metrics = cross_validate(args.bundle, args.data, args.output, knobs, folds=args.folds, resume=args.resume)
+    dice = metrics["summary"]["mean"]["dice"]
+    if dice["mean"] is not None:
+        _say(f"mean Dice {dice['mean']:.4f} (n = {dice['n']} patients, each by the run that never saw them)")
+    _say(f"report: {args.output / 'evaluation' / 'report.html'}")
+    others = " ".join(str(args.output / f"fold-{fold}") for fold in range(1, args.folds))
+    _say(f"next: ragsam segment {args.output / 'fold-0'} INPUT --output DIR --ensemble {others}")
 
 
 def _index(args: argparse.Namespace) -> None:
@@ -390,6 +405,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a knob of train.yaml")
     train.add_argument("--resume", action="store_true", help="go on with RUN where it was stopped, or begin")
     train.add_argument("--check", action="store_true", help="try it: a few batches, and what the whole will take")
+    train.add_argument("--folds", type=int, metavar="N", help="cross-validate: N runs in RUN, evaluated as one")
     train.set_defaults(job=_train)
 
     index = commands.add_parser("index", help="build the support bank of a run's training patients, or grow it")
