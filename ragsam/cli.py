@@ -144,6 +144,215 @@ def _remove(args: argparse.Namespace) -> None:
     _say(f"bank: {folder}, {manifest['slices']} slices of {manifest['patients']} patients")
 
 
+def _rank(args: argparse.Namespace) -> int:
+    from ragsam.files import write_json_atomic
+    from ragsam.workflows.ranking import rank_volumes
+
+    ranking, faults = rank_volumes(args.run, args.input, section=args.section, bank=args.bank, series=args.series)
+    for entry in ranking:
+        place = f"farther than {entry['percentile']:.0f} % of the bank's volumes"
+        _say(f"{entry['case']}: {entry['score']:.3f}, {place}{', unlike them' if entry['flagged'] else ''}")
+    if args.json:
+        write_json_atomic(args.json, {"volumes": ranking})
+    for fault in faults:
+        sys.stderr.write(f"ragsam: {fault}\n")
+    return 2 if faults else 0
+
+
+def _segment(args: argparse.Namespace) -> None:
+    if args.prompts:
+        _segment_prompted(args)
+        return
+    from ragsam.workflows.jobs import segment_with_run
+    from ragsam.workflows.knobs import parse_knob
+
+    cases = segment_with_run(
+        args.run,
+        args.input,
+        args.output,
+        section=args.section,
+        bank=args.bank,
+        retrieval=not args.no_retrieval,
+        series=args.series,
+        dicom_seg=args.dicom_seg,
+        ensemble=args.ensemble,
+        uncertainty=args.uncertainty,
+        probabilities=args.probabilities,
+        knobs=dict(parse_knob(text) for text in args.set),
+    )
+    _say(f"label volumes: {len(cases)} in {args.output}")
+
+
+def _segment_prompted(args: argparse.Namespace) -> None:
+    from ragsam.workflows.prompt_job import segment_prompted
+
+    others = ("dicom_seg", "ensemble", "uncertainty", "probabilities", "set")
+    if given := [name for name in others if getattr(args, name)]:
+        raise InputError(f"--{given[0].replace('_', '-')}: not with --prompts; leave one of them out")
+    cases = segment_prompted(
+        args.run,
+        args.input,
+        args.prompts,
+        args.output,
+        section=args.section,
+        bank=args.bank,
+        retrieval=not args.no_retrieval,
+        series=args.series,
+    )
+    _say(f"label volumes: {len(cases)} in {args.output}; prompts.json tells what was found where")
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from ragsam.data.cards import load_card
+    from ragsam.data.datalist import load_datalist
+    from ragsam.files import read_json
+    from ragsam.report.pairs import pairs_from_cases, pairs_from_folders, unmatched_predictions
+    from ragsam.report.viewer import viewer_choice
+    from ragsam.workflows.report_handler import report_evaluation
+
+    support_cases, card_name = (), args.card
+    if args.reference.suffix == ".json":
+        data = load_datalist(args.reference)
+        pairs = pairs_from_cases(data.section(args.section), args.prediction)
+        support_cases, card_name = data.sections.get("training", ()), card_name or data.card
+    else:
+        pairs = pairs_from_folders(args.reference, args.prediction, image_dir=args.image)
+        for name in unmatched_predictions(args.reference, args.prediction):
+            sys.stderr.write(f"ragsam: warning: {name}: a prediction without a reference; it is not evaluated\n")
+    if card_name is None:
+        raise InputError("--card: needed with a folder of references; name a card or its .yaml file")
+    metrics = report_evaluation(
+        pairs,
+        load_card(card_name),
+        args.prediction,
+        args.output,
+        bank=args.bank,
+        support_cases=support_cases,
+        baseline=read_json(args.baseline) if args.baseline else None,
+        viewer=viewer_choice(args.viewer, [pair.case for pair in pairs]),
+        protocol=args.protocol,
+        jobs=args.jobs,
+    )
+    if metrics["protocol_caveat"]:
+        sys.stderr.write(f"ragsam: warning: {metrics['protocol_caveat']}\n")
+    dice = metrics["summary"]["mean"]["dice"]
+    if dice["mean"] is not None:
+        _say(f"mean Dice {dice['mean']:.4f} (n = {dice['n']} patients; {metrics['patients']})")
+    _say(f"report: {args.output / 'report.html'}")
+    for fault in metrics["faults"]:
+        sys.stderr.write(f"ragsam: {fault}\n")
+    return 2 if metrics["faults"] else 0
+
+
+def _import(args: argparse.Namespace) -> None:
+    from ragsam.workflows.importing import import_weights
+
+    report = import_weights(
+        args.format,
+        args.checkpoint,
+        base=args.base,
+        output=args.output,
+        run=args.run,
+        card=args.card,
+        image_size=args.image_size,
+        normalisation=args.normalisation,
+    )
+    for line in report.lines():
+        _say(line)
+    if args.output:
+        _say(f"weights: {args.output}")
+        _say(f"next: ragsam train sam_lora --data DATALIST --output RUN --set start={args.output}{_base_knob(args)}")
+    if args.run:
+        _say(f"run: {args.run}")
+        _say(f"next: ragsam segment {args.run} INPUT --output DIR")
+
+
+def _base_knob(args: argparse.Namespace) -> str:
+    return f" --set base={args.base}" if args.base else ""
+
+
+def _export(args: argparse.Namespace) -> None:
+    for line in EXPORTS[args.to](args):
+        _say(line)
+    _say(f"{args.to}: {args.output}")
+
+
+def _export_state_dict(args: argparse.Namespace) -> list[str]:
+    from ragsam.workflows.exporting import export_state_dict
+
+    return export_state_dict(args.to, args.run, args.output)
+
+
+def _export_torchscript(args: argparse.Namespace) -> list[str]:
+    from ragsam.workflows.deployment import export_torchscript
+
+    return [f"largest difference to PyTorch's logits: {export_torchscript(args.run, args.output):.1e}"]
+
+
+def _export_onnx(args: argparse.Namespace) -> list[str]:
+    from ragsam.workflows.onnx_export import export_onnx
+
+    return [f"largest difference to PyTorch's logits: {export_onnx(args.run, args.output):.1e}"]
+
+
+#: By format, what writes `args.run` to `args.output`, and returns lines on what its user has to know.
+EXPORTS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
+    "samed": _export_state_dict,
+    "sam": _export_state_dict,
+    "torchscript": _export_torchscript,
+    "onnx": _export_onnx,
+}
+
+
+def _describe(args: argparse.Namespace) -> None:
+    from ragsam.files import write_json_atomic
+    from ragsam.workflows.description import describe, description_text
+    from ragsam.workflows.knobs import parse_knob
+
+    about = describe(args.bundle, card=args.card, knobs=dict(parse_knob(text) for text in args.set))
+    _say(description_text(about))
+    if args.json:
+        write_json_atomic(args.json, about)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from ragsam.workflows.verification import verify_bundle
+
+    found = verify_bundle(args.bundle)
+    for name in found.passed:
+        _say(f"passed: {name}")
+    for line in found.left_out:
+        _say(f"left out: {line}")
+    for line in found.faults:
+        sys.stderr.write(f"ragsam: {line}\n")
+    return 2 if found.faults else 0
+
+
+def _pack(args: argparse.Namespace) -> None:
+    from ragsam.workflows.packing import pack_run
+
+    packed = pack_run(args.run, args.output, bank=not args.no_bank, with_base=args.with_base)
+    _say(f"packed: {args.output}, {packed.files} files, {args.output.stat().st_size / 1e6:.1f} MB")
+    if packed.bank:
+        _say("bank: in it, with label maps of the training patients; --no-bank leaves it out")
+    if packed.base:
+        held = "in it" if packed.with_base else f"left out: {packed.base}, SHA-256 {packed.base_sha256}"
+        _say(f"base weights: {held}")
+    _say(f"next: ragsam unpack {args.output} --output RUN")
+
+
+def _unpack(args: argparse.Namespace) -> None:
+    from ragsam.workflows.unpacking import unpack_run
+
+    packed = unpack_run(args.archive, args.output, base=args.base, max_gb=args.max_gb)
+    _say(f"run: {args.output}, {packed.files} files, {packed.size / 1e6:.1f} MB")
+    _say("a run is code: use one only where you trust its source")
+    if packed.base and not packed.with_base and not args.base:
+        _say(f"base weights: put {packed.base} into {args.output / 'base'}, SHA-256 {packed.base_sha256}")
+    bank = "" if packed.bank else " --no-retrieval"
+    _say(f"next: ragsam segment {args.output} INPUT --output DIR{bank}")
+
+
 def _segment(args: argparse.Namespace) -> None:
     if args.prompts:
         _segment_prompted(args)
@@ -415,6 +624,15 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument("--section", help="of the datalist to add (default: training)")
     index.add_argument("--remove", nargs="+", metavar="PATIENT", help="take patients out of the bank, by their keys")
     index.set_defaults(job=_index)
+
+    rank = commands.add_parser("rank", help="volumes without labels, those first that are most unlike the bank")
+    rank.add_argument("run", type=Path)
+    rank.add_argument("input", type=Path, nargs="+", help="as for segment")
+    rank.add_argument("--section", default="test", help="of a datalist (default: test)")
+    rank.add_argument("--bank", type=Path, help="default: the run's own bank/")
+    rank.add_argument("--series", action="append", default=[], metavar="UID", help="of a DICOM folder with several")
+    rank.add_argument("--json", type=Path, metavar="FILE", help="write the scores as JSON")
+    rank.set_defaults(job=_rank)
 
     segment = commands.add_parser("segment", help="label volumes on the inputs' own grid")
     segment.add_argument("run", type=Path)

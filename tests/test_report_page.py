@@ -50,6 +50,10 @@ def _study(folder, *, shift, cases=4):
     return pairs
 
 
+def _novelty(flagged):
+    return {"score": 0.3456 if flagged else 0.0123, "percentile": 97.0, "p_value": 0.0002, "flagged": flagged}
+
+
 def _trace(pairs):
     neighbours = [
         {"patient": "paaa111", "case": case, "slice": 3, "similarity": 0.934, "weight": weight, "row": 7}
@@ -58,7 +62,10 @@ def _trace(pairs):
     slices = {str(z): neighbours for z in range(8)}
     return {
         "bank": {"slices": 860, "patients": 24, "fingerprint": "f"},
-        "cases": {pair.case: {"orientation": "RAS", "axis": 2, "slices": slices} for pair in pairs},
+        "cases": {
+            pair.case: {"orientation": "RAS", "axis": 2, "novelty": _novelty(number == 1), "slices": slices}
+            for number, pair in enumerate(pairs)
+        },
     }
 
 
@@ -94,6 +101,14 @@ def test_the_page_is_one_file_under_a_strict_policy(report):
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", text)
     assert "url(" not in text
     assert "@import" not in text
+
+
+def test_a_case_unlike_the_bank_is_told_at_the_top_and_at_the_case(report):
+    text = _text(report[0])
+    assert "<strong>Unlike the bank's volumes</strong> case1: retrieval has little to say" in text
+    assert text.count("<strong>Unlike the bank's volumes</strong> (p = 0.0002). Its nearest slices in the bank") == 1
+    assert "lie at a mean distance of 0.346, farther than for 97 % of the bank's own volumes." in text
+    assert "lie at a mean distance of 0.012, farther" in text
 
 
 def test_names_are_shown_as_text(report):

@@ -80,12 +80,14 @@ def case_section(
         load_neighbour: see `neighbour_loader`.
 
     Returns:
-        notes: lines about what could not be shown; slices: for each z, why, panels [(title, PNG)] and neighbours.
+        notes: lines about what could not be shown; novelty: the trace's, or None; slices: for each z, why, panels
+        [(title, PNG)] and neighbours.
     """
     sight = read_case(pair, card)
-    if sight.expected is None or sight.found is None:
-        return {"notes": sight.notes, "slices": []}
     neighbours = ((trace or {}).get("cases") or {}).get(scores["case"])
+    novelty = (neighbours or {}).get("novelty")
+    if sight.expected is None or sight.found is None:
+        return {"notes": sight.notes, "novelty": novelty, "slices": []}
     if (neighbours or {}).get("axis", 2) != 2:
         neighbours = None  # of sagittal or coronal slices; those shown here are axial
     slices = [
@@ -99,7 +101,7 @@ def case_section(
         }
         for z, why in telling_slices(sight.expected, sight.found)
     ]
-    return {"notes": sight.notes, "slices": slices}
+    return {"notes": sight.notes, "novelty": novelty, "slices": slices}
 
 
 def _panels(z: int, sight: Sight, card: Card) -> list[Picture]:

@@ -93,6 +93,7 @@ def write_report(
         "cases": _cases(metrics, card, pairs, trace, support_cases, max_cases),
         "all_cases": [{**case, "dice": mean} for case, mean in worst_first(metrics)],
         "trace": trace,
+        "unlike_bank": _unlike_bank(trace),
         "provenance": {str(k): text.without_folders(str(v)) for k, v in (provenance or {}).items()},
         "viewer": viewer_content(viewer, ranked, {pair.case: pair for pair in pairs}, card),
         "viewer_script": asset("viewer.js"),
@@ -158,6 +159,12 @@ def _agreements(metrics: Mapping[str, Any], card: Card) -> list[dict[str, Any]]:
         for organ, found in agreements
         if found["points"]
     ]
+
+
+def _unlike_bank(trace: Mapping[str, Any] | None) -> list[str]:
+    """Return the cases that retrieval.json flags as novel."""
+    cases = (trace or {}).get("cases") or {}
+    return [case for case, entry in cases.items() if (entry.get("novelty") or {}).get("flagged")]
 
 
 def _events(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

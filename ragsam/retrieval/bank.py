@@ -23,6 +23,7 @@ from ragsam.retrieval.bank_arrays import PartedArray
 from ragsam.retrieval.bank_manifest import read_manifest, read_rows
 from ragsam.retrieval.bank_rows import Rows, classes_present, joined, pseudonym, rows_of_batch
 from ragsam.retrieval.bank_writer import BankWriter
+from ragsam.retrieval.novelty import bank_scores
 
 __all__ = ["Bank", "pseudonym"]
 
@@ -44,6 +45,7 @@ class Bank:
         images: [N, s, s], uint8, the slice's middle channel, 0-1 scaled to 0-255; None where they are not kept.
         embeddings: [N, C, h, w], float16, by the encoder; None where they are not kept.
         present: [N, C], bool, the classes of which the slice has a pixel; None finds it out.
+        stored_scores: `scores` as a manifest has them; None works them out when they are asked for.
     """
 
     descriptors: np.ndarray
@@ -58,6 +60,7 @@ class Bank:
     images: np.ndarray | PartedArray | None = None
     embeddings: np.ndarray | PartedArray | None = None
     present: np.ndarray | None = None
+    stored_scores: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.present is None:
@@ -89,9 +92,10 @@ class Bank:
         return cls._of_rows(joined(parts), fit, salt)
 
     @classmethod
-    def _of_rows(cls, rows: Rows, fit: dict[str, Any], salt: str) -> Bank:
+    def _of_rows(cls, rows: Rows, fit: dict[str, Any], salt: str, scores: dict[str, float] | None = None) -> Bank:
         annotated = rows.pop("annotated")
-        return cls(**rows, fit=fit, salt=salt, annotated=None if annotated.all() else annotated)
+        annotated = None if annotated.all() else annotated
+        return cls(**rows, fit=fit, salt=salt, annotated=annotated, stored_scores=scores)
 
     def own_patients(self, patient: str | None, case: str | None) -> set[str]:
         """Return the pseudonyms under which a query's patient may stand: by its key, and by a case of that name."""
@@ -122,6 +126,13 @@ class Bank:
         if heights is not None:
             mask &= (heights[0] <= self.heights) & (self.heights <= heights[1])
         return None if mask.all() else mask
+
+    @cached_property
+    def scores(self) -> dict[str, float]:
+        """How far the bank's own volumes lie from those of other patients, by case; see `bank_scores`."""
+        if self.stored_scores is not None:
+            return self.stored_scores
+        return bank_scores(self.descriptors, self.patients, self.cases, self.slices)
 
     @cached_property
     def _patient_codes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +172,8 @@ class Bank:
         while True:
             manifest = read_manifest(folder, fit)
             try:
-                return cls._of_rows(read_rows(folder, manifest), manifest["fit"], manifest["salt"])
+                rows = read_rows(folder, manifest)
+                return cls._of_rows(rows, manifest["fit"], manifest["salt"], manifest.get("scores"))
             except InputError:
                 if read_manifest(folder, fit) == manifest:
                     raise

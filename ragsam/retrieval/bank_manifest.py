@@ -18,6 +18,7 @@ from ragsam.errors import InputError
 from ragsam.files import read_json, sha256_file, write_json_atomic
 from ragsam.retrieval.bank_arrays import PartedArray, open_array
 from ragsam.retrieval.bank_rows import ARRAYS, OPTIONAL, Rows, joined, rows_of_table
+from ragsam.retrieval.novelty import bank_scores
 
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
@@ -128,16 +129,19 @@ def part_entry(folder: Path, names: Mapping[str, str], count: int) -> dict[str, 
 def manifest_of(
     folder: Path, fit: Mapping[str, Any], keeps: Sequence[str], salt: str, parts: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the manifest of a bank of these parts."""
-    tables = [rows_of_table((folder / part["files"]["slices"]["name"]).read_text("utf-8")) for part in parts]
+    """Return the manifest of a bank of these parts, with the scores of its volumes (see `bank_scores`)."""
+    tables = joined([rows_of_table((folder / part["files"]["slices"]["name"]).read_text("utf-8")) for part in parts])
+    arrays = [(folder / part["files"]["descriptors"]["name"], part["slices"]) for part in parts]
+    descriptors = np.concatenate([open_array(path, count, *ARRAYS["descriptors"]) for path, count in arrays])
     return {
         "format": FORMAT_VERSION,
-        "slices": sum(part["slices"] for part in parts),
-        "patients": len(set().union(*(table["patients"].tolist() for table in tables))),
-        "cases": len(set().union(*(table["cases"].tolist() for table in tables))),
+        "slices": len(descriptors),
+        "patients": len(np.unique(tables["patients"])),
+        "cases": len(np.unique(tables["cases"])),
         "fit": dict(fit),
         "keeps": list(keeps),
         "salt": salt,
+        "scores": bank_scores(descriptors, tables["patients"], tables["cases"], tables["slices"]),
         "parts": parts,
     }
 

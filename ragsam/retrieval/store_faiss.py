@@ -113,7 +113,7 @@ class HnswStore(FaissStore):
 
     links = 32
     build_candidates = 80
-    candidates = 96
+    candidates = 192
     most_left_out = 2048
     few = 10_000
 
@@ -140,9 +140,9 @@ class IvfPqStore(FaissStore):
     """
 
     fewest = few = 10_000
-    code_width = 4  # dimensions a byte
-    probes = 64
-    ranked_again = 32  # times k
+    code_width = 2  # dimensions a byte
+    probes = 128
+    ranked_again = 64  # times k
 
     def build(self, vectors: np.ndarray) -> Any:
         """See `FaissStore`."""

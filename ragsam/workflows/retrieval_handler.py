@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
@@ -24,6 +25,7 @@ from ragsam.data.slices import SliceDataset
 from ragsam.files import write_json_atomic
 from ragsam.networks.segmenter import Segmenter
 from ragsam.retrieval.bank import Bank
+from ragsam.retrieval.novelty import Novelty, novelty
 from ragsam.retrieval.retriever import Neighbours, Retriever
 
 logger = logging.getLogger(__name__)
@@ -196,9 +198,14 @@ class VolumeRetrieval:
         """Note the neighbours of the case just segmented."""
         if self.trace_path is None or self.retriever.bank is None:
             return
-        self.cases[self.retriever.query[1]] = {
+        case, new = self.retriever.query[1], trace_novelty(self.retriever.bank, self.retriever.trace)
+        if new is not None and new.flagged:
+            told = "%s: unlike the bank's volumes (nearest slices at a distance of %.3f, p = %.1g); check its labels"
+            logger.warning(told, case, new.score, new.p_value)
+        self.cases[case] = {
             "orientation": "RAS",
             "axis": self.preparation.get("slice_axis", 2),
+            "novelty": None if new is None else new.as_json(),
             "slices": _slices_of_trace(self.retriever),
         }
 
@@ -215,6 +222,13 @@ class VolumeRetrieval:
         """Switch the network's retrieval off and pass the error on."""
         self.network.lookup = None
         raise error
+
+
+def trace_novelty(bank: Bank, trace: Sequence[tuple[np.ndarray, Neighbours]]) -> Novelty | None:
+    """Rank a volume by what was found for its slices: pairs of heights [B] and neighbours; None where nothing was."""
+    heights = [float(height) for block, _ in trace for height in block]
+    nearest = [found.similarity.max(1, initial=-np.inf, where=found.rows >= 0) for _, found in trace]
+    return novelty(heights, np.concatenate(nearest), bank.scores.values()) if nearest else None
 
 
 def _slices_of_trace(retriever: Retriever) -> dict[str, list[dict[str, Any]]]:
