@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint bench constraints clean
+.PHONY: help demo test lint bench monailabel-env constraints clean
 
 help:
 	@echo "make demo         install, then train, index, segment, evaluate and report on made patients"
 	@echo "make test         install with the test extras, then linters and the whole test suite"
 	@echo "make bench        the benchmarks that need no data of yours"
+	@echo "make monailabel-env  install MONAI Label into .venv-monailabel, for ragsam serve"
 	@echo "make constraints  renew constraints.txt from the newest versions that setup.cfg allows"
 	@echo "make clean        remove .venv and runs/"
 
@@ -49,6 +50,19 @@ $(VENV)/.installed-test: setup.cfg constraints.txt | $(VENV)/.installed
 	$(INSTALL) --editable ".[test]"
 	@touch $@
 
+# MONAI Label names packages that are not needed, and pydicom 2: so it gets an environment of its own, pinned.
+monailabel-env: .venv-monailabel/.installed
+
+.venv-monailabel/.installed: setup.cfg constraints.txt requirements-monailabel.txt
+	@echo "== installing MONAI Label into .venv-monailabel: PyTorch again, so this takes minutes, once"
+	$(PYTHON) -m venv .venv-monailabel
+	grep -v '^pydicom==' constraints.txt > .venv-monailabel/constraints.txt
+	.venv-monailabel/bin/python -m pip install --disable-pip-version-check --no-deps \
+		--requirement requirements-monailabel.txt
+	.venv-monailabel/bin/python -m pip install --disable-pip-version-check \
+		--constraint .venv-monailabel/constraints.txt --editable . 'pydicom<3'
+	@touch $@
+
 constraints:
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
 	build/constraints/bin/python -m pip install --upgrade ".[test]"
@@ -57,4 +71,4 @@ constraints:
 	rm -rf build/constraints
 
 clean:
-	rm -rf $(VENV) build runs
+	rm -rf $(VENV) .venv-monailabel build runs

@@ -18,6 +18,7 @@ from ragsam.data.annotation import annotated_classes
 from ragsam.data.cards import Card
 from ragsam.data.datalist import Case
 from ragsam.data.sampling import VolumeWindowSampler
+from ragsam.data.served import as_cases
 from ragsam.data.validation import require_sound
 from ragsam.data.volume_cache import VolumeCache, kept_bytes
 from ragsam.errors import InputError
@@ -55,7 +56,7 @@ class SliceDataset(Dataset, Randomizable):
     bytes a voxel. Each worker draws from its own seed.
 
     Args:
-        data: cases with labels; every file is checked against the card before anything else.
+        data: cases with labels, or a server's items; every file is checked against the card before anything else.
         card: the data set's card.
         preprocessing: chain from files to oriented volumes, see `ragsam.transforms.preprocessing`.
         image_size: side S of an item, pixels.
@@ -70,7 +71,7 @@ class SliceDataset(Dataset, Randomizable):
 
     def __init__(
         self,
-        data: Sequence[Case],
+        data: Sequence[Case | Mapping[str, Any]],
         card: Card,
         preprocessing: Compose,
         *,
@@ -80,13 +81,14 @@ class SliceDataset(Dataset, Randomizable):
         augmentation: Compose | None = None,
         cache_gb: float = 2.0,
     ) -> None:
+        data = as_cases(data)
         if not data:
             raise InputError("datalist: no case to take slices from; fill the section")
         for case in data:
             if case.label is None:
                 raise InputError(f"{case.case}: no label; slices for training and banks need one")
         require_sound(data, card)
-        self.cases = list(data)
+        self.cases = data
         self.annotated = [annotated_classes(case, card) for case in self.cases]
         self.preprocessing = preprocessing
         self.image_size = image_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from monai.transforms import Compose
 from ragsam.data.annotation import annotated_classes
 from ragsam.data.cards import Card
 from ragsam.data.datalist import Case
+from ragsam.data.served import as_cases
 from ragsam.data.validation import read_volume_checked, require_sound
 from ragsam.errors import InputError
 
@@ -22,7 +23,7 @@ class VolumeDataset(Dataset):
     With a card an item says which classes the case annotates: "annotated", [K + 1], bool.
 
     Args:
-        data: cases.
+        data: cases, or a server's items; see `as_cases`.
         transform: the preprocessing chain.
         card: given, every case is checked against it before anything else.
         labels: whether labels are loaded too.
@@ -33,14 +34,20 @@ class VolumeDataset(Dataset):
     """
 
     def __init__(
-        self, data: Sequence[Case], transform: Compose, *, card: Card | None = None, labels: bool = False
+        self,
+        data: Sequence[Case | Mapping[str, Any]],
+        transform: Compose,
+        *,
+        card: Card | None = None,
+        labels: bool = False,
     ) -> None:
+        data = as_cases(data)
         for case in data:
             if labels and case.label is None:
                 raise InputError(f"{case.case}: no label; validation needs one")
         if card is not None:
             require_sound(data, card)
-        super().__init__(list(data), transform)
+        super().__init__(data, transform)
         self.card = card
         self.labels = labels
 

@@ -556,6 +556,19 @@ def _doctor(args: argparse.Namespace) -> int:
     return 2 if any(finding.state == "fault" for finding in findings) else 0
 
 
+def _serve(args: argparse.Namespace) -> None:
+    from ragsam.workflows.serving import serve
+
+    serve(
+        args.run,
+        args.studies,
+        output=args.output,
+        host=args.host,
+        port=args.port,
+        retrieval=not args.no_retrieval,
+    )
+
+
 def _compare(args: argparse.Namespace) -> None:
     from ragsam.report.compare_page import write_comparison
     from ragsam.report.compare_runs import read_runs
@@ -721,6 +734,15 @@ def build_parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="every check of a bundle; read as data before it is run")
     verify.add_argument("bundle", help="a run, a bundle's folder, or the name of a packaged one (sam_lora)")
     verify.set_defaults(job=_verify)
+
+    serve = commands.add_parser("serve", help="MONAI Label's server on a copy of a run (`make monailabel-env` first)")
+    serve.add_argument("run", type=Path)
+    serve.add_argument("--studies", required=True, metavar="DIR", help="volumes; or the address of a DICOMweb server")
+    serve.add_argument("--output", type=Path, metavar="DIR", help="of the app and the copy (default: RUN-monailabel)")
+    serve.add_argument("--host", default="127.0.0.1", help="another one needs MONAI Label's authentication")
+    serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument("--no-retrieval", action="store_true")
+    serve.set_defaults(job=_serve)
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from math import log
 from typing import Any
 
@@ -30,6 +31,8 @@ BATCH = 16
 Network = Callable[..., Tensor]
 #: Numbers of consecutive slices, and their logits [S, K + 1, H, W].
 Slab = tuple[slice, Tensor]
+#: See `OwnRetrieval`.
+Retrieval = Callable[[Network, Tensor], AbstractContextManager[None]]
 
 
 class VolumeInferer(Inferer):
@@ -46,6 +49,7 @@ class VolumeInferer(Inferer):
         restore_grid: False chooses classes on the resampled grid, where the labels of a validation lie.
         uncertainty: adds a channel, see `__call__`.
         probabilities: adds a channel for every organ.
+        retrieval: switches the network's retrieval on for each volume, where no handler does; None leaves it alone.
         looks: options of `Looks`.
 
     Attributes:
@@ -62,6 +66,7 @@ class VolumeInferer(Inferer):
         restore_grid: bool = True,
         uncertainty: bool = False,
         probabilities: bool = False,
+        retrieval: Retrieval | None = None,
         **looks: Any,
     ) -> None:
         super().__init__()
@@ -72,6 +77,7 @@ class VolumeInferer(Inferer):
         self.restore_grid = restore_grid
         self.uncertainty = uncertainty
         self.probabilities = probabilities
+        self.retrieval = retrieval
         self.looks = Looks(**looks)
         self.average: Callable[[Iterator[Slab], Tensor], Iterator[Slab]] | None = None
 
@@ -113,6 +119,10 @@ class VolumeInferer(Inferer):
         return sliding_window_inference(slices, (size, size), self.batch_size, run, **options)
 
     def _volume(self, volume: Tensor, network: Network) -> Tensor:
+        with self.retrieval(network, volume) if self.retrieval is not None else nullcontext():
+            return self._labels(volume, network)
+
+    def _labels(self, volume: Tensor, network: Network) -> Tensor:
         slabs: Iterable[Slab] = self.slabs(volume, network)
         if self.average is not None:
             slabs = self.average(slabs, volume)
