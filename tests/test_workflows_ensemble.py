@@ -92,6 +92,31 @@ def test_the_mean_by_hand(monkeypatch):
     torch.testing.assert_close(mean, expected, atol=1e-3, rtol=0)
 
 
+def test_runs_of_one_axis_are_averaged_slab_by_slab():
+    """Nothing of the next slab is asked for before the first is given: no volume of all classes stands."""
+    draw, asked = torch.Generator().manual_seed(0), []
+    ours, theirs = (torch.randn(3, 2, 4, 5, generator=draw) for _ in range(2))
+
+    def slabs(name, logits):
+        for number in range(3):
+            asked.append((name, number))
+            yield slice(number, number + 1), logits[number : number + 1]
+
+    class Axial:
+        axcodes = "RAS"
+
+        def slabs(self, case):
+            return slabs("theirs", theirs)
+
+    handler = Ensemble(VolumeInferer(8), [], [], card=load_card("hippocampus"), device="cpu")
+    handler.members = [Axial()]
+    found = handler.average(slabs("ours", ours), torch.zeros(1, 4, 5, 3))
+    where, first = next(found)
+    assert (where, asked) == (slice(0, 1), [("ours", 0), ("theirs", 0)])
+    mean = torch.cat([first, *(logits for _, logits in found)]).exp()
+    torch.testing.assert_close(mean, (ours.softmax(1) + theirs.softmax(1)) / 2)
+
+
 def test_runs_that_cannot_be_averaged_are_refused(run, coronal, study, tmp_path):
     with pytest.raises(InputError, match="nowhere: not a run"):
         segment_with_run(run, [study], tmp_path / "out", ensemble=[tmp_path / "nowhere"], retrieval=False)

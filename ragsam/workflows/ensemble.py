@@ -23,8 +23,9 @@ from ragsam.workflows.retrieval_handler import VolumeRetrieval
 class Ensemble:
     """Lets an inferer average its probabilities with those of other runs.
 
-    Each run prepares the volume in its own way and slices it along its own axis. The mean of all is kept as float16,
-    2 (K + 1) bytes a voxel (1.1 GB for 512 x 512 x 150 and 13 organs); one run's logits stand a slab at a time.
+    Each run prepares the volume in its own way and slices it along its own axis. Runs of one axis go through it side by
+    side, a slab at a time. With several axes the mean of all is kept as float16, 2 (K + 1) bytes a voxel (1.1 GB for
+    512 x 512 x 150 and 13 organs); one run's logits stand a slab at a time.
 
     Args:
         inferer: of the run that segments.
@@ -80,10 +81,21 @@ class Ensemble:
 
     def average(self, slabs: Iterator[Slab], volume: Tensor) -> Iterator[Slab]:
         """Yield the logarithms of the mean probabilities of all runs, slab by slab of `volume`, [1, H, W, D]."""
+        side_by_side = all(member.axcodes == self.axcodes for member in self.members)
+        yield from self._streamed(slabs) if side_by_side else self._kept(slabs, volume.shape[-1])
+
+    def _streamed(self, slabs: Iterator[Slab]) -> Iterator[Slab]:
+        """Average runs of one axis: their slabs are of the same slices."""
+        for (where, logits), *others in zip(slabs, *(member.slabs(self.case) for member in self.members), strict=True):
+            chances = torch.stack([one.float().softmax(1) for one in (logits, *(other for _, other in others))])
+            yield where, chances.mean(0).clamp_min(1e-8).log()
+
+    def _kept(self, slabs: Iterator[Slab], depth: int) -> Iterator[Slab]:
+        """Average runs of several axes, in a volume of `depth` slices."""
         mean, count = None, 1 + len(self.members)
         for where, logits in slabs:
             if mean is None:  # [K + 1, H, W, D]
-                shape = (*logits.shape[1:], volume.shape[-1])
+                shape = (*logits.shape[1:], depth)
                 mean = torch.zeros(shape, dtype=torch.float16, device=logits.device)
             add_probabilities(mean, where, logits, count)
         for member in self.members:
