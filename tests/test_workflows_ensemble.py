@@ -115,6 +115,9 @@ def test_runs_of_one_axis_are_averaged_slab_by_slab():
     assert (where, asked) == (slice(0, 1), [("ours", 0), ("theirs", 0)])
     mean = torch.cat([first, *(logits for _, logits in found)]).exp()
     torch.testing.assert_close(mean, (ours.softmax(1) + theirs.softmax(1)) / 2)
+    handler.members = [Axial()] * 4  # their volumes, 3 x 4 bytes, would take more than a mean, 2 x 3
+    mean = torch.cat([logits for _, logits in handler.average(slabs("ours", ours), torch.zeros(1, 4, 5, 3))]).exp()
+    torch.testing.assert_close(mean, (ours.softmax(1) + 4 * theirs.softmax(1)) / 5, atol=3e-3, rtol=0)
 
 
 def test_runs_that_cannot_be_averaged_are_refused(run, coronal, study, tmp_path):

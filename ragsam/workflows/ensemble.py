@@ -24,8 +24,9 @@ class Ensemble:
     """Lets an inferer average its probabilities with those of other runs.
 
     Each run prepares the volume in its own way and slices it along its own axis. Runs of one axis go through it side by
-    side, a slab at a time. With several axes the mean of all is kept as float16, 2 (K + 1) bytes a voxel (1.1 GB for
-    512 x 512 x 150 and 13 organs); one run's logits stand a slab at a time.
+    side, each with its own volume, 4 bytes a voxel. With several axes, or so many runs that it takes less, the mean is
+    kept as float16, 2 (K + 1) bytes a voxel (1.1 GB for 512 x 512 x 150 and 13 organs), and runs go one by one.
+    Logits stand a slab at a time.
 
     Args:
         inferer: of the run that segments.
@@ -81,8 +82,9 @@ class Ensemble:
 
     def average(self, slabs: Iterator[Slab], volume: Tensor) -> Iterator[Slab]:
         """Yield the logarithms of the mean probabilities of all runs, slab by slab of `volume`, [1, H, W, D]."""
-        side_by_side = all(member.axcodes == self.axcodes for member in self.members)
-        yield from self._streamed(slabs) if side_by_side else self._kept(slabs, volume.shape[-1])
+        one_axis = all(member.axcodes == self.axcodes for member in self.members)
+        lighter = 4 * (len(self.members) - 1) <= 2 * (len(self.card.labels) + 1)  # bytes a voxel
+        yield from self._streamed(slabs) if one_axis and lighter else self._kept(slabs, volume.shape[-1])
 
     def _streamed(self, slabs: Iterator[Slab]) -> Iterator[Slab]:
         """Average runs of one axis: their slabs are of the same slices."""
