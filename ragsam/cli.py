@@ -85,8 +85,9 @@ def _train(args: argparse.Namespace) -> None:
     from ragsam.report.training import CURVES_NAME, read_log, training_table
     from ragsam.workflows.jobs import train_run
     from ragsam.workflows.knobs import parse_knob
+    from ragsam.workflows.recipes import recipe
 
-    knobs = dict(parse_knob(text) for text in args.set)
+    knobs = (recipe(args.recipe) if args.recipe else {}) | dict(parse_knob(text) for text in args.set)
     if args.check:
         _try(args, knobs)
         return
@@ -431,6 +432,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--data", type=Path, required=True, metavar="DATALIST")
     train.add_argument("--output", type=Path, required=True, metavar="RUN")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a knob of train.yaml")
+    train.add_argument("--recipe", metavar="NAME", help="knobs by a name: samed, samed_h, adapter; --set goes before")
     train.add_argument("--resume", action="store_true", help="go on with RUN where it was stopped, or begin")
     train.add_argument("--check", action="store_true", help="try it: a few batches, and what the whole will take")
     train.add_argument("--folds", type=int, metavar="N", help="cross-validate: N runs in RUN, evaluated as one")

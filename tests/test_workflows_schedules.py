@@ -1,0 +1,79 @@
+"""Schedules of the learning rate, and recipes of knobs."""
+
+import pytest
+import torch
+import yaml
+
+from ragsam.cli import main
+from ragsam.errors import InputError
+from ragsam.networks.checkpoints import read_checkpoint
+from ragsam.workflows.bundle import find_bundle
+from ragsam.workflows.knobs import checked_knobs
+from ragsam.workflows.recipes import recipe, recipe_names
+from ragsam.workflows.schedules import SCHEDULES, make_schedule
+
+
+def rates(name, steps, learning_rate=0.5):
+    """Return the learning rate of every step."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=learning_rate)
+    schedule = make_schedule(optimizer, name=name, learning_rate=learning_rate, steps=steps)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_warm_polynomial_by_hand():
+    """40 steps: 4 of warm-up, then a fall that would end 50 steps later."""
+    found = rates("warm_polynomial", 40)
+    assert found[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])
+    assert found[4] == pytest.approx(0.5)
+    assert found[29] == pytest.approx(0.5 * 0.5**0.9)  # 25 of 50 steps after the warm-up
+    assert found[39] == pytest.approx(0.5 * (15 / 50) ** 0.9)
+
+
+def test_long_trainings_warm_up_for_250_steps():
+    found = rates("warm_polynomial", 5000)
+    assert found[249] == pytest.approx(0.5)
+    assert found[248] < found[249] > found[251]
+
+
+def test_one_cycle_rises_over_the_first_part_and_ends_near_nothing():
+    found = rates("one_cycle", 100)
+    assert found.index(max(found)) == 15
+    assert max(found) == pytest.approx(0.5, rel=1e-3)
+    assert found[-1] < 1e-3
+
+
+def test_constant_stays():
+    assert rates("constant", 5) == [0.5] * 5
+
+
+def test_an_unknown_schedule_is_told():
+    with pytest.raises(InputError, match="schedule: 'cosine' is unknown; choose one of one_cycle"):
+        rates("cosine", 5)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("bundle", ["sam_lora", "sam_adapter", "sam_frequency"])
+def test_every_recipe_is_of_knobs_that_every_bundle_has(name, bundle):
+    text = (find_bundle(bundle) / "configs" / "train.yaml").read_text()
+    knobs = recipe(name)
+    assert checked_knobs(text, knobs) == knobs
+    assert knobs["schedule"] in SCHEDULES
+    assert any(yaml.safe_load(text)[knob] != value for knob, value in knobs.items())
+
+
+def test_a_recipe_is_in_the_run_and_what_is_set_goes_before(study, tmp_path, capsys):
+    small = {"backbone": "vit_tiny", "image_size": 32, "epochs": 1, "steps_per_epoch": 10, "batch_size": 2}
+    options = [f"--set={name}={value}" for name, value in small.items()]
+    command = ["train", "sam_lora", "--data", str(study), "--output", str(tmp_path / "run")]
+    assert main([*command, "--recipe", "samed", *options]) == 0
+    config = yaml.safe_load((tmp_path / "run" / "configs" / "train.yaml").read_text())
+    assert {name: config[name] for name in recipe("samed")} == recipe("samed") | small
+    last = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert last["optimizer"]["param_groups"][0]["weight_decay"] == 0.1
+    assert main([*command, "--recipe", "samed2"]) == 2
+    assert "--recipe samed2: there is none of that name; take one of adapter, samed, samed_h" in capsys.readouterr().err
