@@ -177,7 +177,7 @@ def test_monai_finds_optional_properties_of_training(run):
     assert list(made.val_key_metric) == ["val_mean_dice"]
     for name in ("train_preprocessing", "val_preprocessing", "val_postprocessing", "val_inferer", "val_dataset"):
         assert getattr(made, name) is not None, name
-    assert len(made.train_handlers) == 8
+    assert len(made.train_handlers) == 9
     assert len(made.val_handlers) == 3
 
 
@@ -213,7 +213,7 @@ def test_monai_and_our_command_line_give_the_same_bytes(own_run, study, tmp_path
 def test_knobs_can_be_given_to_monai_too(own_run):
     config = str(own_run / "configs" / "inference.yaml")
     monai.bundle.run(bundle_root=str(own_run), config_file=config, section="validation", retrieval=False)
-    assert files_below(own_run / "predictions") == ["case-va0.nii.gz"]
+    assert files_below(own_run / "predictions") == ["case-va0.nii.gz", "provenance.json"]
 
 
 def test_training_by_monai_from_another_folder_gives_our_weights(run, study, tmp_path):

@@ -84,7 +84,9 @@ def test_whole_job_in_folders_with_spaces_and_foreign_letters(tmp_path, capsys, 
     before = files_below(datalist.parent)
     monkeypatch.chdir(place)
     assert main(["train", "sam_lora", "--data", "my data/datalist.json", "--output", "a run", *FAST]) == 0
-    assert capsys.readouterr().out == "run: a run\nnext: ragsam index a run\n"
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split() == ["best", "last"]
+    assert said[-3:] == ["run: a run", "curves: a run/curves.png", "next: ragsam index a run"]
     assert main(["index", "a run"]) == 0
     assert capsys.readouterr().out == f"bank: {place}/a run/bank, 30 slices of 4 patients\n"
     assert main(["segment", "a run", "my data/datalist.json", "--output", "my masks"]) == 0
@@ -331,7 +333,7 @@ def test_bad_places_are_one_line(run, study, refused, tmp_path):
     line = refused("train", "sam_lora", "--data", tmp_path / "broken.json", "--output", tmp_path / "run")
     assert line.startswith(f"{tmp_path}/broken.json: not valid JSON")
     assert refused("train", "sam_lora", *datalist, "--output", run) == (
-        f"{run}: is a run already; choose another output, or remove it"
+        f"{run}: is a run already; choose another output, or remove it, or go on with its training by --resume"
     )
     (tmp_path / "file").write_text("")
     assert "holds something already" in refused("train", "sam_lora", *datalist, "--output", tmp_path / "file")

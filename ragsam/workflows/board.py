@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +35,29 @@ class Board:
         self.validator = validator
         self.colours = dict(colours)
         self._trainer: Engine | None = None
-        self._writer: Any = None
+        self._first_step = 1
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer and the evaluator; of several processes the first writes."""
         if idist.get_rank() > 0:
             return
         self._trainer = engine
-        engine.add_event_handler(Events.STARTED, self.open)
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write_loss)
         engine.add_event_handler(Events.COMPLETED, self.close)
         self.validator.add_event_handler(Events.ITERATION_COMPLETED(once=1), self.draw)
         self.validator.add_event_handler(Events.COMPLETED, self.write_row)
 
-    def open(self, engine: Engine) -> None:
-        """Begin to write; steps that an interrupted training did and this one does again are dropped."""
+    def start(self, engine: Engine) -> None:
+        """Note where the training begins: what an interrupted one wrote of the steps from there on is dropped."""
+        self._first_step = engine.state.iteration + 1
+
+    @cached_property
+    def _writer(self) -> Any:
+        """What writes; a training that has nothing left to do makes no file."""
         from torch.utils.tensorboard import SummaryWriter  # takes a second
 
-        self._writer = SummaryWriter(str(self.folder), purge_step=engine.state.iteration + 1)
+        return SummaryWriter(str(self.folder), purge_step=self._first_step)
 
     def write_loss(self, engine: Engine) -> None:
         """Write a step's loss."""
@@ -77,7 +83,8 @@ class Board:
 
     def close(self, engine: Engine) -> None:
         """Write what is left."""
-        self._writer.close()
+        if "_writer" in vars(self):
+            self._writer.close()
 
 
 def volume_picture(
