@@ -42,7 +42,7 @@ def main() -> None:
     dataset = make(cases)
     batches = [default_collate([dataset[i]["image"] for i in range(start, min(start + BATCH, len(dataset)))])
                for start in range(0, len(dataset), BATCH)]  # fmt: skip
-    sys.stdout.write("| slices | encoder alone, s | bank, s | with reading and checking the volumes, s | share |\n")
+    sys.stdout.write("| slices | encoder alone, s | bank, s | with reading and checking the volumes, s | encoder's share |\n")
     sys.stdout.write("|---|---|---|---|---|\n")
     for _ in range(args.rounds):
         start = time.perf_counter()
@@ -59,9 +59,8 @@ def main() -> None:
             writer.commit()
         total = time.perf_counter() - start
         built = total - read
-        sys.stdout.write(
-            f"| {len(fresh)} | {encoded:.1f} | {built:.1f} | {total:.1f} | {encoded / built:.2f} ({encoded / total:.2f}) |\n"
-        )
+        shares = f"{encoded / built:.2f} ({encoded / total:.2f})"
+        sys.stdout.write(f"| {len(fresh)} | {encoded:.1f} | {built:.1f} | {total:.1f} | {shares} |\n")
         sys.stdout.flush()
 
 
