@@ -42,7 +42,7 @@ def main() -> None:
     dataset = make(cases)
     batches = [default_collate([dataset[i]["image"] for i in range(start, min(start + BATCH, len(dataset)))])
                for start in range(0, len(dataset), BATCH)]  # fmt: skip
-    sys.stdout.write("| slices | encoder alone, s | bank, s | with reading and checking the volumes, s | encoder's share |\n")
+    sys.stdout.write("| slices | encoder alone, s | bank, s | with reading and checking the volumes, s | share |\n")
     sys.stdout.write("|---|---|---|---|---|\n")
     for _ in range(args.rounds):
         start = time.perf_counter()
