@@ -19,10 +19,12 @@ from ragsam.workflows import processes
 from ragsam.workflows.bundle import OVERLAYS, find_bundle, make_run, run_config
 from ragsam.workflows.epoch_seeds import epoch_seed
 from ragsam.workflows.jobs import index_run, train_run
+from ragsam.workflows.knobs import knob_names
 
 #: A step an epoch, so that the log has every step's loss; nothing random but what is drawn for all processes.
-KNOBS = {"epochs": 6, "steps_per_epoch": 1, "validate_every": 1, "image_size": 32, "supports_withheld": 0.0}
-KNOBS |= {"affine": 0.0, "contrast": 0.0, "intensity": 0.0, "noise": 0.0}
+KNOBS = {"epochs": 6, "steps_per_epoch": 1, "validate_every": 1, "image_size": 32}
+RANDOM = {"affine", "contrast", "intensity", "noise", "supports_withheld", "supports_wrong"}
+KNOBS |= dict.fromkeys(RANDOM & knob_names((find_bundle("sam_lora") / "configs" / "train.yaml").read_text()), 0.0)
 
 
 def torchrun(run, name, **knobs):

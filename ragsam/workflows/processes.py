@@ -22,6 +22,7 @@ from torch.utils.data import Sampler
 from ragsam.errors import InputError
 from ragsam.networks.segmenter import Segmenter
 from ragsam.workflows.losses import Target
+from ragsam.workflows.prompted_training import Answered
 
 Item = TypeVar("Item")
 
@@ -110,16 +111,24 @@ class GatheredLoss(nn.Module):
     Every process has the same loss, and the average of their gradients is its gradient.
 
     Args:
-        loss: of logits and `Target`.
+        loss: of what a network gives and `Target`.
     """
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
         self.loss = loss
 
-    def forward(self, logits: Tensor, target: Target) -> Tensor:
+    def forward(self, prediction: Tensor | Answered, target: Target) -> Tensor:
         """Return the loss, a scalar."""
         if idist.get_world_size() > 1:
-            logits = torch.cat(all_gather(logits.contiguous()))
+            prediction = _gathered(prediction)
             target = Target(idist.all_gather(target.label), idist.all_gather(target.annotated.long()).bool())
-        return self.loss(logits, target)
+        return self.loss(prediction, target)
+
+
+def _gathered(prediction: Any) -> Any:
+    """Return logits [B, ...] of all processes, one after the other; of several kinds of logits each."""
+    if isinstance(prediction, Answered):
+        parts = prediction._asdict()
+        return Answered(**{name: _gathered(part) if isinstance(part, Tensor) else part for name, part in parts.items()})
+    return torch.cat(all_gather(prediction.contiguous()))
