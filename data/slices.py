@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,10 @@ class SliceDataset(Dataset, Randomizable):
         augmentation: random chain of one slice, for training; None gives every slice as it is.
         cache_gb: bound of the volume cache, GiB.
 
+    Attributes:
+        vote: gives the vote [K + 1, S, S] of a training slice's neighbours, of its item before augmentation and whether
+            that item is always the same; it becomes the item's "vote" and is augmented with it. None: items have none.
+
     Raises:
         InputError: no case, a case without label, or a faulty file.
     """
@@ -101,6 +105,7 @@ class SliceDataset(Dataset, Randomizable):
         self._offsets: dict[int, tuple[float, ...]] = {}
         self._sizes: dict[int, int] = {}
         self._worker_seed: int | None = None
+        self.vote: Callable[[Mapping[str, Any], bool], Tensor] | None = None
         self.keys = [key for index in range(len(self.cases)) for key in self._case_keys(index)]
 
     def _read(self, index: int) -> tuple[Tensor, Tensor]:
@@ -153,29 +158,39 @@ class SliceDataset(Dataset, Randomizable):
         key = self.keys[index]
         image, label = self.volumes[key.case]
         rows, columns = key.window
-        item: Mapping[str, Tensor] = {
-            "image": slice_channels(image[rows, columns], key.slice, self._offsets[key.case]).float(),
-            "label": label[rows, columns, key.slice][None].float(),
-            "annotated": self.annotated[key.case],
-        }
-        if self.augmentation is not None:
-            item = self.augment(item)
         case = self.cases[key.case]
-        return {
-            "image": pad_to_window(torch.as_tensor(item["image"]), self.image_size).clamp(0, 1),
-            "label": pad_to_window(torch.as_tensor(item["label"]), self.image_size).long(),
-            "annotated": item["annotated"],
+        about = {
             "patient": case.patient,
             "case": case.case,
             "slice": key.slice,
             "height": slice_height(key.slice, label.shape[-1]),
         }
+        item: Mapping[str, Any] = {
+            "image": slice_channels(image[rows, columns], key.slice, self._offsets[key.case]).float(),
+            "label": label[rows, columns, key.slice][None].float(),
+            "annotated": self.annotated[key.case],
+        }
+        if self.augmentation is not None:
+            item = self.augment(item, about)
+        return {
+            **item,
+            "image": pad_to_window(torch.as_tensor(item["image"]), self.image_size).clamp(0, 1),
+            "label": pad_to_window(torch.as_tensor(item["label"]), self.image_size).long(),
+            **about,
+        }
 
-    def augment(self, item: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Crop at random what is larger than the window, pad what is smaller, and run the augmentation."""
-        if max(item["label"].shape[1:]) > self.image_size:
+    def augment(self, item: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """Crop at random what is larger than the window, pad what is smaller, and run the augmentation.
+
+        Args:
+            about: where the item lies, for its vote.
+        """
+        cropped = max(item["label"].shape[1:]) > self.image_size
+        if cropped:
             item = self.crop(dict(item))[0]
         padded = {name: pad_to_window(item[name], self.image_size) for name in ("image", "label")}
+        if self.vote is not None:
+            padded["vote"] = self.vote({**padded, **(about or {})}, not cropped)
         tracking = get_track_meta()
         set_track_meta(False)
         try:
@@ -186,7 +201,7 @@ class SliceDataset(Dataset, Randomizable):
     def plain(self) -> SliceDataset:
         """Return the same slices without augmentation, on the fixed grid of windows, sharing the volume cache."""
         other = copy.copy(self)
-        other.augmentation = None
+        other.augmentation = other.vote = None
         other.keys = [key for index in range(len(self.cases)) for key in other._case_keys(index)]
         return other
 

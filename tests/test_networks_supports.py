@@ -60,12 +60,18 @@ def test_an_untrained_fusion_adds_exactly_nothing(size):
     torch.manual_seed(0)
     fusion, features = LabelPriorFusion(3, 8), torch.randn(1, 8, *size)
     supports = Supports(torch.randint(0, 3, (1, 2, 8, 8), dtype=torch.uint8), torch.tensor([[0.6, 0.4]]))
-    assert torch.equal(fusion(features, supports), features)
-    nn.init.ones_(fusion.convs[-1].weight)
-    assert not torch.allclose(fusion(features, supports), features)
+    steered, prior = fusion(features, supports)
+    assert torch.equal(steered, features)
+    assert torch.equal(prior, torch.zeros(1, 3, *size))
+    for layer in (fusion.convs[-1], fusion.to_logits):
+        nn.init.ones_(layer.weight)
+    steered, prior = fusion(features, supports)
+    assert not torch.allclose(steered, features)
+    assert prior.abs().min() > 0
 
 
 def test_a_fusion_follows_the_features_precision():
     fusion = LabelPriorFusion(3, 8).bfloat16()
     supports = Supports(torch.ones(1, 1, 4, 4, dtype=torch.uint8), torch.ones(1, 1))
-    assert fusion(torch.randn(1, 8, 4, 4, dtype=torch.bfloat16), supports).dtype == torch.bfloat16
+    results = fusion(torch.randn(1, 8, 4, 4, dtype=torch.bfloat16), supports)
+    assert [result.dtype for result in results] == [torch.bfloat16] * 2

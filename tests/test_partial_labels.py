@@ -22,6 +22,7 @@ from ragsam.retrieval import Bank, Retriever
 from ragsam.transforms import augmentation, preprocessing
 from ragsam.workflows.bundle import make_run
 from ragsam.workflows.organ_dice import OrganDice
+from ragsam.workflows.prompted_training import Answered
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "openkbp_hn_ct"
 needs_openkbp = pytest.mark.skipif(not SHARED.is_dir(), reason="the head-and-neck set is not in ../shared/data")
@@ -125,13 +126,20 @@ def watch_gradients(trainer):
 
     @trainer.on(IterationEvents.FORWARD_COMPLETED)
     def keep(engine):
-        engine.state.output["pred"].retain_grad()
+        for logits in logits_of(engine.state.output["pred"]):
+            logits.retain_grad()
 
     @trainer.on(IterationEvents.BACKWARD_COMPLETED)
     def note(engine):
-        steps.append((engine.state.output["pred"].grad.abs().amax((2, 3)), engine.state.batch["annotated"].clone()))
+        for logits in logits_of(engine.state.output["pred"]):
+            steps.append((logits.grad.abs().amax((2, 3)), engine.state.batch["annotated"].clone()))
 
     return steps
+
+
+def logits_of(pred):
+    """With retrieval a step has two: those with supports, and those without."""
+    return (pred.logits, pred.plain) if isinstance(pred, Answered) else (pred,)
 
 
 def assert_silent_where_not_annotated(steps):
@@ -166,9 +174,9 @@ def test_training_sends_no_gradient_to_what_is_not_annotated(partial_study, tmp_
     workflow = prepared(partial_study, tmp_path / "run", epochs=1, steps_per_epoch=6)
     steps = watch_gradients(workflow.trainer)
     workflow.run()
-    assert len(steps) == 6
+    assert len(steps) == 2 * 6
     assert_silent_where_not_annotated(steps)
-    assert 0 < sum(int((~annotated).sum()) for _, annotated in steps) < 6 * 4
+    assert 0 < sum(int((~annotated).sum()) for _, annotated in steps[::2]) < 6 * 4
     bank = workflow.parser.get_parsed_content("retriever").bank
     assert (~bank.annotated).any(1).sum() == 3 * 6
     assert bank.annotated[:, 1].all()
@@ -213,7 +221,8 @@ def test_a_bank_keeps_what_its_slices_annotate(tmp_path):
     assert opened.annotated.tolist() == bank.annotated.tolist() == masks
     retriever = Retriever(neighbours=2)
     retriever.attach(opened)
-    supports = retriever.supports(retriever.search(np.eye(4, dtype=np.float32)[[1]], [set()]), torch.device("cpu"))
+    found = retriever.search(np.eye(4, dtype=np.float32)[[1]], [set()])
+    supports, _ = retriever.supports(found, torch.zeros(1, 3, 4, 4))
     assert supports.annotated.tolist() == [[masks[1], masks[0]]]
     assert supports.labels[0, :, 0, 0].tolist() == [1, 0]
 
@@ -300,7 +309,7 @@ def test_an_epoch_on_head_and_neck_trains_with_partial_labels(openkbp_cases, tmp
     scores = []
     workflow.evaluator.add_event_handler(Events.COMPLETED, lambda e: scores.append(e.state.metrics["val_mean_dice"]))
     workflow.run()
-    assert len(steps) == 3
+    assert len(steps) == 2 * 3
     assert_silent_where_not_annotated(steps)
     assert any((~annotated).any() for _, annotated in steps)
     assert len(scores) == 1

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ragsam.retrieval.descriptors import DESCRIPTORS, HEIGHT_WEIGHT
+from ragsam.retrieval.descriptors import CENTRED_HEIGHT_WEIGHT, DESCRIPTORS, HEIGHT_WEIGHT, centred
 
 
 def describe(name, image, height, embedding=None):
@@ -42,11 +42,11 @@ def test_equal_slices_at_equal_heights_have_cosine_one(name, image):
 @pytest.mark.parametrize("name", DESCRIPTORS)
 def test_the_cosine_falls_with_the_difference_in_height_as_worked_out(name, image):
     """Content agrees, heights are an arc of 180 degrees: (1 + w^2 cos(pi d)) / (1 + w^2)."""
-    embedding = torch.randn(1, 8, 4, 4)
+    embedding, weight = torch.randn(1, 8, 4, 4), CENTRED_HEIGHT_WEIGHT if name == "centred" else HEIGHT_WEIGHT
     start = describe(name, image[:1], [0.0], embedding)
     for height, arc in ((0.25, 0.5**0.5), (0.5, 0.0), (1.0, -1.0)):
         cosine = (start @ describe(name, image[:1], [height], embedding).T).item()
-        assert cosine == pytest.approx((1 + HEIGHT_WEIGHT**2 * arc) / (1 + HEIGHT_WEIGHT**2), abs=1e-5)
+        assert cosine == pytest.approx((1 + weight**2 * arc) / (1 + weight**2), abs=1e-5)
 
 
 def test_the_thumbnail_looks_at_the_middle_channel_whatever_its_brightness(image):
@@ -68,3 +68,21 @@ def test_the_embedding_descriptor_needs_an_embedding(image):
     assert not DESCRIPTORS["thumbnail"].needs_embedding
     with pytest.raises(ValueError, match="no embedding was given"):
         DESCRIPTORS["embedding"].describe(image, None, torch.zeros(3))
+
+
+def test_centring_moves_the_brightness_to_the_middle():
+    """A dot at row 1, column 6 of 8 lies 2 rows above and 3 columns right of the middle, 3.5, to whole pixels."""
+    slices = torch.zeros(2, 8, 8)
+    slices[0, 1, 6] = 1.0
+    moved = centred(slices)
+    assert moved[0].nonzero().tolist() in ([[3, 4]], [[3, 3]], [[4, 4]], [[4, 3]])
+    assert moved.sum() == 1.0
+    assert not moved[1].any()
+
+
+def test_the_centred_descriptor_does_not_mind_where_the_body_lies(image):
+    small = torch.zeros(1, 3, 32, 32)
+    small[..., 4:16, 6:20] = image[:1, :, 4:16, 6:20]
+    other = small.roll((8, 5), (2, 3))
+    torch.testing.assert_close(describe("centred", small, [0.2]), describe("centred", other, [0.2]))
+    assert not torch.allclose(describe("thumbnail", small, [0.2]), describe("thumbnail", other, [0.2]))

@@ -127,7 +127,7 @@ def test_a_row_of_minus_one_reads_no_label():
     retriever.bank.labels[-1] = 255
     found = search(retriever, 1, 0, 2, retriever.bank.own_patients("patient 1", None))
     assert found.rows[0, -1] == -1
-    supports = retriever.supports(found, torch.device("cpu"))
+    supports = retriever.supports(found, torch.zeros(1, 3, SIDE, SIDE))[0]
     assert supports.labels.dtype == torch.uint8
     assert supports.labels.shape == (1, 5, SIDE, SIDE)
     assert supports.labels.max() == 1
@@ -141,7 +141,7 @@ def test_a_bank_of_the_own_patient_alone_gives_no_supports():
     found = search(retriever, 0, 1, 4, retriever.bank.own_patients("patient 0", None))
     assert (found.rows == -1).all()
     assert not found.weights.any()
-    supports = retriever.supports(found, torch.device("cpu"))
+    supports = retriever.supports(found, torch.zeros(1, 3, SIDE, SIDE))[0]
     assert not supports.labels.any()
     assert not supports.weights.any()
 
@@ -211,7 +211,7 @@ def test_an_opened_bank_finds_the_same(tmp_path):
 
 
 def test_an_unknown_descriptor_is_refused():
-    with pytest.raises(ValueError, match="'histogram' is unknown; choose one of thumbnail, embedding"):
+    with pytest.raises(ValueError, match="'histogram' is unknown; choose one of centred, thumbnail, embedding"):
         Retriever(descriptor="histogram")
 
 

@@ -296,7 +296,8 @@ def test_prompts_are_drawn_only_where_the_network_trains_to_answer_them(study, t
     workflow.run()
     assert len(seen) == 3
     for asked, prediction in seen:
-        assert bool(asked) == isinstance(prediction, Answered) == (prompts == "trained")
+        assert bool(asked) == bool(prediction.groups) == (prompts == "trained")
+        assert prediction.plain is not None  # with retrieval, what it is without is learnt too
 
 
 def test_a_run_that_trains_to_answer_prompts_is_the_same_again(study, tmp_path):

@@ -51,9 +51,9 @@ def test_trace_tells_the_neighbours_of_every_slice(run, segmented):
         for neighbours in entry["slices"].values():
             assert len(neighbours) == 8
             assert sum(near["weight"] for near in neighbours) == pytest.approx(1, abs=1e-3)
-            cosines = [near["similarity"] for near in neighbours]
-            assert cosines == sorted(cosines, reverse=True)
-            assert -1 <= cosines[-1] <= cosines[0] <= 1
+            weights = [near["weight"] for near in neighbours]
+            assert weights == sorted(weights, reverse=True)
+            assert all(-1 <= near["similarity"] <= 1 for near in neighbours)
             for near in neighbours:
                 assert set(near) == {"patient", "case", "slice", "similarity", "weight", "row"}
                 row = near["row"]
@@ -62,9 +62,10 @@ def test_trace_tells_the_neighbours_of_every_slice(run, segmented):
 
 
 def test_neighbours_lie_at_about_the_height_of_the_slice(segmented):
-    """The descriptor knows the height, so the nearest slice of another patient is never far up or down."""
-    for entry in trace_of(segmented)["cases"].values():
-        assert all(abs(int(z) - near[0]["slice"]) <= 1 for z, near in entry["slices"].items())
+    """The descriptor knows the height, so what is found is not far up or down; two slices drawn blindly: 1.94."""
+    slices = [item for entry in trace_of(segmented)["cases"].values() for item in entry["slices"].items()]
+    apart = [abs(int(z) - near["slice"]) for z, found in slices for near in found[:3]]
+    assert np.mean(apart) < 1.3
 
 
 def test_no_training_key_and_no_header_text_comes_out(run, segmented):

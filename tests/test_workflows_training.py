@@ -9,6 +9,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from small_study import KNOBS, TRAINING
 
+from ragsam.data.datalist import load_datalist, write_datalist
 from ragsam.networks.checkpoints import load_weights
 from ragsam.networks.supports import Supports
 from ragsam.retrieval.bank import pseudonym
@@ -70,7 +71,8 @@ def test_one_seed_gives_the_same_weights_and_masks_and_another_seed_does_not(run
 
 
 def test_every_batch_carries_supports_of_other_patients(study, tmp_path):
-    workflow = prepared(study, tmp_path / "run", supports_withheld=0.0, neighbours=3, epochs=2, steps_per_epoch=4)
+    knobs = {"neighbours": 3, "epochs": 2, "steps_per_epoch": 4, "carry": False}
+    workflow = prepared(study, tmp_path / "run", supports_withheld=0.0, **knobs)
     retriever = retrieval_of(workflow).retriever
     found = []
     search = retriever.search
@@ -96,6 +98,56 @@ def test_every_batch_carries_supports_of_other_patients(study, tmp_path):
             assert np.array_equal(supports.labels[index].numpy(), bank.labels[rows])
             patients_seen.add(patient)
     assert patients_seen == set(TRAINING.values())
+
+
+def test_carried_votes_are_of_other_patients_and_move_with_the_slice(study, tmp_path):
+    """No augmentation but a map that moves slices: a vote that stayed behind would disagree with the labels more."""
+    knobs = {"epochs": 2, "steps_per_epoch": 4, "supports_wrong": 0.0, "affine": 1.0}
+    workflow = prepared(study, tmp_path / "run", **knobs)
+    retriever, asked = retrieval_of(workflow).retriever, []
+    search = retriever.search
+
+    def spy(vectors, own, allowed=None):
+        asked.extend(allowed or ())  # validation names its own patient instead
+        return search(vectors, own, allowed)
+
+    retriever.search = spy
+    batches = batches_of(workflow)
+    bank = retriever.bank
+    hidden = {frozenset(bank.patients[~mask].tolist()) for mask in asked}
+    assert hidden == {frozenset({pseudonym(patient, bank.salt, "p")}) for patient in set(TRAINING.values())}
+    assert len(asked) <= len(bank)  # a slice's vote is found once
+    overlaps = []
+    for batch in batches:
+        vote = batch["supports"].vote
+        assert vote.shape == (4, 3, 32, 32)
+        overlaps += [(vote[:, 1:].sum(1) * (batch["label"][:, 0].roll(shift, 1) > 0)).sum() for shift in (0, 6)]
+    assert sum(overlaps[::2]) > 1.3 * sum(overlaps[1::2])
+
+
+def test_wrong_supports_are_another_slices(study, tmp_path):
+    workflow = prepared(study, tmp_path / "run", supports_wrong=1.0)
+    for batch in batches_of(workflow):
+        assert torch.equal(batch["supports"].vote, batch["vote"].roll(1, 0))
+
+
+def test_a_lone_patient_learns_from_altered_copies_of_distant_slices(study, tmp_path):
+    data = load_datalist(study)
+    lone = [case for case in data.sections["training"] if case.patient == "patient-bert"]
+    write_datalist(study.parent / "lone.json", data.card, {**data.sections, "training": lone})
+    workflow = prepared(study.parent / "lone.json", tmp_path / "run", epochs=2)
+    retriever, asked = retrieval_of(workflow).retriever, []
+    search = retriever.search
+
+    def spy(vectors, own, allowed=None):
+        asked.extend(allowed or ())  # validation names its own patient instead
+        return search(vectors, own, allowed)
+
+    retriever.search = spy
+    batches = batches_of(workflow)
+    masks = {tuple(np.flatnonzero(mask)) for mask in asked}
+    assert masks <= {(3, 4, 5), (4, 5), (5,), (0,), (0, 1), (0, 1, 2)}  # of 6 slices, none nearer than 3
+    assert any(batch["supports"].vote[:, 1:].any() for batch in batches)
 
 
 @pytest.mark.parametrize(("withheld", "with_supports"), [(0.0, 8), (1.0, 0)])

@@ -22,8 +22,9 @@ from monai.transforms import (
 from ragsam.errors import InputError
 from ragsam.transforms.mirror import RandMirrord
 
-KEYS = ("image", "label")
-MODES = ("bilinear", "nearest")
+#: A slice's parts that are moved alike; the vote of its neighbours is there in training with retrieval alone.
+KEYS = ("image", "label", "vote")
+MODES = ("bilinear", "nearest", "bilinear")
 
 
 def slice_augmentation(
@@ -43,6 +44,8 @@ def slice_augmentation(
     noise_std: float = 0.03,
 ) -> Compose:
     """Return the random transform of one slice: a dict of `image` [C, H, W], 0-1, and `label` [1, H, W].
+
+    Where there is a `vote` [K + 1, H, W] it moves along.
 
     Args:
         affine, contrast, intensity, noise, elastic, low_resolution: the probability of each: an affine
@@ -74,6 +77,7 @@ def slice_augmentation(
                 translate_range=(shift_pixels, shift_pixels),
                 mode=MODES,
                 padding_mode="zeros",
+                allow_missing_keys=True,
             ),
         ),
         (contrast, RandAdjustContrastd("image", prob=contrast, gamma=(0.7, 1.4))),
@@ -81,7 +85,15 @@ def slice_augmentation(
         (noise, RandGaussianNoised("image", prob=noise, std=noise_std)),
         (
             elastic,
-            Rand2DElasticd(KEYS, (16, 16), (0.5, 2.0), prob=elastic, mode=MODES, padding_mode="zeros"),
+            Rand2DElasticd(
+                KEYS,
+                (16, 16),
+                (0.5, 2.0),
+                prob=elastic,
+                mode=MODES,
+                padding_mode="zeros",
+                allow_missing_keys=True,
+            ),
         ),
         (
             low_resolution,

@@ -27,7 +27,7 @@ class RandMirrord(RandomizableTransform):
         self.pairs = [(int(left), int(right)) for left, right in pairs]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Mirror {"image" [C, H, W], "label" [1, H, W]} and, where it is there, swap "annotated" [K + 1] alike."""
+        """Mirror {"image" [C, H, W], "label" [1, H, W]}, and alike "annotated" [K + 1] and "vote" [K + 1, H, W]."""
         items = dict(data)
         self.randomize(None)
         if not self._do_transform:
@@ -36,6 +36,8 @@ class RandMirrord(RandomizableTransform):
         items["label"] = swap_values(items["label"].flip(1), self.pairs)
         if "annotated" in items:
             items["annotated"] = swap_classes(items["annotated"], self.pairs)
+        if "vote" in items:
+            items["vote"] = swap_classes(items["vote"].flip(1), self.pairs)
         return items
 
 
@@ -49,7 +51,7 @@ def swap_values(label: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def swap_classes(mask: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """Return a mask over classes [K + 1] in which each pair has changed places."""
+    """Return what is over classes [K + 1, ...] as one in which each pair has changed places."""
     order = np.arange(len(mask))
     for left, right in pairs:
         order[[left, right]] = right, left

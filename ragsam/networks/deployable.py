@@ -29,7 +29,7 @@ class VoteFusion(nn.Module):
         super().__init__()
         self.fusion = fusion
 
-    def forward(self, features: Tensor, vote: Tensor) -> Tensor:
+    def forward(self, features: Tensor, vote: Tensor) -> tuple[Tensor, Tensor]:
         return self.fusion.add_vote(features, vote, vote.amax(dim=(1, 2, 3)) > 0)
 
 

@@ -44,6 +44,21 @@ class Embedded(NamedTuple):
     stem: dict[int, Tensor] | None
 
 
+class Both(NamedTuple):
+    """The logits [B, K + 1, H, W] of slices with their supports, and without."""
+
+    steered: Tensor
+    plain: Tensor
+
+
+class _Decoded(NamedTuple):
+    """Slices where the supports enter: features, the masks' weights and, with a detail branch, the coarse logits."""
+
+    features: Tensor
+    weights: Tensor
+    coarse: Tensor | None
+
+
 class Segmenter(nn.Module):
     """A SAM with K + 1 class tokens, tuned with few parameters, with a detail branch and a fusion of supports.
 
@@ -155,13 +170,16 @@ class Segmenter(nn.Module):
         self.register_buffer("pixel_std", deviation, persistent=False)
         self.register_load_state_dict_post_hook(_excuse_base)
 
-    def forward(self, image: Tensor, height: Tensor | None = None, supports: Supports | None = None) -> Tensor:
+    def forward(
+        self, image: Tensor, height: Tensor | None = None, supports: Supports | None = None, *, both: bool = False
+    ) -> Tensor | Both:
         """Return the logits of all classes.
 
         Args:
             image: [B, 3, H, W], float, 0-1, H = W = image_size; with a depth adapter [B, D, H, W], D odd.
             height: [B], float, 0-1, the slice's position along the body; looked at by the lookup alone.
             supports: neighbours of each slice; None asks the lookup, if one is set.
+            both: give `Both`, with the supports and without; needs supports.
 
         Returns:
             [B, K + 1, H, W], float; channel 0 is background. With `coarse_training`, while training, of the decoder's
@@ -174,7 +192,7 @@ class Segmenter(nn.Module):
         if supports is None and self.lookup is not None:
             height = image.new_zeros(len(image)) if height is None else height
             supports = self.lookup(image, embedded.embedding, height)
-        return self.decode(embedded, supports)
+        return self.decode_both(embedded, supports) if both else self.decode(embedded, supports)
 
     def embed(self, image: Tensor) -> Embedded:
         """Encode slices, see `forward` for their layout; once is enough for any number of decodings."""
@@ -196,28 +214,42 @@ class Segmenter(nn.Module):
 
     def decode(self, embedded: Embedded, supports: Supports | None = None) -> Tensor:
         """Return logits [B, K + 1, H, W] of embedded slices, steered by the supports."""
+        return self._logits(self._decoded(embedded), supports)
+
+    def decode_both(self, embedded: Embedded, supports: Supports) -> Both:
+        """Return the logits of embedded slices with the supports and without; all but the last layers run once."""
+        decoded = self._decoded(embedded)
+        return Both(self._logits(decoded, supports), self._logits(decoded, None))
+
+    def _decoded(self, embedded: Embedded) -> _Decoded:
+        """Run the decoder up to where the supports enter."""
         embedding, stem = embedded
         decoder, prompts = self.sam.mask_decoder, self.sam.prompt_encoder
         dense = prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
         features, tokens = self._transform(embedding, decoder.mask_tokens.weight, None, dense)
         features = self._upscale(features, stem)
-        supports = supports if self.fusion is not None else None
-        if self.detail is None and supports is not None:
-            features = self.fusion(features, supports)
         mlps = decoder.output_hypernetworks_mlps
         weights = _mask_weights(mlps if self.mask_tokens is None else mlps[:1], tokens[:, 1:])
         if self.mask_tokens is not None:
             weights = torch.cat([torch.zeros_like(weights), weights], dim=1)
-        coarse = _mask_product(weights, features)
-        if self.coarse_training and self.training:
-            return coarse
-        logits = self._to_full_size(coarse)
         if self.detail is None:
-            return logits
-        features = self.detail.to_full_resolution(features, stem)
-        if supports is not None:
-            features = self.fusion(features, supports)
-        return logits + _mask_product(weights, self.detail.finish(features))
+            return _Decoded(features, weights, None)
+        coarse = self._to_full_size(_mask_product(weights, features))
+        return _Decoded(self.detail.to_full_resolution(features, stem), weights, coarse)
+
+    def _logits(self, decoded: _Decoded, supports: Supports | None) -> Tensor:
+        """Return what is decoded as logits, steered by the supports."""
+        features, weights, coarse = decoded
+        prior = None
+        if supports is not None and self.fusion is not None:
+            features, prior = self.fusion(features, supports)
+        if coarse is not None:
+            features = self.detail.finish(features)
+        logits = _mask_product(weights, features)
+        logits = logits if prior is None else logits + prior
+        if coarse is not None:
+            return coarse + logits
+        return logits if self.coarse_training and self.training else self._to_full_size(logits)
 
     def decode_prompted(self, embedded: Embedded, prompts: Prompts) -> PromptedMasks:
         """Return the masks of prompted objects.

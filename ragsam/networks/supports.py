@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,20 +15,28 @@ class Supports:
     """The neighbours of a batch of query slices.
 
     Attributes:
-        labels: [B, k, H, W], uint8, class of each pixel, 0 is background.
+        labels: [B, k, H, W], uint8, class of each pixel, 0 is background; not looked at where there is a vote.
         weights: [B, k], float, trust in each neighbour, summing to 1 a query; all zero means that the query has no
             supports, and then the network's output is exactly that without retrieval.
         annotated: [B, k, K + 1], bool, the classes that each neighbour annotates; None where all annotate all.
+        vote: [B, K + 1 or fewer, H, W], 0-1, what the neighbours say once their labels are carried over to the query,
+            the fainter the less they look like it there, see `ragsam.retrieval.carrying`; classes that it leaves out
+            get nothing. None: the labels vote pixel on pixel.
     """
 
     labels: Tensor
     weights: Tensor
     annotated: Tensor | None = None
+    vote: Tensor | None = None
+
+    @classmethod
+    def of_vote(cls, vote: Tensor, found: Tensor) -> Supports:
+        """Return supports of a vote [B, K + 1, H, W] for those queries that `found` [B] names."""
+        return cls(torch.zeros(len(vote), 1, 1, 1, dtype=torch.uint8), found.float()[:, None], vote=vote)
 
     def to(self, device: object) -> Supports:
         """Move the tensors to a device."""
-        annotated = None if self.annotated is None else self.annotated.to(device)
-        return Supports(self.labels.to(device), self.weights.to(device), annotated)
+        return replace(self, **{name: x.to(device) for name, x in vars(self).items() if x is not None})
 
 
 #: What a network asks for its supports: (image [B, 3, H, W], embedding [B, C, h, w], height [B]) -> Supports.
@@ -36,11 +44,15 @@ SupportLookup = Callable[[Tensor, Tensor, Tensor], "Supports | None"]
 
 
 def label_prior(supports: Supports, num_classes: int) -> Tensor:
-    """Return the neighbours' weighted vote: [B, num_classes, H, W], 0-1, summing to the sum of the weights.
+    """Return the neighbours' weighted vote: [B, num_classes, H, W], 0-1, summing to the sum of the weights or less.
 
     Of a class only those neighbours are asked that annotate it, their weights scaled up to the sum of all; background
-    gets what the organs leave. A class that no neighbour annotates gets no vote.
+    gets what the organs leave. A class that no neighbour annotates gets no vote. A vote of labels that were carried
+    over is taken as it is, times the sum of the weights.
     """
+    if supports.vote is not None:
+        vote = supports.vote * supports.weights.sum(1)[:, None, None, None]
+        return F.pad(vote, (0, 0, 0, 0, 0, num_classes - vote.shape[1]))
     # One-hot of each neighbour would be k times as large as the vote: sum neighbour by neighbour.
     batch, count, height, width = supports.labels.shape
     vote = supports.weights.new_zeros(batch, num_classes, height, width)

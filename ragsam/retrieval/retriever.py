@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,17 @@ from torch import Tensor
 
 from ragsam.networks.supports import Supports
 from ragsam.retrieval.bank import Bank
+from ragsam.retrieval.carrying import best_matches, carry, matching_image
 from ragsam.retrieval.descriptors import DESCRIPTORS
 from ragsam.retrieval.store import STORES, VectorStore, make_store
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What a search found: rows of the bank [B, k], -1 where there is none, cosines [B, k], weights [B, k]."""
+    """What a search found: rows of the bank [B, k], -1 where there is none, cosines [B, k], weights [B, k].
+
+    Candidates that were looked at and left out have weight 0.
+    """
 
     rows: np.ndarray
     similarity: np.ndarray
@@ -33,6 +37,9 @@ class Retriever:
         neighbours: supports a query (k).
         temperature: neighbours are weighted by softmax(cosine / temperature).
         store: how the bank is searched: a name in `STORES`, or auto, by the bank's size.
+        carry: whether the neighbours' labels are carried over to the query, see `ragsam.retrieval.carrying`; the k are
+            then those of twice as many candidates that look most like it, and their weights are what they contribute.
+            Otherwise they vote pixel on pixel.
 
     Attributes:
         bank: where it looks; None until one is attached, and then every query comes back without supports.
@@ -48,6 +55,7 @@ class Retriever:
         neighbours: int = 8,
         temperature: float = 0.05,
         store: str = "auto",
+        carry: bool = False,
     ) -> None:
         if descriptor not in DESCRIPTORS:
             raise ValueError(f"descriptor {descriptor!r} is unknown; choose one of {', '.join(DESCRIPTORS)}")
@@ -57,7 +65,8 @@ class Retriever:
         self.store = store
         self.neighbours = neighbours
         self.temperature = temperature
-        self.keeps: tuple[str, ...] = ()
+        self.carry = carry
+        self.keeps: tuple[str, ...] = ("images",) if carry else ()
         self.bank: Bank | None = None
         self.query: tuple[str | None, str | None] = (None, None)
         self.record = False
@@ -101,40 +110,78 @@ class Retriever:
         """
         for batch in batches:
             embedding = encode(batch["image"]) if self.needs_embedding or "embeddings" in keeps else None
-            image, vectors = batch["image"], self.describe(batch["image"], embedding, batch["height"])
+            vectors = self.describe(batch["image"], embedding, batch["height"])
             rows = {**batch, "descriptor": vectors, "label": batch["label"][:, 0].numpy()}
-            rows["image"] = (image[:, image.shape[1] // 2] * 255).round().byte().cpu().numpy()
+            rows["image"] = (matching_image(batch["image"]) * 255).round().byte().cpu().numpy()
             rows["embedding"] = None if embedding is None else embedding.half().cpu().numpy()
             yield rows
 
-    def search(self, vectors: np.ndarray, own: Sequence[set[str]]) -> Neighbours:
-        """Return the nearest slices of other patients.
+    def search(
+        self, vectors: np.ndarray, own: Sequence[set[str]], allowed: Sequence[np.ndarray | None] | None = None
+    ) -> Neighbours:
+        """Return the nearest slices of other patients: k, or 2 k candidates where labels are carried over.
 
         Args:
             vectors: [B, D], unit.
             own: for each query the pseudonyms of its own patient.
+            allowed: for each query the rows that it may find, as a mask [N], instead of those of other patients.
 
         Returns:
             Neighbours; a query without any neighbour has rows -1 and weights 0.
         """
-        masks = {patients: self.bank.allowed(without=patients) for patients in map(frozenset, own)}
-        cosines, rows = self._store.search(vectors, self.neighbours, [masks[frozenset(patients)] for patients in own])
+        if allowed is None:
+            masks = {patients: self.bank.allowed(without=patients) for patients in map(frozenset, own)}
+            allowed = [masks[frozenset(patients)] for patients in own]
+        cosines, rows = self._store.search(vectors, self.neighbours * (2 if self.carry else 1), allowed)
         there = rows >= 0
         found = Neighbours(rows, np.where(there, cosines, 0.0).astype(float), np.zeros(rows.shape))
         for index, chosen in enumerate(there):
             found.weights[index, chosen] = _softmax(found.similarity[index, chosen] / self.temperature)
         return found
 
-    def supports(self, found: Neighbours, device: torch.device) -> Supports:
-        """Read the label slices that a search found."""
-        labels = np.zeros((*found.rows.shape, *self.bank.labels.shape[1:]), np.uint8)
-        there = found.rows >= 0
-        labels[there] = self.bank.labels[found.rows[there]]
-        supports = Supports(torch.from_numpy(labels), torch.from_numpy(found.weights).float())
-        if self.bank.annotated is not None:
-            # Row -1, no neighbour, reads the last one's; its weight is 0.
-            supports.annotated = torch.from_numpy(self.bank.annotated[found.rows])
-        return supports.to(device)
+    def supports(
+        self, found: Neighbours, image: Tensor, alter: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    ) -> tuple[Supports, Neighbours]:
+        """Read what a search found for slices [B, 3, S, S], and carry it over to them where that is asked for.
+
+        Args:
+            alter: changes the neighbours' images [B, k, s, s] and labels [B, k, S, S] alike before they are carried.
+
+        Returns:
+            The supports, on the slices' device, and the neighbours with the weights that they got, the greatest first.
+        """
+        bank, device, there = self.bank, image.device, torch.from_numpy(found.rows >= 0)
+        if not self.carry or not there.any():
+            weights = torch.from_numpy(found.weights).float()
+            return Supports(_read(bank.labels, found.rows), weights, self._annotated(found.rows)).to(device), found
+        query = matching_image(image).nan_to_num(0.0)  # a slice that is not finite finds nothing
+        images, there = _read(bank.images, found.rows).to(device).float() / 255, there.to(device)
+        count = min(self.neighbours, found.rows.shape[1])
+        chosen, shifts = best_matches(query, images, there, count)
+        images = images.gather(1, chosen[..., None, None].expand(-1, -1, *images.shape[2:]))
+        rows = np.take_along_axis(found.rows, chosen.cpu().numpy(), 1)
+        labels, annotated = _read(bank.labels, rows).to(device), self._annotated(rows)
+        if alter is not None:
+            images, labels = alter(images, labels)
+        sound = there.any(1)
+        carried = carry(
+            query,
+            images,
+            labels,
+            shifts,
+            there.gather(1, chosen) | ~sound[:, None],  # one without any is left out below
+            self.bank.present.shape[1],
+            None if annotated is None else annotated.to(device)[..., : self.bank.present.shape[1]],
+        )
+        weights = carried.weights * sound[:, None]
+        every = torch.zeros(found.rows.shape, device=device).scatter(1, chosen, weights)
+        vote = carried.vote * sound[:, None, None, None]
+        supports = Supports(labels, weights, annotated, vote).to(device)
+        return supports, _ordered(found, every.cpu().numpy().astype(float))
+
+    def _annotated(self, rows: np.ndarray) -> Tensor | None:
+        """Return the classes that the neighbours of these rows annotate; of row -1 what does not matter."""
+        return None if self.bank.annotated is None else torch.from_numpy(self.bank.annotated[rows])
 
     def __call__(self, image: Tensor, embedding: Tensor, height: Tensor) -> Supports | None:
         """Return the supports of the slices of the volume at hand, or None without a bank."""
@@ -142,9 +189,25 @@ class Retriever:
             return None
         own = self.bank.own_patients(*self.query)
         found = self.search(self.describe(image, embedding, height), [own] * len(image))
+        supports, found = self.supports(found, image)
         if self.record:
             self.trace.append((height.cpu().numpy(), found))
-        return self.supports(found, image.device)
+        return supports
+
+
+def _read(array: Any, rows: np.ndarray) -> Tensor:
+    """Return the rows [B, k] of an array [N, H, W] as [B, k, H, W]; zeros for row -1."""
+    content = np.zeros((*rows.shape, *array.shape[1:]), array.dtype)
+    there = rows >= 0
+    content[there] = array[rows[there]]
+    return torch.from_numpy(content)
+
+
+def _ordered(found: Neighbours, weights: np.ndarray) -> Neighbours:
+    """Give neighbours other weights, and put those with the greatest first."""
+    order = np.argsort(-weights, axis=1, kind="stable")
+    parts = (found.rows, found.similarity, weights)
+    return Neighbours(*(np.take_along_axis(part, order, 1) for part in parts))
 
 
 def _softmax(values: np.ndarray) -> np.ndarray:

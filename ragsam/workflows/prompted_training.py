@@ -1,4 +1,4 @@
-"""Training to answer prompts, beside the classes: what is drawn for a batch, one encoding for both, and the loss."""
+"""Training on one encoding of a batch: classes with supports and without, answers to prompts, and the loss of all."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from ragsam.workflows.refinement import organ_odds
 
 
 class Answered(NamedTuple):
-    """What a network gives for a batch with prompts.
+    """What a network gives for a batch with supports or prompts.
 
     Attributes:
-        logits: of all classes, as without prompts.
+        logits: of all classes, as without prompts; steered by the supports, where there are any.
         groups: the objects with their prompts, and the masks given for them.
+        plain: of all classes, without the supports; None where there are none.
     """
 
     logits: Tensor
-    groups: tuple[tuple[DrawnPrompts, PromptedMasks], ...]
+    groups: tuple[tuple[DrawnPrompts, PromptedMasks], ...] = ()
+    plain: Tensor | None = None
 
 
 class PromptDrawing:
@@ -61,16 +63,26 @@ def prepare_prompted_slices(
 
 
 class PromptedInferer(Inferer):
-    """Runs a network on a training batch: on its classes alone where no prompts were drawn, else on both."""
+    """Runs a network on a training batch: its classes, with supports and without, and the prompts that were drawn.
+
+    A network that learns from both kinds of logits stays as good without supports as one that never had any.
+    """
 
     def __call__(
         self, inputs: Tensor, network: nn.Module, *, drawn: Sequence[DrawnPrompts] = (), **options: Any
     ) -> Tensor | Answered:
         """Return the logits of slices [B, C, S, S], or `Answered`; the encoder runs once."""
+        supports = options.get("supports")
         if not drawn:
-            return network(inputs, **options)
-        embedded = network.embed(inputs)
-        logits = network.decode(embedded, **options)
+            if supports is None:
+                return network(inputs, **options)
+            steered, plain = network(inputs, **options, both=True)
+            return Answered(steered, plain=plain)
+        embedded, plain = network.embed(inputs), None
+        if supports is None:
+            logits = network.decode(embedded)
+        else:
+            logits, plain = network.decode_both(embedded, supports)
         groups = []
         for group in drawn:
             if group.prompts is None:
@@ -78,7 +90,7 @@ class PromptedInferer(Inferer):
             stem = embedded.stem and {stride: features[group.rows] for stride, features in embedded.stem.items()}
             chosen = Embedded(embedded.embedding[group.rows], stem)
             groups.append((group, network.decode_prompted(chosen, group.prompts)))
-        return Answered(logits, tuple(groups))
+        return Answered(logits, tuple(groups), plain)
 
 
 def _refining(drawn: DrawnPrompts, logits: Tensor, mask_size: Sequence[int]) -> DrawnPrompts:
@@ -88,14 +100,15 @@ def _refining(drawn: DrawnPrompts, logits: Tensor, mask_size: Sequence[int]) -> 
 
 
 class PromptedLoss(nn.Module):
-    """Adds the loss of prompted objects to that of the classes.
+    """Adds to the loss of the classes that of the classes without supports, and that of prompted objects.
 
     Args:
         classes: of the logits of all classes.
         weight: of `object_loss`.
 
     Attributes:
-        parts: those of `classes` for the last batch, and the mean loss of its objects as `prompts`, not weighted.
+        parts: those of `classes` for the last batch, with supports where there are any; the loss without them as
+            `plain`; and the mean loss of its objects as `prompts`, not weighted.
     """
 
     def __init__(self, classes: nn.Module, *, weight: float = 1.0) -> None:
@@ -110,11 +123,20 @@ class PromptedLoss(nn.Module):
             loss = self.classes(prediction, target)
             self.parts = getattr(self.classes, "parts", {})
             return loss
-        objects = sum(len(drawn.rows) for drawn, _ in prediction.groups)
-        losses = [object_loss(masks, drawn) * (len(drawn.rows) / objects) for drawn, masks in prediction.groups]
-        loss, prompted = self.classes(prediction.logits, target), sum(losses)
-        self.parts = {**getattr(self.classes, "parts", {}), "prompts": prompted.detach()}
-        return loss + self.weight * prompted
+        loss = self.classes(prediction.logits, target)
+        self.parts = dict(getattr(self.classes, "parts", {}))
+        if prediction.plain is not None:
+            plain = self.classes(prediction.plain, target)
+            self.parts["plain"] = plain.detach()
+            loss = loss + plain
+        if prediction.groups:
+            objects = sum(len(drawn.rows) for drawn, _ in prediction.groups)
+            prompted = sum(
+                object_loss(masks, drawn) * (len(drawn.rows) / objects) for drawn, masks in prediction.groups
+            )
+            self.parts["prompts"] = prompted.detach()
+            loss = loss + self.weight * prompted
+        return loss
 
 
 def object_loss(masks: PromptedMasks, drawn: DrawnPrompts) -> Tensor:

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,18 @@ from torch import nn
 from ragsam.data.slices import SliceDataset
 from ragsam.files import write_json_atomic
 from ragsam.networks.segmenter import Segmenter
+from ragsam.networks.supports import Supports
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.novelty import Novelty, novelty
 from ragsam.retrieval.retriever import Neighbours, Retriever
+from ragsam.workflows.slice_votes import SliceVotes
 
 logger = logging.getLogger(__name__)
 
 
 def bank_fit(retriever: Retriever, network: Segmenter, preparation: dict[str, Any]) -> dict[str, Any]:
     """Return what a bank and its user must share: the preparation of slices, the descriptor, and its encoder if any."""
-    fit = {**preparation, "descriptor": retriever.descriptor}
+    fit = {**preparation, "descriptor": retriever.descriptor, "carry": retriever.carry}
     if retriever.needs_embedding:
         fit["encoder"] = encoder_fingerprint(network)
     return fit
@@ -63,35 +66,37 @@ def bank_batches(
     retriever: Retriever, network: Segmenter, dataset: SliceDataset, keeps: Sequence[str] = (), batch_size: int = 32
 ) -> Iterator[dict[str, Any]]:
     """Yield every slice of a dataset, unaugmented, as a bank takes them; see `Retriever.described`."""
-    device = next(network.parameters()).device
-
-    @torch.no_grad()
-    def encode(image: torch.Tensor) -> torch.Tensor:
-        training = network.training
-        network.eval()
-        embedding = network.encode(image.to(device))
-        network.train(training)
-        return embedding
-
     # A generator of its own: MONAI's loader would set torch's global one back to its first seed.
     generator = torch.Generator().manual_seed(0)
     slices = dataset if dataset.augmentation is None else dataset.plain()
     loader = DataLoader(slices, batch_size=batch_size, num_workers=0, generator=generator)
-    return retriever.described(loader, encode, keeps)
+    return retriever.described(loader, partial(encoding, network), keeps)
+
+
+@torch.no_grad()
+def encoding(network: Segmenter, image: torch.Tensor) -> torch.Tensor:
+    """Return the embedding [B, C, h, w] of slices [B, C, S, S], whatever the network is doing otherwise."""
+    training = network.training
+    network.eval()
+    embedding = network.encode(image.to(next(network.parameters()).device))
+    network.train(training)
+    return embedding
 
 
 class TrainingRetrieval:
     """Injects `supports` into every training batch, found among the other training patients.
 
     The bank is built when training starts. Where the descriptor looks at the encoder, it is built anew at every
-    `refresh_epochs`-th epoch in which the encoder has moved.
+    `refresh_epochs`-th epoch in which the encoder has moved. Where labels are carried over, that is done on a slice as
+    it is, and the vote augmented with it: as good as it will be on whole volumes.
 
     Args:
         network: the segmenter that trains.
         retriever: searches; its bank is replaced.
         dataset: the training slices.
         preparation: how slices are prepared, see `bank_fit`.
-        withheld: share of queries that see no supports, so that the network stays good without them.
+        withheld: share of queries that see no supports.
+        wrong: share of queries that see another query's supports, so that the network learns to distrust.
         refresh_epochs: epochs between rebuilds.
     """
 
@@ -102,7 +107,8 @@ class TrainingRetrieval:
         dataset: SliceDataset,
         preparation: dict[str, Any],
         *,
-        withheld: float = 0.3,
+        withheld: float = 0.0,
+        wrong: float = 0.1,
         refresh_epochs: int = 5,
     ) -> None:
         self.network = network
@@ -110,6 +116,7 @@ class TrainingRetrieval:
         self.dataset = dataset
         self.preparation = preparation
         self.withheld = withheld
+        self.wrong = wrong
         self.refresh_epochs = refresh_epochs
 
     def attach(self, engine: Engine) -> None:
@@ -125,21 +132,33 @@ class TrainingRetrieval:
             if not due or bank.fit == bank_fit(self.retriever, self.network, self.preparation):
                 return
         bank = build_bank(self.retriever, self.network, self.dataset, self.preparation)
-        logger.info("bank: %d slices of %d patients", len(bank), len(set(bank.patients)))
+        patients = len(set(bank.patients))
+        logger.info("bank: %d slices of %d patients", len(bank), patients)
+        if patients == 1:
+            told = "altered copies of that patient's distant slices stand in" if self.retriever.carry else "none vote"
+            logger.warning("bank: one patient alone has no other to learn from; %s", told)
+        if self.retriever.carry:
+            encode = partial(encoding, self.network) if self.retriever.needs_embedding else None
+            self.dataset.vote = SliceVotes(self.retriever, self.network.num_classes + 1, encode)
 
     def inject(self, engine: Engine) -> None:
         """Put the supports of the batch's slices into the batch."""
         batch = engine.state.batch
+        supports = self._of_votes(batch["vote"]) if "vote" in batch else self._of_labels(batch)
+        kept = torch.rand(len(batch["image"])) >= self.withheld
+        batch["supports"] = replace(supports, weights=supports.weights * kept[:, None])
+
+    def _of_votes(self, vote: torch.Tensor) -> Supports:
+        wrong = torch.rand(len(vote)) < self.wrong
+        vote = torch.where(wrong[:, None, None, None], vote.roll(1, 0), vote)
+        return Supports.of_vote(vote, vote.amax(dim=(1, 2, 3)) > 0)
+
+    def _of_labels(self, batch: dict[str, Any]) -> Supports:
         images = batch["image"]
-        embedding = None
-        if self.retriever.needs_embedding:
-            with torch.no_grad():
-                embedding = self.network.encode(images.to(next(self.network.parameters()).device))
+        embedding = encoding(self.network, images) if self.retriever.needs_embedding else None
         vectors = self.retriever.describe(images, embedding, batch["height"])
         own = [self.retriever.bank.own_patients(patient, None) for patient in batch["patient"]]
-        supports = self.retriever.supports(self.retriever.search(vectors, own), images.device)
-        kept = torch.rand(len(images)) >= self.withheld
-        batch["supports"] = replace(supports, weights=supports.weights * kept[:, None])
+        return self.retriever.supports(self.retriever.search(vectors, own), images)[0]
 
 
 class VolumeRetrieval:
@@ -243,7 +262,8 @@ def _slices_of_trace(retriever: Retriever) -> dict[str, list[dict[str, Any]]]:
 
 
 def _neighbours(bank: Bank, found: Neighbours, position: int) -> list[dict[str, Any]]:
-    rows = [int(row) for row in found.rows[position] if row >= 0]
+    # Candidates that were left out have no weight.
+    rows = [int(row) for row, weight in zip(found.rows[position], found.weights[position], strict=True) if weight > 0]
     return [
         {
             "patient": str(bank.patients[row]),

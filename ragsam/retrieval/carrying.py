@@ -1,0 +1,184 @@
+"""Carrying labels over: a neighbour's labels are moved to where the query shows the same, and weighed pixel by pixel.
+
+A neighbour shows the same anatomy elsewhere in the picture. It is shifted as a whole to where it correlates best with
+the query, then patch by patch to where it looks most alike, smoothly; its labels move with it. At every pixel those
+neighbours count most that look like the query there, and where none does the vote is faint. Nothing is learnt.
+
+Sources: patch by patch, Coupé et al., NeuroImage 54, 2011 (doi 10.1016/j.neuroimage.2010.09.018); weights by local
+likeness, Artaechevarria et al., IEEE TMI 28, 2009 (doi 10.1109/TMI.2009.2014372).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Slices are compared at this size, pixels, or at their own where that is less.
+MATCHING_SIDE = 96
+#: The farthest shift, of the slice's side, and what it costs in correlation: of equal places the nearest is taken.
+FARTHEST, FARTHEST_COST = 0.15, 1e-3
+#: How far a patch may move after the shift, pixels on each side, and what a squared pixel of it costs.
+REACH, REACH_COST = 3, 1e-3
+PATCH, GRID = 5, 4
+#: Squared differences of intensities (0-1): of patches in a choice between places, and between neighbours.
+PLACE_SCALE, LIKENESS_SCALE = 0.02, 0.01
+#: Correlations of whole slices, in a choice between neighbours.
+CORRELATION_SCALE = 0.05
+
+
+class Carried(NamedTuple):
+    """What neighbours say of a query.
+
+    Attributes:
+        vote: [B, K + 1, H, W], 0-1; it sums to how much the neighbours look like the query there, at most 1.
+        weights: [B, k], each neighbour's mean share of it, summing to 1.
+    """
+
+    vote: Tensor
+    weights: Tensor
+
+
+def matching_image(image: Tensor) -> Tensor:
+    """Return the middle channel of slices [B, C, S, S] at the size at which they are compared: [B, s, s]."""
+    middle = image[:, image.shape[1] // 2]
+    side = min(middle.shape[-1], MATCHING_SIDE)
+    return middle if side == middle.shape[-1] else F.adaptive_avg_pool2d(middle[:, None], side)[:, 0]
+
+
+def best_matches(query: Tensor, images: Tensor, there: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Choose among candidates those that look most like the query once they are shifted.
+
+    Args:
+        query: [B, s, s], 0-1, see `matching_image`.
+        images: [B, m, s, s], the candidates' own.
+        there: [B, m], bool, whether there is such a candidate.
+        count: how many to choose (k), at most m.
+
+    Returns:
+        Which of the candidates [B, k], the best first, and their shifts [B, k, 2], see `best_shifts`.
+    """
+    shifts = best_shifts(query, images)
+    likeness = correlation(query, _sample(images, _everywhere(shifts, query))).masked_fill(~there, -torch.inf)
+    chosen = likeness.topk(count, dim=1).indices
+    return chosen, shifts.gather(1, chosen[..., None].expand(-1, -1, 2))
+
+
+def carry(
+    query: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    shifts: Tensor,
+    there: Tensor,
+    num_classes: int,
+    annotated: Tensor | None = None,
+) -> Carried:
+    """Carry the labels of neighbours over to a query, and let them vote.
+
+    Args:
+        query: [B, s, s], 0-1, see `matching_image`.
+        images: [B, k, s, s], the neighbours' own, 0-1.
+        labels: [B, k, S, S], uint8, theirs.
+        shifts: [B, k, 2], of whole slices, see `best_shifts`.
+        there: [B, k], bool, whether there is such a neighbour; each query must have one.
+        num_classes: with background.
+        annotated: [B, k, num_classes], bool, the classes that each neighbour annotates; None: all.
+    """
+    shifted = _sample(images, _everywhere(shifts, query))
+    places = shifts[..., None, None] + local_shifts(query, shifted)
+    carried = _sample(images, places)
+    difference = _box((query[:, None] - carried).square())
+    likeness = torch.exp(-difference / LIKENESS_SCALE)
+    scores = -difference / LIKENESS_SCALE + (correlation(query, carried) / CORRELATION_SCALE)[..., None, None]
+    weights = scores.masked_fill(~there[..., None, None], -torch.inf).softmax(1)
+    trust = (likeness * weights).sum(1, keepdim=True)
+    size = labels.shape[-2:]
+    labels = _sample(labels.float(), _resize(places.flatten(0, 1), size).unflatten(0, places.shape[:2]), "nearest")
+    vote = _vote(labels.long(), _resize(weights, size), num_classes, annotated)
+    return Carried(vote * _resize(trust, size), weights.mean((2, 3)))
+
+
+def best_shifts(query: Tensor, images: Tensor) -> Tensor:
+    """Return by how much of the side to look aside in each of images [B, k, s, s] to see query [B, s, s]: [B, k, 2]."""
+    side = query.shape[-1]
+    farthest = round(FARTHEST * side)
+    spectra = [torch.fft.rfft2(_unit(x), s=(2 * side, 2 * side)) for x in (query, images)]
+    products = torch.fft.irfft2(spectra[0].conj()[:, None] * spectra[1], s=(2 * side, 2 * side))
+    reach = torch.arange(-farthest, farthest + 1, device=query.device, dtype=query.dtype)
+    cost = FARTHEST_COST * (reach[:, None] ** 2 + reach**2) / max(farthest, 1) ** 2
+    near = products.roll((farthest, farthest), (2, 3))[:, :, : len(reach), : len(reach)] - cost
+    best = near.flatten(2).argmax(2)
+    return torch.stack([best // len(reach), best % len(reach)], dim=-1).sub(farthest) / side
+
+
+def local_shifts(query: Tensor, images: Tensor) -> Tensor:
+    """Return by how much of the side to look aside from each pixel, in images [B, k, s, s]: [B, k, 2, s, s]."""
+    side = query.shape[-1]
+    steps = range(-REACH, REACH + 1)
+    padded = F.pad(images, (REACH, REACH, REACH, REACH))
+    costs = []
+    for down in steps:
+        for right in steps:
+            moved = padded[..., REACH + down : REACH + down + side, REACH + right : REACH + right + side]
+            cost = _box((query[:, None] - moved).square(), stride=GRID)
+            costs.append(cost + REACH_COST * (down**2 + right**2))
+    chances = (-torch.stack(costs, dim=-1) / PLACE_SCALE).softmax(-1)
+    offsets = torch.cartesian_prod(*[torch.tensor(steps, dtype=chances.dtype, device=chances.device)] * 2)
+    shifts = (chances @ offsets).movedim(-1, 2).flatten(0, 1) / side
+    smooth = F.avg_pool2d(F.pad(shifts, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return _resize(smooth, query.shape[1:]).unflatten(0, images.shape[:2])
+
+
+def correlation(query: Tensor, images: Tensor) -> Tensor:
+    """Return the correlation of a query [B, s, s] with each of images [B, k, s, s]: [B, k], -1 to 1."""
+    return torch.einsum("bhw,bkhw->bk", _unit(query), _unit(images))
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Return pictures [..., s, s] without their mean, of length 1; of an even one nothing is left."""
+    x = x - x.mean((-2, -1), keepdim=True)
+    return x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-3)
+
+
+def _vote(labels: Tensor, weights: Tensor, num_classes: int, annotated: Tensor | None) -> Tensor:
+    """Return the vote [B, num_classes, S, S], summing to 1, of labels [B, k, S, S] by weights alike."""
+    # One-hot of each neighbour would be k times as large as the vote: sum neighbour by neighbour.
+    vote = weights.new_zeros(len(labels), num_classes, *labels.shape[2:])
+    for index in range(labels.shape[1]):
+        vote.scatter_add_(1, labels[:, index : index + 1], weights[:, index : index + 1])
+    if annotated is None:
+        return vote
+    # Of a class only those are asked that annotate it; background gets what the organs leave.
+    tiny = torch.finfo(vote.dtype).tiny
+    asked = torch.einsum("bkhw,bkc->bchw", weights, annotated.to(weights.dtype))
+    organs = vote[:, 1:] / asked[:, 1:].clamp_min(tiny)
+    organs = organs / organs.sum(1, keepdim=True).clamp_min(1)
+    return torch.cat([1 - organs.sum(1, keepdim=True), organs], dim=1)
+
+
+def _everywhere(shifts: Tensor, query: Tensor) -> Tensor:
+    """Give every pixel of a query [B, s, s] the same shifts [B, k, 2]."""
+    return shifts[..., None, None].expand(-1, -1, -1, *query.shape[1:])
+
+
+def _sample(images: Tensor, shifts: Tensor, mode: str = "bilinear") -> Tensor:
+    """Look at images [B, k, H, W] aside of each pixel by shifts [B, k, 2, H, W] (down, right; of the side)."""
+    height, width = images.shape[-2:]
+    rows = (torch.arange(height, device=images.device, dtype=images.dtype) + 0.5) * 2 / height - 1
+    columns = (torch.arange(width, device=images.device, dtype=images.dtype) + 0.5) * 2 / width - 1
+    grid = torch.stack([columns + 2 * shifts[:, :, 1], rows[:, None] + 2 * shifts[:, :, 0]], dim=-1)
+    sampled = F.grid_sample(images.flatten(0, 1)[:, None], grid.flatten(0, 1), mode, align_corners=False)
+    return sampled.view(images.shape)
+
+
+def _box(x: Tensor, stride: int = 1) -> Tensor:
+    """Average [B, k, s, s] over patches; beyond the border nothing is counted."""
+    return F.avg_pool2d(x, PATCH, stride, PATCH // 2, count_include_pad=False)
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    if x.shape[-2:] == tuple(size):
+        return x
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)

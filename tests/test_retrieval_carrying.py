@@ -1,0 +1,134 @@
+"""Carrying labels over: shifts found, labels moved along, votes weighed by likeness; worked out by hand."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ragsam.networks.supports import Supports, label_prior
+from ragsam.retrieval.carrying import best_matches, best_shifts, carry, correlation, local_shifts, matching_image
+
+SIDE = 32
+
+
+def picture(seed=0, side=SIDE):
+    """A smooth picture with a dark border, as a slice is."""
+    noise = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.avg_pool2d(noise, 5, 1, 2)[0, 0]
+    smooth = (smooth - smooth.min()) / (smooth.max() - smooth.min())
+    smooth[:8] = smooth[-8:] = smooth[:, :8] = smooth[:, -8:] = 0
+    return smooth
+
+
+def disc(side=SIDE):
+    label = torch.zeros(side, side, dtype=torch.uint8)
+    label[12:20, 12:18] = 1
+    return label
+
+
+def vote_of(query, images, labels, classes=2, annotated=None):
+    there = torch.ones(images.shape[:2], dtype=torch.bool)
+    return carry(query, images, labels, best_shifts(query, images), there, classes, annotated)
+
+
+@settings(max_examples=20, deadline=None)
+@given(down=st.integers(-4, 4), right=st.integers(-4, 4))
+def test_a_shifted_picture_is_found_and_its_labels_come_back(down, right):
+    query, label = picture(), disc()
+    image, moved = query.roll((down, right), (0, 1)), label.roll((down, right), (0, 1))
+    shifts = best_shifts(query[None], image[None, None])
+    torch.testing.assert_close(shifts[0, 0] * SIDE, torch.tensor([float(down), float(right)]))
+    carried = vote_of(query[None], image[None, None], moved[None, None])
+    inside = slice(8, 24)
+    assert torch.equal(carried.vote.argmax(1)[0, inside, inside], label[inside, inside].long())
+    torch.testing.assert_close(carried.weights, torch.ones(1, 1))
+
+
+def test_shifts_farther_than_allowed_are_not_taken():
+    query = picture()
+    shifts = best_shifts(query[None], query.roll(12, 0)[None, None]) * SIDE
+    assert shifts.abs().max() <= round(0.15 * SIDE)
+
+
+def test_a_patch_that_moved_is_followed_and_even_ground_stays_where_it_is():
+    """A bright block two rows lower in the neighbour: look down by up to two rows at it, nowhere else."""
+    query, other = torch.zeros(SIDE, SIDE), torch.zeros(SIDE, SIDE)
+    query[12:20, 12:20] = other[14:22, 12:20] = torch.rand(8, 8, generator=torch.Generator().manual_seed(1)) + 0.5
+    shifts = local_shifts(query[None], other[None, None])[0, 0] * SIDE
+    assert 1.0 < shifts[0, 16, 16] <= 2.0
+    assert abs(shifts[1, 16, 16]) < 0.3
+    assert shifts[:, :2, :2].abs().max() < 1e-3
+
+
+def test_the_neighbour_that_looks_like_the_query_outvotes_the_other():
+    query = picture()
+    labels = torch.stack([disc(), torch.zeros_like(disc())])[None]
+    carried = vote_of(query[None], torch.stack([query, picture(seed=9)])[None], labels)
+    assert carried.weights[0, 0] > 0.6
+    assert carried.vote[0, 1, 12:20, 12:18].mean() > 0.7
+
+
+def test_the_vote_is_as_faint_as_the_neighbours_are_unlike():
+    """Everything differs by 0.1, so the squared difference is 0.01, one likeness scale: the vote sums to 1/e."""
+    query = torch.full((1, SIDE, SIDE), 0.5)
+    carried = vote_of(query, query[:, None] + 0.1, disc()[None, None])
+    torch.testing.assert_close(carried.vote.sum(1)[0, 16, 16], torch.tensor(-1.0).exp())
+    equal = vote_of(query, query[:, None], disc()[None, None])
+    torch.testing.assert_close(equal.vote.sum(1), torch.ones(1, SIDE, SIDE))
+
+
+def test_a_class_is_asked_of_those_alone_that_annotate_it():
+    """Two like neighbours, one of which does not annotate organ 2: the other alone speaks for it."""
+    query = picture()[None]
+    labels = torch.stack([disc() * 2, torch.zeros_like(disc())])[None]
+    annotated = torch.tensor([[[True, True, True], [True, True, False]]])
+    vote = vote_of(query, query[:, None].expand(-1, 2, -1, -1), labels, 3, annotated).vote
+    torch.testing.assert_close(vote[0, :, 14, 14], torch.tensor([0.0, 0.0, 1.0]), atol=0.01, rtol=0)
+    vote = vote_of(query, query[:, None].expand(-1, 2, -1, -1), labels, 3).vote
+    torch.testing.assert_close(vote[0, :, 14, 14], torch.tensor([0.5, 0.0, 0.5]), atol=0.01, rtol=0)
+
+
+def test_neighbours_that_are_not_there_have_no_say():
+    query = picture()[None]
+    images = query[:, None].expand(-1, 2, -1, -1)
+    labels = torch.stack([disc(), torch.full_like(disc(), 1)])[None]
+    there = torch.tensor([[True, False]])
+    carried = carry(query, images, labels, torch.zeros(1, 2, 2), there, 2)
+    assert carried.weights.tolist() == [[1.0, 0.0]]
+    assert carried.vote[0, 1, 0, 0] == 0
+
+
+def test_of_the_candidates_the_likest_are_chosen_though_they_lie_elsewhere():
+    query = picture()
+    candidates = torch.stack([picture(seed=5), query.roll(3, 1), query, picture(seed=6)])[None]
+    chosen, shifts = best_matches(query[None], candidates, torch.tensor([[True, True, False, True]]), 2)
+    assert chosen[0, 0] == 1
+    assert 2 not in chosen[0].tolist()
+    torch.testing.assert_close(shifts[0, 0] * SIDE, torch.tensor([0.0, 3.0]))
+
+
+def test_the_correlation_is_pearsons():
+    one, other = torch.rand(2, 2, 9, 9, generator=torch.Generator().manual_seed(3))
+    expected = torch.corrcoef(torch.stack([one[0].flatten(), other[1].flatten()]))[0, 1]
+    torch.testing.assert_close(correlation(one[:1], other[None])[0, 1], expected)
+
+
+def test_labels_larger_than_the_matched_images_are_carried_at_their_own_size():
+    large = picture(side=192)
+    query = matching_image(large.expand(1, 3, -1, -1))
+    assert query.shape == (1, 96, 96)
+    label = torch.zeros(192, 192, dtype=torch.uint8)
+    label[80:110, 70:100] = 1
+    image = matching_image(large.roll((8, -6), (0, 1)).expand(1, 3, -1, -1))
+    carried = vote_of(query, image[:, None], label.roll((8, -6), (0, 1))[None, None])
+    assert carried.vote.shape == (1, 2, 192, 192)
+    assert (carried.vote[0, 1] > 0.5).float().sub(label).abs().mean() < 0.002
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_carried_vote_is_the_prior_and_classes_that_it_leaves_out_get_nothing(classes):
+    vote = torch.rand(2, 2, 4, 4)
+    prior = label_prior(Supports.of_vote(vote, torch.tensor([True, False])), classes)
+    assert torch.equal(prior[0, :2], vote[0])
+    assert not prior[0, 2:].any()
+    assert not prior[1].any()
