@@ -22,7 +22,7 @@ from ragsam.workflows.network_options import build_empty, network_options
 from ragsam.workflows.verification_by_monai import CHECKS, left_out
 
 _FILES = ("LICENSE", "docs/README.md", "configs/metadata.json", "configs/logging.conf")
-_FILES += tuple(f"configs/{name}.yaml" for name in CONFIGS)
+_FILES += tuple(f"configs/{name}.yaml" for name in (*CONFIGS, "multi_gpu_train", "multi_gpu_evaluate"))
 _WEIGHTS = ("models/model.safetensors", "models/model.pt")
 
 
