@@ -1,0 +1,320 @@
+"""What retrieval gains: the same network with it and without, at few patients, with the controls of a sceptic.
+
+    python benchmarks/retrieval_study.py --hippocampus SOURCE --head-neck SOURCE --output runs/retrieval
+
+For each set, number of training patients and seed two networks train from scratch for the same minutes of one core,
+by the process's own clock, the search and carrying of labels included: one without retrieval (and without its
+parameters), one with it. The latter is tested with the bank of its training patients, with a bank grown to all
+patients (no further training), with retrieval switched off, and with controls: the labels of its bank shuffled among
+slices, and neighbours drawn at random. The neighbours' vote alone, without a network's opinion, stands beside them.
+Test: whole volumes of other patients. Differences are paired by patient, a patient's score being the mean over seeds;
+the p-value is Wilcoxon's, corrected by Holm over a set's rows. Finished trials stand in the output folder and are not
+run again. Writes result.json and gains.png and prints Markdown tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from hippocampus_unet import read_log
+from torch import Tensor
+
+from ragsam.data.cards import load_card
+from ragsam.data.datalist import Case, Datalist, load_datalist, write_datalist
+from ragsam.data.prepare import prepare
+from ragsam.files import read_json, write_json_atomic
+from ragsam.metrics.significance import holm
+from ragsam.metrics.statistics import mean_interval, paired_difference
+from ragsam.networks.segmenter import Segmenter
+from ragsam.networks.supports import label_prior
+from ragsam.report.evaluation import evaluate_cases, pairs_from_cases
+from ragsam.retrieval.bank import Bank
+from ragsam.workflows import history
+from ragsam.workflows.bundle import make_run, run_config
+from ragsam.workflows.jobs import index_run
+
+STEPS_PER_EPOCH = 10
+SETS: dict[str, dict[str, Any]] = {
+    "hippocampus": {"image_size": 56, "batch_size": 32},
+    "openkbp_hn": {"image_size": 96, "spacing_mm": [6.0, 6.0], "batch_size": 12},
+}
+ARMS: dict[str, dict[str, Any]] = {
+    "no retrieval": {"retrieval": False, "fusion": None},
+    "retrieval": {},
+}
+TESTS = ("own bank", "grown bank", "switched off", "shuffled labels", "random neighbours", "vote alone")
+
+
+def chosen(data: Datalist, patients: int, seed: int, test_patients: int) -> dict[str, Sequence[Case]]:
+    """Return a split with so many training patients, drawn by the seed, and the first test patients."""
+    names = sorted({case.patient for case in data.section("training")})
+    drawn = set(np.random.default_rng(seed).permutation(names)[: patients or None].tolist())
+    tested = sorted({case.patient for case in data.section("test")})[: test_patients or None]
+    training = data.section("training")
+    return {
+        "training": [case for case in training if case.patient in drawn],
+        "rest": [case for case in training if case.patient not in drawn],
+        "validation": data.section("validation")[:1],  # nothing is chosen by it
+        "test": [case for case in data.section("test") if case.patient in tested],
+    }
+
+
+def vote_alone(network: Segmenter) -> Segmenter:
+    """Make a network say what its neighbours vote, and nothing of its own."""
+
+    def forward(image: Tensor, height: Tensor | None = None) -> Tensor:
+        vote = label_prior(network.lookup(image, None, height), network.num_classes + 1)
+        vote[:, 0] += 1e-6  # where nobody votes: background
+        return vote
+
+    network.forward = forward
+    return network
+
+
+def run_trial(trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, Any]:
+    """Time, train and test one network in this process, on one core."""
+    torch.set_num_threads(1)
+    history.time = SimpleNamespace(monotonic=time.process_time)  # the log tells minutes of this process
+    data = load_datalist(datalist)
+    sections = chosen(data, trial["patients"], trial["seed"], trial["test_patients"])
+    write_datalist(folder / "datalist.json", data.card, sections)
+    knobs = {**SETS[trial["set"]], **ARMS[trial["arm"]], "seed": trial["seed"], "steps_per_epoch": STEPS_PER_EPOCH}
+    timing = make_run(
+        "sam_lora", folder / "datalist.json", folder / "timing", {**knobs, "epochs": 2, "validate_every": 1}
+    )
+    run_config(timing, "train")
+    start, end = (float(row["train_seconds"]) for row in read_log(timing))
+    epochs = max(1, round((trial["minutes"] * 60 - start) / (end - start)) + 1)  # the first has the bank to build
+    run = make_run(
+        "sam_lora", folder / "datalist.json", folder / "run", {**knobs, "epochs": epochs, "validate_every": epochs}
+    )
+    run_config(run, "train")
+    log = read_log(run)[-1]
+    result = {"steps": int(log["step"]), "minutes": float(log["train_seconds"]) / 60}
+    return {**result, "tests": run_tests(trial, data.card, run, folder, sections)}
+
+
+def run_tests(
+    trial: dict[str, Any], card: str, run: Path, folder: Path, sections: dict[str, Sequence[Case]]
+) -> dict[str, Any]:
+    """Segment the test patients in every way that the trial asks for, and return the cases' scores by way."""
+    tests = {}
+    banks = (
+        make_banks(trial["tests"], run, folder, has_rest=bool(sections["rest"])) if trial["arm"] == "retrieval" else {}
+    )
+    for test in trial["tests"] if trial["arm"] == "retrieval" else ["switched off"]:
+        overrides: dict[str, Any] = {"retrieval": test in banks}
+        if test in banks:
+            overrides["bank"] = str(banks[test])
+        if test == "vote alone":
+            overrides["network"] = {"_target_": "retrieval_study.vote_alone", "network": "@network_def"}
+        predictions = folder / "predictions"
+        run_config(run, "inference", output_dir=str(predictions), **overrides)
+        metrics = evaluate_cases(pairs_from_cases(sections["test"], predictions), load_card(card))
+        tests[test] = metrics["cases"]
+        shutil.rmtree(predictions)
+    return tests
+
+
+def make_banks(tests: Sequence[str], run: Path, folder: Path, *, has_rest: bool) -> dict[str, Path]:
+    """Make the bank of each test that looks into one."""
+    own, _, _ = index_run(run)
+    banks = {"own bank": own, "vote alone": own}
+    if "grown bank" in tests:
+        banks["grown bank"] = folder / "grown"
+        shutil.copytree(own, banks["grown bank"], dirs_exist_ok=True)
+        if has_rest:
+            index_run(run, banks["grown bank"], add=folder / "datalist.json", section="rest")
+    bank = Bank.open(own)
+    order = np.random.default_rng(0).permutation(len(bank))
+    if "shuffled labels" in tests:
+        annotated = None if bank.annotated is None else bank.annotated[order]
+        altered = replace(bank, labels=np.asarray(bank.labels[order]), annotated=annotated, present=None)
+        altered.save(folder / "shuffled")
+        banks["shuffled labels"] = folder / "shuffled"
+    if "random neighbours" in tests:
+        replace(bank, descriptors=bank.descriptors[order], stored_scores=None).save(folder / "random")
+        banks["random neighbours"] = folder / "random"
+    return banks
+
+
+def scores(cases: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Return Dice by organ and patient; a patient's volumes and seeds are averaged later."""
+    table: dict[str, dict[str, list[float]]] = {}
+    for case in cases:
+        for organ, values in case["organs"].items():
+            if values["dice"] is not None:
+                table.setdefault(organ, {}).setdefault(case["patient"], []).append(values["dice"])
+    return table
+
+
+def summarise(done: Sequence[dict[str, Any]], data: str) -> list[dict[str, Any]]:
+    """Return a row for each number of patients and test of a set: its Dice, and its gain over no retrieval."""
+    rows = []
+    for patients in dict.fromkeys(trial["patients"] for trial in done if trial["set"] == data):
+        mine = [trial for trial in done if (trial["set"], trial["patients"]) == (data, patients)]
+        seeds = {arm: {trial["seed"] for trial in mine if trial["arm"] == arm} for arm in ARMS}
+        shared = seeds["no retrieval"] & seeds["retrieval"]
+        by_arm = {arm: [t for t in mine if t["arm"] == arm and t["seed"] in shared] for arm in ARMS}
+        if not shared:
+            continue
+        base = scores([case for t in by_arm["no retrieval"] for case in t["tests"]["switched off"]])
+        rows.append(
+            {
+                "patients": patients,
+                "test": "trained without retrieval",
+                "dice": mean_interval(base),
+                **_effort(by_arm["no retrieval"]),
+            }
+        )
+        for test in by_arm["retrieval"][0]["tests"]:
+            table = scores([case for t in by_arm["retrieval"] for case in t["tests"][test]])
+            gain = paired_difference(table, base)
+            rows.append(
+                {
+                    "patients": patients,
+                    "test": test,
+                    "dice": mean_interval(table),
+                    "gain": gain,
+                    **_effort(by_arm["retrieval"]),
+                }
+            )
+    for index, p_value in holm({index: row["gain"]["p"] for index, row in enumerate(rows) if "gain" in row}).items():
+        rows[index]["p"] = p_value
+    return rows
+
+
+def _effort(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {key: sum(trial[key] for trial in trials) / len(trials) for key in ("steps", "minutes")} | {
+        "seeds": len(trials)
+    }
+
+
+def table_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a set's rows as a Markdown table."""
+    lines = [
+        "| patients | tested | seeds | steps | minutes | Dice (95 % interval) | gain (95 % interval) | p | better |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        low, high = row["dice"]["ci95"] or (float("nan"),) * 2
+        gain, told = row.get("gain"), " | | "
+        if gain:
+            less, more = gain["ci95"] or (float("nan"),) * 2
+            told = f"{gain['mean_difference']:+.3f} ({less:.3f} to {more:.3f}) | {row['p']:.2g} "
+            told += f"| {gain['wins']} of {gain['n']}"
+        lines.append(
+            f"| {row['patients'] or 'all'} | {row['test']} | {row['seeds']} | {row['steps']:.0f} "
+            f"| {row['minutes']:.2f} | **{row['dice']['mean']:.3f}** ({low:.3f} to {high:.3f}) | {told} |"
+        )
+    return lines
+
+
+def draw_gains(path: Path, by_set: dict[str, list[dict[str, Any]]]) -> None:
+    """Draw the gain of every test against the number of training patients."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(by_set), figsize=(5.5 * len(by_set), 4), layout="constrained", squeeze=False)
+    for axis, (name, rows) in zip(axes[0], by_set.items(), strict=True):
+        counts = list(dict.fromkeys(row["patients"] for row in rows))
+        for number, test in enumerate(TESTS[:-1]):
+            mine = {row["patients"]: row["gain"] for row in rows if row["test"] == test and row["gain"]["ci95"]}
+            places = [counts.index(count) + 0.08 * (number - 2) for count in mine]
+            means = np.array([gain["mean_difference"] for gain in mine.values()])
+            bounds = np.array([gain["ci95"] for gain in mine.values()]).reshape(-1, 2).T
+            axis.errorbar(places, means, np.abs(bounds - means), fmt="o-", capsize=3, label=test)
+        axis.axhline(0, color="0.5", linewidth=1)
+        axis.set_xticks(range(len(counts)), [str(count or "all") for count in counts])
+        axis.set(title=name, xlabel="training patients", ylabel="Dice over the network trained without retrieval")
+    axes[0][0].legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def start_trial(trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, Any]:
+    """Run a trial in a process of its own, unless it stands there already; return it with its result."""
+    result = folder / "result.json"
+    if not result.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # of a trial that was stopped
+        write_json_atomic(folder / "trial.json", trial)
+        command = [sys.executable, __file__, "--trial", str(folder), "--datalist", str(datalist)]
+        with (folder / "log.txt").open("w") as log:
+            subprocess.run(command, check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return {**trial, **read_json(result)}
+
+
+def main() -> None:
+    """Run the study."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--hippocampus", type=Path, help="folder with imagesTr, labelsTr and subjects.csv")
+    parser.add_argument("--head-neck", type=Path, help="folder with images, labels and manifest.csv")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--patients", type=int, nargs="+", default=[1, 2, 5, 10, 0], help="0: all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, default=3.0, help="of training on one core, for each network")
+    parser.add_argument("--test-patients", type=int, default=0, help="0: all")
+    parser.add_argument("--tests", nargs="+", default=list(TESTS), choices=TESTS)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trials at once, each on one core")
+    parser.add_argument("--trial", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--datalist", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    if args.trial:
+        result = run_trial(read_json(args.trial / "trial.json"), args.datalist, args.trial)
+        write_json_atomic(args.trial / "result.json", result)
+        return
+    output, datalists = args.output.absolute(), {}
+    if args.hippocampus:
+        datalists["hippocampus"] = prepare("hippocampus", args.hippocampus, output / "hippocampus.json")
+    if args.head_neck:
+        path = output / "openkbp_hn.json"
+        datalists["openkbp_hn"] = prepare("openkbp_hn", args.head_neck, path, validation=4, test=8)
+    same = {"minutes": args.minutes, "test_patients": args.test_patients, "tests": args.tests}
+    todo = [
+        {"set": data, "patients": patients, "arm": arm, "seed": seed, **same}
+        for seed in args.seeds
+        for data in datalists
+        for patients in args.patients
+        for arm in ARMS
+    ]
+
+    def start(trial: dict[str, Any]) -> dict[str, Any]:
+        name = f"{trial['set']}-{trial['patients']}-{trial['arm'].replace(' ', '-')}-{trial['seed']}"
+        done = start_trial(trial, datalists[trial["set"]], output / name)
+        means = {test: f"{mean_interval(scores(cases))['mean']:.4f}" for test, cases in done["tests"].items()}
+        sys.stderr.write(f"{name}: {means}, {done['steps']} steps\n")
+        return done
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        done = list(pool.map(start, todo))
+    by_set = {data: summarise(done, data) for data in datalists}
+    lines = [line for data, rows in by_set.items() for line in ("", data, "", *table_lines(rows))]
+    tested = args.test_patients or "all"
+    where = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"
+    lines.append(f"\n{date.today()}; {tested} test patients; {where}")
+    sys.stdout.write("\n".join(lines) + "\n")
+    draw_gains(output / "gains.png", by_set)
+    write_json_atomic(output / "result.json", {"table": lines, "rows": by_set})
+
+
+if __name__ == "__main__":
+    main()
