@@ -125,6 +125,15 @@ def test_labels_larger_than_the_matched_images_are_carried_at_their_own_size():
     assert (carried.vote[0, 1] > 0.5).float().sub(label).abs().mean() < 0.002
 
 
+def test_large_labels_vote_at_a_size_of_their_own():
+    query = picture()[None]
+    label = torch.zeros(512, 512, dtype=torch.uint8)
+    label[200:300, 200:280] = 1
+    vote = vote_of(query, query[:, None], label[None, None]).vote
+    assert vote.shape == (1, 2, 256, 256)
+    assert ((vote[0, 1] > 0.5) != (label[::2, ::2] == 1)).float().mean() < 0.001
+
+
 @pytest.mark.parametrize("classes", [2, 4])
 def test_a_carried_vote_is_the_prior_and_classes_that_it_leaves_out_get_nothing(classes):
     vote = torch.rand(2, 2, 4, 4)

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Slices are compared at this size, pixels, or at their own where that is less.
-MATCHING_SIDE = 96
+#: Slices are compared at this size, pixels, and their labels vote at that one; at their own where that is less.
+MATCHING_SIDE, VOTE_SIDE = 96, 256
 #: The farthest shift, of the slice's side, and what it costs in correlation: of equal places the nearest is taken.
 FARTHEST, FARTHEST_COST = 0.15, 1e-3
 #: How far a patch may move after the shift, pixels on each side, and what a squared pixel of it costs.
@@ -33,7 +33,8 @@ class Carried(NamedTuple):
     """What neighbours say of a query.
 
     Attributes:
-        vote: [B, K + 1, H, W], 0-1; it sums to how much the neighbours look like the query there, at most 1.
+        vote: [B, K + 1, h, w], 0-1, of `VOTE_SIDE` at most; it sums to how much the neighbours look like the query
+            there, at most 1.
         weights: [B, k], each neighbour's mean share of it, summing to 1.
     """
 
@@ -94,7 +95,9 @@ def carry(
     scores = -difference / LIKENESS_SCALE + (correlation(query, carried) / CORRELATION_SCALE)[..., None, None]
     weights = scores.masked_fill(~there[..., None, None], -torch.inf).softmax(1)
     trust = (likeness * weights).sum(1, keepdim=True)
-    size = labels.shape[-2:]
+    size = tuple(min(side, VOTE_SIDE) for side in labels.shape[-2:])
+    if size != labels.shape[-2:]:
+        labels = F.interpolate(labels.float(), size, mode="nearest-exact")
     labels = _sample(labels.float(), _resize(places.flatten(0, 1), size).unflatten(0, places.shape[:2]), "nearest")
     vote = _vote(labels.long(), _resize(weights, size), num_classes, annotated)
     return Carried(vote * _resize(trust, size), weights.mean((2, 3)))
