@@ -131,7 +131,7 @@ def test_large_labels_vote_at_a_size_of_their_own():
     label[200:300, 200:280] = 1
     vote = vote_of(query, query[:, None], label[None, None]).vote
     assert vote.shape == (1, 2, 256, 256)
-    assert ((vote[0, 1] > 0.5) != (label[::2, ::2] == 1)).float().mean() < 0.001
+    assert ((vote[0, 1] > 0.5) != (label[::2, ::2] == 1)).float().mean() < 0.003
 
 
 @pytest.mark.parametrize("classes", [2, 4])
