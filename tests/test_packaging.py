@@ -28,7 +28,7 @@ ROOMS = {
     "retrieval": {"errors", "files", "networks"},
     "report": {"errors", "files", "metrics", "transforms", "data"},
     "workflows": {"errors", "files", "metrics", "transforms", "data", "networks", "retrieval", "report"},
-    "cli": {"errors", "files", "data", "report", "workflows"},
+    "cli": {"errors", "files", "data", "retrieval", "report", "workflows"},
     "bundles": set(),
 }
 FLOORS = {"errors": 0, "files": 0, "metrics": 1, "transforms": 1, "data": 1, "networks": 2, "retrieval": 3}
@@ -140,7 +140,7 @@ def test_bundles_name_only_what_workflows_may_import():
     for path in (ROOT / "bundles").glob("*/configs/*.yaml"):
         text = path.read_text(encoding="utf-8")
         targets = {line.split("_target_:")[1].strip() for line in text.splitlines() if "_target_:" in line}
-        assert len(targets) > 5
+        assert len(targets) >= 5
         assert {target.split(".")[0] for target in targets} <= {"ragsam", "monai", "torch"}
         rooms = {room_of(target) for target in targets} - {None}
         assert rooms <= {"workflows", "networks", "retrieval", "transforms", "data"}

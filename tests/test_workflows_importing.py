@@ -168,7 +168,9 @@ def test_the_log_tells_what_became_of_every_key(imported, place, study, tmp_path
     StartWeights(network, imported / "samed.safetensors", ["anterior", "posterior"]).load()
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("start: ")]
     assert lines[0].startswith("start: used, ")
-    assert lines[1].startswith("start: missing, 4: fusion.convs.*.weight (2), fusion.convs.*.bias (2): not in the")
+    assert lines[1].startswith(
+        "start: missing, 6: fusion.convs.*.weight (2), fusion.convs.*.bias (2), fusion.to_logits.weight, "
+    )
 
 
 def test_a_training_starts_with_another_run(run, study, tmp_path):

@@ -140,12 +140,16 @@ class Retriever:
         return found
 
     def supports(
-        self, found: Neighbours, image: Tensor, alter: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+        self,
+        found: Neighbours,
+        image: Tensor,
+        alter: Callable[[Tensor, Tensor, np.ndarray], tuple[Tensor, Tensor]] | None = None,
     ) -> tuple[Supports, Neighbours]:
         """Read what a search found for slices [B, 3, S, S], and carry it over to them where that is asked for.
 
         Args:
-            alter: changes the neighbours' images [B, k, s, s] and labels [B, k, S, S] alike before they are carried.
+            alter: changes candidates' images [B, m, s, s] and labels [B, m, S, S], those of rows [B, m], alike before
+                they are looked at.
 
         Returns:
             The supports, on the slices' device, and the neighbours with the weights that they got, the greatest first.
@@ -156,13 +160,17 @@ class Retriever:
             return Supports(_read(bank.labels, found.rows), weights, self._annotated(found.rows)).to(device), found
         query = matching_image(image).nan_to_num(0.0)  # a slice that is not finite finds nothing
         images, there = _read(bank.images, found.rows).to(device).float() / 255, there.to(device)
+        if alter is not None:
+            images, altered = alter(images, _read(bank.labels, found.rows).to(device), found.rows)
         count = min(self.neighbours, found.rows.shape[1])
         chosen, shifts = best_matches(query, images, there, count)
         images = images.gather(1, chosen[..., None, None].expand(-1, -1, *images.shape[2:]))
         rows = np.take_along_axis(found.rows, chosen.cpu().numpy(), 1)
-        labels, annotated = _read(bank.labels, rows).to(device), self._annotated(rows)
-        if alter is not None:
-            images, labels = alter(images, labels)
+        annotated = self._annotated(rows)
+        if alter is None:
+            labels = _read(bank.labels, rows).to(device)
+        else:
+            labels = altered.gather(1, chosen[..., None, None].expand(-1, -1, *altered.shape[2:]))
         sound = there.any(1)
         carried = carry(
             query,

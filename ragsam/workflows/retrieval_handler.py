@@ -29,7 +29,7 @@ from ragsam.networks.supports import Supports
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.novelty import Novelty, novelty
 from ragsam.retrieval.retriever import Neighbours, Retriever
-from ragsam.workflows.slice_votes import SliceVotes
+from ragsam.workflows.slice_votes import FEW, SliceVotes
 
 logger = logging.getLogger(__name__)
 
@@ -125,21 +125,22 @@ class TrainingRetrieval:
         engine.add_event_handler(Events.ITERATION_STARTED, self.inject)
 
     def refresh(self, engine: Engine) -> None:
-        """Build the bank where there is none, or where its encoder has moved."""
+        """Build the bank where there is none, or where its encoder has moved; and let its neighbours vote."""
         bank = self.retriever.bank
-        if bank is not None:
-            due = (engine.state.epoch - 1) % self.refresh_epochs == 0
-            if not due or bank.fit == bank_fit(self.retriever, self.network, self.preparation):
-                return
-        bank = build_bank(self.retriever, self.network, self.dataset, self.preparation)
-        patients = len(set(bank.patients))
-        logger.info("bank: %d slices of %d patients", len(bank), patients)
-        if patients == 1:
-            told = "altered copies of that patient's distant slices stand in" if self.retriever.carry else "none vote"
-            logger.warning("bank: one patient alone has no other to learn from; %s", told)
-        if self.retriever.carry:
+        due = bank is None or (engine.state.epoch - 1) % self.refresh_epochs == 0
+        if bank is None or (due and bank.fit != bank_fit(self.retriever, self.network, self.preparation)):
+            bank = build_bank(self.retriever, self.network, self.dataset, self.preparation)
+            self._tell(len(bank), len(set(bank.patients)))
+        if self.retriever.carry and getattr(self.dataset.vote, "bank", None) is not bank:
             encode = partial(encoding, self.network) if self.retriever.needs_embedding else None
             self.dataset.vote = SliceVotes(self.retriever, self.network.num_classes + 1, encode)
+
+    def _tell(self, slices: int, patients: int) -> None:
+        logger.info("bank: %d slices of %d patients", slices, patients)
+        if patients <= FEW and self.retriever.carry:
+            logger.warning("bank: so few patients that altered copies of a patient's own distant slices vote too")
+        elif patients == 1:
+            logger.warning("bank: one patient alone has no other to learn from; none vote")
 
     def inject(self, engine: Engine) -> None:
         """Put the supports of the batch's slices into the batch."""
