@@ -19,7 +19,6 @@ import logging
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ import numpy as np
 import torch
 from hippocampus_unet import read_log
 from torch import Tensor
+from trials import start_trial
 
 from ragsam.data.cards import load_card
 from ragsam.data.datalist import Case, Datalist, load_datalist, write_datalist
@@ -250,18 +250,6 @@ def draw_gains(path: Path, by_set: dict[str, list[dict[str, Any]]]) -> None:
     pyplot.close(figure)
 
 
-def start_trial(trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, Any]:
-    """Run a trial in a process of its own, unless it stands there already; return it with its result."""
-    result = folder / "result.json"
-    if not result.exists():
-        shutil.rmtree(folder, ignore_errors=True)  # of a trial that was stopped
-        write_json_atomic(folder / "trial.json", trial)
-        command = [sys.executable, __file__, "--trial", str(folder), "--datalist", str(datalist)]
-        with (folder / "log.txt").open("w") as log:
-            subprocess.run(command, check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return {**trial, **read_json(result)}
-
-
 def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -299,7 +287,7 @@ def main() -> None:
 
     def start(trial: dict[str, Any]) -> dict[str, Any]:
         name = f"{trial['set']}-{trial['patients']}-{trial['arm'].replace(' ', '-')}-{trial['seed']}"
-        done = start_trial(trial, datalists[trial["set"]], output / name)
+        done = start_trial(__file__, trial, datalists[trial["set"]], output / name)
         means = {test: f"{mean_interval(scores(cases))['mean']:.4f}" for test, cases in done["tests"].items()}
         sys.stderr.write(f"{name}: {means}, {done['steps']} steps\n")
         return done

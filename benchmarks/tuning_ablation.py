@@ -21,7 +21,6 @@ import logging
 import os
 import platform
 import resource
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from typing import Any
 
 import torch
 from hippocampus_unet import UNET, read_log
+from trials import start_trial
 
 from ragsam.data.cards import load_card
 from ragsam.data.datalist import load_datalist
@@ -164,20 +164,6 @@ def table_rows(done: list[dict[str, Any]], table: str, data: str) -> list[str]:
     return lines
 
 
-def start_trial(trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, Any]:
-    """Run a trial in a process of its own, unless it stands there already; return it with its result."""
-    result = folder / "result.json"
-    if not result.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        for part in ("timing", "run", "predictions"):  # of a trial that was stopped
-            subprocess.run(["rm", "-rf", str(folder / part)], check=True)
-        write_json_atomic(folder / "trial.json", trial)
-        command = [sys.executable, __file__, "--trial", str(folder), "--datalist", str(datalist)]
-        with (folder / "log.txt").open("w") as log:
-            subprocess.run(command, check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return {**trial, **read_json(result)}
-
-
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -213,7 +199,7 @@ def main() -> None:
 
     def start(number: int) -> dict[str, Any]:
         trial = todo[number]
-        done = start_trial(trial, datalists[trial["set"]], output / f"trial-{number:03d}")
+        done = start_trial(__file__, trial, datalists[trial["set"]], output / f"trial-{number:03d}")
         sys.stderr.write(f"{trial['set']}, {trial['name']}, seed {trial['seed']}: {dice(done['cases'])['mean']:.4f}\n")
         return done
 

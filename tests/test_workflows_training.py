@@ -44,6 +44,18 @@ def retrieval_of(workflow):
     return handler
 
 
+def masks_asked(retriever):
+    """Keep the rows that a retriever is allowed to find from now on, training slice by training slice."""
+    search, asked = retriever.search, []
+
+    def spy(vectors, own, allowed=None):
+        asked.extend(allowed or ())  # validation names its own patient instead
+        return search(vectors, own, allowed)
+
+    retriever.search = spy
+    return asked
+
+
 def batches_of(workflow):
     """Train, and return what the network was given, step by step."""
     seen = []
@@ -101,17 +113,11 @@ def test_every_batch_carries_supports_of_other_patients(study, tmp_path):
 
 
 def test_carried_votes_are_of_other_patients_and_move_with_the_slice(study, tmp_path):
-    """No augmentation but a map that moves slices: a vote that stayed behind would disagree with the labels more."""
+    """Every slice is moved: a vote that lay elsewhere than the labels would overlap with them less."""
     knobs = {"epochs": 2, "steps_per_epoch": 4, "supports_wrong": 0.0, "affine": 1.0}
     workflow = prepared(study, tmp_path / "run", **knobs)
-    retriever, asked = retrieval_of(workflow).retriever, []
-    search = retriever.search
-
-    def spy(vectors, own, allowed=None):
-        asked.extend(allowed or ())  # validation names its own patient instead
-        return search(vectors, own, allowed)
-
-    retriever.search = spy
+    retriever = retrieval_of(workflow).retriever
+    asked = masks_asked(retriever)
     batches = batches_of(workflow)
     bank = retriever.bank
     hidden = {frozenset(bank.patients[~mask].tolist()) for mask in asked}
@@ -136,14 +142,8 @@ def test_a_lone_patient_learns_from_altered_copies_of_distant_slices(study, tmp_
     lone = [case for case in data.sections["training"] if case.patient == "patient-bert"]
     write_datalist(study.parent / "lone.json", data.card, {**data.sections, "training": lone})
     workflow = prepared(study.parent / "lone.json", tmp_path / "run", epochs=2)
-    retriever, asked = retrieval_of(workflow).retriever, []
-    search = retriever.search
-
-    def spy(vectors, own, allowed=None):
-        asked.extend(allowed or ())  # validation names its own patient instead
-        return search(vectors, own, allowed)
-
-    retriever.search = spy
+    retriever = retrieval_of(workflow).retriever
+    asked = masks_asked(retriever)
     batches = batches_of(workflow)
     masks = {tuple(np.flatnonzero(mask)) for mask in asked}
     assert masks <= {(3, 4, 5), (4, 5), (5,), (0,), (0, 1), (0, 1, 2)}  # of 6 slices, none nearer than 3

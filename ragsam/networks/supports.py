@@ -53,21 +53,28 @@ def label_prior(supports: Supports, num_classes: int) -> Tensor:
     if supports.vote is not None:
         vote = supports.vote * supports.weights.sum(1)[:, None, None, None]
         return F.pad(vote, (0, 0, 0, 0, 0, num_classes - vote.shape[1]))
+    return weighted_vote(supports.labels, supports.weights[:, :, None, None], num_classes, supports.annotated)
+
+
+def weighted_vote(labels: Tensor, weights: Tensor, num_classes: int, annotated: Tensor | None = None) -> Tensor:
+    """Return the vote [B, num_classes, H, W] of labels [B, k, H, W], summing to the sum of the weights.
+
+    Args:
+        weights: [B, k, H, W], or [B, k, 1, 1] for the same everywhere.
+        annotated: [B, k, num_classes], see `label_prior`; None: every neighbour annotates all.
+    """
     # One-hot of each neighbour would be k times as large as the vote: sum neighbour by neighbour.
-    batch, count, height, width = supports.labels.shape
-    vote = supports.weights.new_zeros(batch, num_classes, height, width)
+    batch, count, height, width = labels.shape
+    vote = weights.new_zeros(batch, num_classes, height, width)
     for index in range(count):
-        labels = supports.labels[:, index : index + 1].long()
-        vote.scatter_add_(1, labels, supports.weights[:, index, None, None, None].expand_as(labels).to(vote.dtype))
-    return vote if supports.annotated is None else _by_annotators(vote, supports)
-
-
-def _by_annotators(vote: Tensor, supports: Supports) -> Tensor:
-    """Scale each organ's vote [B, C, H, W] to what its annotators say, and give background the rest."""
-    total = supports.weights.sum(1)[:, None, None, None]
-    asked = torch.einsum("bk,bkc->bc", supports.weights, supports.annotated.to(supports.weights.dtype))
-    organs = vote[:, 1:] * total / asked[:, 1:, None, None].clamp_min(torch.finfo(vote.dtype).tiny)
-    organs = organs * (total / organs.sum(1, keepdim=True).clamp_min(torch.finfo(vote.dtype).tiny)).clamp_max(1)
+        chosen = labels[:, index : index + 1].long()
+        vote.scatter_add_(1, chosen, weights[:, index : index + 1].expand_as(chosen))
+    if annotated is None:
+        return vote
+    total, tiny = weights.sum(1, keepdim=True), torch.finfo(vote.dtype).tiny
+    asked = torch.einsum("bkhw,bkc->bchw", weights, annotated.to(weights.dtype))
+    organs = vote[:, 1:] * total / asked[:, 1:].clamp_min(tiny)
+    organs = organs * (total / organs.sum(1, keepdim=True).clamp_min(tiny)).clamp_max(1)
     return torch.cat([total - organs.sum(1, keepdim=True), organs], dim=1)
 
 

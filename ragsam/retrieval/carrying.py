@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ragsam.networks.supports import weighted_vote
+
 #: Slices are compared at this size, pixels, and their labels vote at that one; at their own where that is less.
 MATCHING_SIDE, VOTE_SIDE = 96, 256
 #: The farthest shift, of the slice's side, and what it costs in correlation: of equal places the nearest is taken.
@@ -99,7 +101,7 @@ def carry(
     if size != labels.shape[-2:]:
         labels = F.interpolate(labels.float(), size, mode="nearest-exact")
     labels = _sample(labels.float(), _resize(places.flatten(0, 1), size).unflatten(0, places.shape[:2]), "nearest")
-    vote = _vote(labels.long(), _resize(weights, size), num_classes, annotated)
+    vote = weighted_vote(labels, _resize(weights, size), num_classes, annotated)
     return Carried(vote * _resize(trust, size), weights.mean((2, 3)))
 
 
@@ -143,22 +145,6 @@ def _unit(x: Tensor) -> Tensor:
     """Return pictures [..., s, s] without their mean, of length 1; of an even one nothing is left."""
     x = x - x.mean((-2, -1), keepdim=True)
     return x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-3)
-
-
-def _vote(labels: Tensor, weights: Tensor, num_classes: int, annotated: Tensor | None) -> Tensor:
-    """Return the vote [B, num_classes, S, S], summing to 1, of labels [B, k, S, S] by weights alike."""
-    # One-hot of each neighbour would be k times as large as the vote: sum neighbour by neighbour.
-    vote = weights.new_zeros(len(labels), num_classes, *labels.shape[2:])
-    for index in range(labels.shape[1]):
-        vote.scatter_add_(1, labels[:, index : index + 1], weights[:, index : index + 1])
-    if annotated is None:
-        return vote
-    # Of a class only those are asked that annotate it; background gets what the organs leave.
-    tiny = torch.finfo(vote.dtype).tiny
-    asked = torch.einsum("bkhw,bkc->bchw", weights, annotated.to(weights.dtype))
-    organs = vote[:, 1:] / asked[:, 1:].clamp_min(tiny)
-    organs = organs / organs.sum(1, keepdim=True).clamp_min(1)
-    return torch.cat([1 - organs.sum(1, keepdim=True), organs], dim=1)
 
 
 def _everywhere(shifts: Tensor, query: Tensor) -> Tensor:
