@@ -53,26 +53,32 @@ def test_a_network_with_weights_counts_the_same():
 
 
 def test_the_encoders_arithmetic_by_hand():
-    """ViT-B at 512: 32 x 32 tokens of 768 channels, 12 heads; 8 blocks in 9 windows of 14 x 14, 4 over the grid."""
+    """ViT-B at 512: 32 x 32 tokens of 768 channels, 12 heads; 8 blocks in windows of 14 x 14, 4 over the grid.
+
+    Of the windows 4 lie on the grid, 4 have 14 x 4 tokens on it and one 4 x 4; what is padded is one row, one column.
+    """
     network = empty(backbone="vit_b", image_size=512, detail=False, fusion=None)
     flops = {part.name: part.flops for part in count_parts(network)}
     width, heads, tokens = 768, 12, 32 * 32
     total = 2 * 3 * 16 * 16 * width * tokens  # patch embedding
-    for sides, windows, blocks in ((14, 9, 8), (32, 1, 4)):
-        seen = sides * sides
-        products = 2 * 4 * width * width * seen * windows  # query, key, value, projection
-        mlp = 2 * 2 * width * 4 * width * tokens
+    products = 2 * 4 * width * width * tokens  # query, key, value, projection
+    mlp = 2 * 2 * width * 4 * width * tokens
+    windows = [(4, (14, 14), (14, 14)), (4, (14, 4), (14, 5)), (1, (4, 4), (5, 5))]
+    for side, blocks, parts in ((14, 8, windows), (32, 4, [(1, (32, 32), (32, 32))])):
         # Queries, keys and values are lengthened by the codes of row and column, see `Attention`.
-        attention = 2 * 2 * heads * seen * seen * (width // heads + 2 * sides) * windows
-        positions = 2 * 2 * heads * seen * sides * (width // heads) * windows
+        attention = sum(
+            2 * 2 * heads * count * (q[0] * q[1]) * (k[0] * k[1]) * (width // heads + k[0] + k[1])
+            for count, q, k in parts
+        )
+        positions = 2 * 2 * heads * tokens * side * (width // heads)
         total += blocks * (products + mlp + attention + positions)
     assert flops["image encoder"] == total
     assert flops["neck"] == 2 * tokens * 256 * (width + 9 * 256)
 
 
 def test_loras_arithmetic_by_hand():
-    """Rank 4 on query and value: each token through 768 x 4 and 4 x 768, twice, in windows padded to 42 x 42."""
+    """Rank 4 on query and value: each token through 768 x 4 and 4 x 768, twice."""
     network = empty(backbone="vit_b", image_size=512, lora={"rank": 4}, detail=False, fusion=None)
     (lora,) = [part for part in count_parts(network) if part.name == "LoRA"]
     assert lora.trained == 12 * 2 * 2 * 4 * 768 == 147_456
-    assert lora.flops == 2 * 2 * 2 * 4 * 768 * (8 * 42 * 42 + 4 * 32 * 32)
+    assert lora.flops == 2 * 2 * 2 * 4 * 768 * 12 * 32 * 32

@@ -67,6 +67,33 @@ def test_gradients_are_segment_anythings():
         torch.testing.assert_close(other.grad, one.grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize(("what", "share"), [("mlp", 0.9), ("blocks", 0.5)])
+def test_recomputing_gives_the_same_gradients_and_keeps_less(what, share):
+    _, ours = pair(img_size=240)
+    ours.frequency = FrequencyPrompts(48, 2, 16, reduction=8)
+    add_adapters(ours, depth=True)
+    wake_adapters(ours)
+    ours.requires_grad_(True).train()
+    image, kept, gradients = torch.rand(3, 3, 240, 240), [], []
+    for option in (None, what):
+        ours.checkpoint(option)
+        ours.zero_grad()
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, sizes=sizes: sizes.append(x.nbytes) or x, lambda x: x):
+            loss = ours(image, stack=3).square().mean()
+        kept.append(sum(sizes))
+        loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in ours.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    assert kept[1] < share * kept[0]
+
+
+def test_unknown_checkpointing_is_refused():
+    _, ours = pair(img_size=64)
+    with pytest.raises(ValueError, match="choose mlp or blocks"):
+        ours.checkpoint("all")
+
+
 def test_half_precision_stays_close():
     _, ours = pair(img_size=240)
     image = torch.rand(1, 3, 240, 240)

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from ragsam.networks.lora import LoRALinear, add_decoder_lora, add_lora, lora_layers, merge_lora, unmerge_lora
+from ragsam.networks.lora import (
+    LoRALinear,
+    add_decoder_lora,
+    add_lora,
+    lora_layers,
+    merge_lora,
+    merged_lora,
+    unmerge_lora,
+)
 from ragsam.networks.sam import build_sam
 
 QUERY_VALUE = {"q": slice(0, 12), "v": slice(24, 36)}
@@ -98,6 +106,20 @@ def test_a_merged_network_gives_the_same_and_unmerging_is_exact(sam):
         unmerge_lora(sam)
         assert torch.equal(sam.image_encoder(image), expected)
     assert all(torch.equal(value, weights[key]) for key, value in sam.state_dict().items())
+
+
+def test_merged_for_a_while_even_if_it_fails():
+    lora = by_hand()
+    with merged_lora(lora):
+        assert lora.linear.weight.tolist() == [[31.0], [10.0], [107.0]]
+    assert lora.linear.weight.tolist() == [[1.0], [10.0], [100.0]]
+    with pytest.raises(RuntimeError, match="mat1"), merged_lora(lora):
+        lora(torch.ones(1, 2))
+    assert lora.linear.weight.tolist() == [[1.0], [10.0], [100.0]]
+    lora.merge()
+    with merged_lora(lora):
+        pass
+    assert lora.merged
 
 
 @pytest.mark.parametrize(("alpha", "scale"), [(None, 1.0), (8, 2.0), (1, 0.25)])

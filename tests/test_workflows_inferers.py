@@ -5,8 +5,10 @@ from math import log
 import pytest
 import torch
 from test_slices import CARD, WINDOW, case_of, write_case
+from torch import nn
 
 from ragsam.data.slices import SliceDataset
+from ragsam.networks.lora import LoRALinear
 from ragsam.transforms import preprocessing
 from ragsam.workflows.inferers import VolumeInferer
 
@@ -168,3 +170,23 @@ def test_labels_and_maps_by_hand():
 def test_large_windows_go_fewer_at_once(image_size, batch_size):
     assert VolumeInferer(image_size).batch_size == batch_size
     assert VolumeInferer(image_size, batch_size=3).batch_size == 3
+
+
+def test_lora_is_merged_while_a_volume_is_segmented_but_not_under_autocast():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.merged = LoRALinear(nn.Linear(8, 8), {"q": slice(0, 8)}), []
+
+        def forward(self, x, height):
+            self.merged.append(self.layer.merged)
+            return self.layer(x[:, :2])
+
+    network, volume = Network(), steps(8, 8, 2)
+    nn.init.ones_(network.layer.updates["q"].b.weight)
+    plain = network(torch.stack([volume[0, :, :, :, z].expand(3, -1, -1) for z in range(2)]), None)
+    torch.testing.assert_close(infer(volume, network, context_slices=0).permute(4, 1, 2, 3, 0)[..., 0], plain)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        infer(volume, network)
+    assert network.merged == [False, True, False]
+    assert not network.layer.merged

@@ -2,66 +2,143 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 
 
+class Strip(NamedTuple):
+    """Rows, or columns, of a grid that windows cut alike.
+
+    Attributes:
+        start: its first row on the grid.
+        count: windows, one behind the other.
+        size: rows of a window that lie on the grid.
+        padded: rows of a window that lie beyond it.
+    """
+
+    start: int
+    count: int
+    size: int
+    padded: int
+
+    @property
+    def part(self) -> slice:
+        return slice(self.start, self.start + self.count * self.size)
+
+
 class Attention(nn.Module):
-    """SAM's multi-head attention over a grid of tokens, with decomposed relative positions.
+    """SAM's multi-head attention over a grid of tokens or in its windows, with decomposed relative positions.
 
     The bias of a pair of tokens is rel_h[query, key's row] + rel_w[query, key's column], which is a dot product too:
     queries are lengthened by their rel_h and rel_w, keys by the one-hot code of their row and column. So a plain fused
-    attention gives the same result without a score matrix in memory. Parameters are named as segment-anything's are.
+    attention gives the same result without a score matrix in memory.
+
+    SAM pads windows that reach beyond the grid with zeros, so that key and value there are the projection's bias.
+    Tokens of one key and value that differ in their row alone are as one whose rel_h is the logarithm of the sum of
+    their exponentials; so a window's padded rows are one more row, its padded columns one more column, and a padded
+    token is never multiplied. Parameters are named as segment-anything's are.
 
     Args:
         dim: C, channels of a token.
         num_heads: heads, each of C / num_heads channels.
-        input_size: rows and columns of the grid, or of a window.
+        grid: rows and columns of tokens.
+        window_size: side of a window, tokens; 0 attends over the whole grid.
 
     Source: Li et al., "MViTv2", arXiv:2112.01526 (the positions); Kirillov et al., arXiv:2304.02643 (SAM).
     """
 
-    def __init__(self, dim: int, *, num_heads: int, input_size: tuple[int, int]) -> None:
+    def __init__(self, dim: int, *, num_heads: int, grid: tuple[int, int], window_size: int = 0) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        rows, columns = input_size
+        rows, columns = self.window = (window_size, window_size) if window_size else grid
+        self.strips = _strips(grid[0], rows), _strips(grid[1], columns)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * rows - 1, dim // num_heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * columns - 1, dim // num_heads))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Let the tokens of each grid [B, H, W, C] attend to each other."""
-        batch, rows, columns, dim = x.shape
-        query, key, value = self._heads(x.flatten(1, 2))
-        towards = query.unflatten(2, (rows, columns))
-        rel_h = torch.einsum("bnhwc,hkc->bnhwk", towards, get_rel_pos(rows, rows, self.rel_pos_h).to(query.dtype))
-        rel_w = torch.einsum("bnhwc,wkc->bnhwk", towards, get_rel_pos(columns, columns, self.rel_pos_w).to(query.dtype))
-        place = _places(rows, columns, query).expand(batch, self.num_heads, -1, -1)
-        query = torch.cat([query * self.scale, rel_h.flatten(2, 3), rel_w.flatten(2, 3)], dim=-1)
-        key = torch.cat([key, place], dim=-1)
-        value = F.pad(value, (0, rows + columns))  # fused kernels want one width
-        out = F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., : dim // self.num_heads]
-        return self.proj(out.transpose(1, 2).reshape(batch, rows, columns, dim))
+        """Let the tokens of each grid [B, H, W, C] attend to those of their window."""
+        qkv = self.qkv(x)
+        tables = [
+            get_rel_pos(side, side, table).to(qkv.dtype)
+            for side, table in zip(self.window, (self.rel_pos_h, self.rel_pos_w), strict=True)
+        ]
+        bands = [
+            torch.cat([self._attend(qkv, row, column, *tables) for column in self.strips[1]], dim=2)
+            for row in self.strips[0]
+        ]
+        return self.proj(torch.cat(bands, dim=1))
 
     def along(self, x: Tensor) -> Tensor:
         """Let the tokens of each sequence [N, L, C] attend to each other by the same projections, without positions."""
-        query, key, value = self._heads(x)
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         out = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
         return self.proj(out.transpose(1, 2).reshape(x.shape))
 
-    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project tokens [B, N, C] to queries, keys and values, each [B, heads, N, C / heads]."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    def _attend(self, qkv: Tensor, row: Strip, column: Strip, table_h: Tensor, table_w: Tensor) -> Tensor:
+        """Return what the tokens where two strips cross take from their windows.
+
+        Args:
+            qkv: [B, H, W, 3 C].
+            row, column: the strips.
+            table_h, table_w: [side, side, C / heads], of a window.
+
+        Returns:
+            [B, rows, columns, C] of those tokens.
+        """
+        query, key, value = self._windows(qkv, row, column)
+        rel_h = torch.einsum("...hwc,hkc->...hwk", query, table_h[: row.size])
+        rel_w = torch.einsum("...hwc,wkc->...hwk", query, table_w[: column.size])
+        query = torch.cat([query * self.scale, _folded(rel_h, row), _folded(rel_w, column)], dim=-1)
+        bias = self.qkv.bias.to(qkv.dtype).view(3, self.num_heads, 1, 1, -1)
+        key, value = _padded(key, bias[1], row, column), _padded(value, bias[2], row, column)
+        rows, columns, channels = key.shape[-3:]
+        key = torch.cat([key, _places(rows, columns, key).expand(*key.shape[:-1], -1)], dim=-1)
+        value = F.pad(value, (0, rows + columns))  # fused kernels want one width
+        flat = [tensor.flatten(0, 2).flatten(2, 3) for tensor in (query, key, value)]
+        out = F.scaled_dot_product_attention(*flat, scale=1.0)[..., :channels]
+        out = out.unflatten(2, (row.size, column.size)).unflatten(0, (-1, row.count, column.count))
+        return out.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+
+    def _windows(self, qkv: Tensor, row: Strip, column: Strip) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values of windows: [B, windows down, across, heads, h, w, C / heads] each."""
+        part = qkv[:, row.part, column.part].unflatten(-1, (3, self.num_heads, -1))
+        part = part.unflatten(2, (column.count, column.size)).unflatten(1, (row.count, row.size))
+        query, key, value = part.permute(5, 0, 1, 3, 6, 2, 4, 7).unbind(0)
         return query, key, value
 
 
+def _strips(side: int, window: int) -> list[Strip]:
+    """Return the strips of a grid's side: whole windows, then the one that reaches beyond."""
+    count, rest = divmod(side, window)
+    strips = [Strip(0, count, window, 0), Strip(count * window, 1, rest, window - rest)]
+    return [strip for strip in strips if strip.count and strip.size]
+
+
+def _folded(rel: Tensor, strip: Strip) -> Tensor:
+    """Return rel [..., window] with the padded places as one."""
+    if not strip.padded:
+        return rel
+    return torch.cat([rel[..., : strip.size], rel[..., strip.size :].logsumexp(-1, keepdim=True)], dim=-1)
+
+
+def _padded(x: Tensor, bias: Tensor, row: Strip, column: Strip) -> Tensor:
+    """Return keys or values [..., heads, h, w, c] with the bias [heads, 1, 1, c] in one more row and column."""
+    if row.padded:
+        x = torch.cat([x, bias.expand(*x.shape[:-3], 1, *x.shape[-2:])], dim=-3)
+    if column.padded:
+        x = torch.cat([x, bias.expand(*x.shape[:-2], 1, x.shape[-1])], dim=-2)
+    return x
+
+
 def _places(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Return the one-hot codes of each token's row and column: [rows * columns, rows + columns]."""
-    row = torch.eye(rows, dtype=like.dtype, device=like.device).repeat_interleave(columns, dim=0)
-    column = torch.eye(columns, dtype=like.dtype, device=like.device).repeat(rows, 1)
-    return torch.cat([row, column], dim=1)
+    """Return the one-hot codes of each token's row and column: [rows, columns, rows + columns]."""
+    row = torch.eye(rows, dtype=like.dtype, device=like.device)[:, None].expand(-1, columns, -1)
+    column = torch.eye(columns, dtype=like.dtype, device=like.device).expand(rows, -1, -1)
+    return torch.cat([row, column], dim=-1)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from segment_anything.modeling.common import LayerNorm2d, MLPBlock
-from segment_anything.modeling.image_encoder import PatchEmbed, window_partition, window_unpartition
+from segment_anything.modeling.image_encoder import PatchEmbed
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ragsam.networks.adapter import MLP_SCALE, Adapter
 from ragsam.networks.attention import Attention
 from ragsam.networks.frequency import FrequencyPrompts
+
+#: What is worked out again in the backward pass: nothing, the MLP of every block, every block whole.
+CHECKPOINTING = (None, "mlp", "blocks")
 
 _norm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -27,46 +32,47 @@ class Block(nn.Module):
 
     Attributes:
         space_adapter, mlp_adapter, depth_adapter: see `ragsam.networks.adapter`; None where there is none.
+        recompute_mlp: keeps nothing of the MLP's inside for the backward pass, which works it out again.
     """
 
     def __init__(self, dim: int, *, num_heads: int, window_size: int, grid: tuple[int, int]) -> None:
         super().__init__()
         self.norm1 = _norm(dim)
-        size = (window_size, window_size) if window_size else grid
-        self.attn = Attention(dim, num_heads=num_heads, input_size=size)
+        self.attn = Attention(dim, num_heads=num_heads, grid=grid, window_size=window_size)
         self.norm2 = _norm(dim)
         self.mlp = MLPBlock(embedding_dim=dim, mlp_dim=4 * dim)
-        self.window_size = window_size
         self.space_adapter: Adapter | None = None
         self.mlp_adapter: Adapter | None = None
         self.depth_adapter: Adapter | None = None
+        self.recompute_mlp = False
 
     def forward(self, x: Tensor, stack: int = 1) -> Tensor:
         """Transform tokens [B, H, W, C]; in stacks of `stack` neighbouring slices the depth adapter works too."""
         normed = self.norm1(x)
-        update = self._attend(normed)
+        update = self.attn(normed)
         if self.space_adapter is not None:
             update = update + self.space_adapter(update)
         if self.depth_adapter is not None and stack > 1:
             update = update + self.depth_adapter(self._attend_along_depth(normed, stack))
         x = x + update
         normed = self.norm2(x)
-        update = self.mlp(normed)
+        update = _recomputed(self.mlp, normed) if self.recompute_mlp else self.mlp(normed)
         if self.mlp_adapter is not None:
             update = update + MLP_SCALE * self.mlp_adapter(normed)
         return x + update
-
-    def _attend(self, x: Tensor) -> Tensor:
-        if not self.window_size:
-            return self.attn(x)
-        windows, padded = window_partition(x, self.window_size)
-        return window_unpartition(self.attn(windows), self.window_size, padded, x.shape[1:3])
 
     def _attend_along_depth(self, x: Tensor, stack: int) -> Tensor:
         """Let each token [B * stack, H, W, C] attend to those of its place in the slices of its stack."""
         columns = x.unflatten(0, (-1, stack)).permute(0, 2, 3, 1, 4)  # [B, H, W, stack, C]
         attended = self.attn.along(columns.flatten(0, 2)).view(columns.shape)
         return attended.permute(0, 3, 1, 2, 4).flatten(0, 1)
+
+
+def _recomputed(module: nn.Module, *inputs: Any) -> Tensor:
+    """Return what a module gives; in training its inputs alone are kept, and the backward pass runs it again."""
+    if not (module.training and torch.is_grad_enabled()):
+        return module(*inputs)
+    return checkpoint(module, *inputs, use_reentrant=False)
 
 
 class ImageEncoder(nn.Module):
@@ -84,6 +90,7 @@ class ImageEncoder(nn.Module):
 
     Attributes:
         frequency: frequency prompts, None where there are none.
+        checkpointing: of `CHECKPOINTING`; see `checkpoint`.
     """
 
     def __init__(
@@ -120,6 +127,22 @@ class ImageEncoder(nn.Module):
             LayerNorm2d(out_chans),
         )
         self.frequency: FrequencyPrompts | None = None
+        self.checkpointing: str | None = None
+
+    def checkpoint(self, what: str | None) -> None:
+        """Trade time of training for memory: what is not kept for the backward pass is worked out again there.
+
+        Args:
+            what: of `CHECKPOINTING`.
+
+        Raises:
+            ValueError: another word.
+        """
+        if what not in CHECKPOINTING:
+            raise ValueError(f"checkpointing {what!r} is unknown; choose mlp or blocks, or null for none")
+        self.checkpointing = what
+        for block in self.blocks:
+            block.recompute_mlp = what == "mlp"
 
     def forward(self, x: Tensor, *, image: Tensor | None = None, stack: int = 1) -> Tensor:
         """Encode slices.
@@ -136,5 +159,6 @@ class ImageEncoder(nn.Module):
         tokens = patches + self.pos_embed
         prompts = None if self.frequency is None else self.frequency(x if image is None else image, patches)
         for block in self.blocks:
-            tokens = block(tokens if prompts is None else tokens + next(prompts), stack)
+            tokens = tokens if prompts is None else tokens + next(prompts)
+            tokens = _recomputed(block, tokens, stack) if self.checkpointing == "blocks" else block(tokens, stack)
         return self.neck(tokens.permute(0, 3, 1, 2))

@@ -6,7 +6,8 @@ Source: Hu et al., arXiv:2106.09685; Zhang and Liu, "Customized Segment Anything
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,15 +72,25 @@ class LoRALinear(nn.Module):
     def merged(self) -> bool:
         return self._plain is not None
 
+    @property
+    def bias(self) -> Tensor:
+        """The layer's own: what it gives for zeros."""
+        return self.linear.bias
+
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` [..., inputs] to [..., outputs]."""
         out = self.linear(x)
         if self.merged:
             return out
         dropped = self.dropout(x)
-        for name, part in self.parts.items():
-            out[..., part] = out[..., part] + self.scale * self.updates[name](dropped)
-        return out
+        updates, end = [], 0
+        for name, part in sorted(self.parts.items(), key=lambda item: item[1].start):
+            updates += [out.new_zeros(1).expand(*out.shape[:-1], part.start - end)] if part.start > end else []
+            updates.append(self.updates[name](dropped))
+            end = part.stop
+        updates += [out.new_zeros(1).expand(*out.shape[:-1], out.shape[-1] - end)] if out.shape[-1] > end else []
+        # One sum: writing into parts of the output would have the gradient copied for each.
+        return out.add(updates[0] if len(updates) == 1 else torch.cat(updates, dim=-1), alpha=self.scale)
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -171,6 +182,19 @@ def unmerge_lora(network: nn.Module) -> None:
     """Undo `merge_lora`, to the bit."""
     for layer in lora_layers(network):
         layer.unmerge()
+
+
+@contextmanager
+def merged_lora(network: nn.Module) -> Iterator[None]:
+    """Have a network's updates merged for as long as that lasts; one that was merged before stays so."""
+    layers = [layer for layer in lora_layers(network) if not layer.merged]
+    try:
+        for layer in layers:
+            layer.merge()
+        yield
+    finally:
+        for layer in layers:
+            layer.unmerge()
 
 
 def _whole(linear: nn.Linear, options: Mapping[str, Any]) -> LoRALinear:

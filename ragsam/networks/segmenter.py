@@ -86,6 +86,8 @@ class Segmenter(nn.Module):
             for the organ and 0 for the background. Such a network answers prompts by its own masks. None has a token a
             class.
         coarse_training: while training give the decoder's own logits [B, K + 1, 4 h, 4 w], as SAMed does.
+        checkpointing: what of the image encoder the backward pass works out again, for less memory in training: `mlp`,
+            `blocks`, or None for nothing.
 
     Attributes:
         about: what a weights file of this network says of it.
@@ -115,6 +117,7 @@ class Segmenter(nn.Module):
         normalisation: str = "unit",
         mask_tokens: int | None = None,
         coarse_training: bool = False,
+        checkpointing: str | None = None,
     ) -> None:
         super().__init__()
         _check_options(fusion, prompts, normalisation, detail=detail, coarse_training=coarse_training)
@@ -157,6 +160,7 @@ class Segmenter(nn.Module):
             freeze_base(self.sam)
         if self.prompt_head is not None and prompts == "base":
             self.prompt_head.requires_grad_(False)
+        self.sam.image_encoder.checkpoint(checkpointing)
         self.stacked = bool(adapter and adapter.get("depth"))
         dim = self.sam.mask_decoder.transformer_dim
         self.stem = DetailStem() if detail else None

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, sliding_window_inference
-from torch import Tensor
+from torch import Tensor, nn
 
+from ragsam.networks.lora import merged_lora
 from ragsam.transforms.in_plane import own_grid
 from ragsam.transforms.slicing import (
     WINDOW_OVERLAP,
@@ -91,7 +92,14 @@ class VolumeInferer(Inferer):
         return torch.stack([self._volume(volume, network) for volume in inputs])
 
     def slabs(self, volume: Tensor, network: Network) -> Iterator[Slab]:
-        """Yield the logits of a volume [1, H, W, D], `SLAB` slices at a time, from the first slice to the last."""
+        """Yield the logits of a volume [1, H, W, D], `SLAB` slices at a time, from the first slice to the last.
+
+        LoRA is merged meanwhile, but under autocast, where a small update would be lost in a rounded weight.
+        """
+        with _merged(network, volume.device):
+            yield from self._slabs(volume, network)
+
+    def _slabs(self, volume: Tensor, network: Network) -> Iterator[Slab]:
         own = own_grid(volume) if self.restore_grid else None
         offsets, depth = self._offsets(volume), volume.shape[-1]
         voxels = (volume.as_tensor() if isinstance(volume, MetaTensor) else volume)[0]
@@ -150,6 +158,11 @@ class VolumeInferer(Inferer):
             return context_offsets(self.context_slices)
         spacing_mm = slice_spacing_mm(volume)
         return context_offsets(self.context_slices, distance_mm=self.context_distance_mm, spacing_mm=spacing_mm)
+
+
+def _merged(network: Network, device: torch.device) -> AbstractContextManager[None]:
+    apart = not isinstance(network, nn.Module) or torch.is_autocast_enabled(device.type)
+    return nullcontext() if apart else merged_lora(network)
 
 
 def _bytes(shares: Tensor) -> Tensor:
