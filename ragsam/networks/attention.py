@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 
+#: Queries whose bias stands at once, where it is written out.
+PART = 128
+
 
 class Strip(NamedTuple):
     """Rows, or columns, of a grid that windows cut alike.
@@ -95,14 +98,11 @@ class Attention(nn.Module):
         query, key, value = self._windows(qkv, row, column)
         rel_h = torch.einsum("...hwc,hkc->...hwk", query, table_h[: row.size])
         rel_w = torch.einsum("...hwc,wkc->...hwk", query, table_w[: column.size])
-        query = torch.cat([query * self.scale, _folded(rel_h, row), _folded(rel_w, column)], dim=-1)
+        rel_h, rel_w = _folded(rel_h, row), _folded(rel_w, column)
         bias = self.qkv.bias.to(qkv.dtype).view(3, self.num_heads, 1, 1, -1)
         key, value = _padded(key, bias[1], row, column), _padded(value, bias[2], row, column)
-        rows, columns, channels = key.shape[-3:]
-        key = torch.cat([key, _places(rows, columns, key).expand(*key.shape[:-1], -1)], dim=-1)
-        value = F.pad(value, (0, rows + columns))  # fused kernels want one width
-        flat = [tensor.flatten(0, 2).flatten(2, 3) for tensor in (query, key, value)]
-        out = F.scaled_dot_product_attention(*flat, scale=1.0)[..., :channels]
+        attend = _attend_in_parts if _is_plain_inference(qkv) else _attend_at_once
+        out = attend(query, key, value, rel_h, rel_w, self.scale)
         out = out.unflatten(2, (row.size, column.size)).unflatten(0, (-1, row.count, column.count))
         return out.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
 
@@ -135,6 +135,46 @@ def _padded(x: Tensor, bias: Tensor, row: Strip, column: Strip) -> Tensor:
     if column.padded:
         x = torch.cat([x, bias.expand(*x.shape[:-2], 1, x.shape[-1])], dim=-2)
     return x
+
+
+def _is_plain_inference(x: Tensor) -> bool:
+    """Return whether nothing but the result is wanted: no gradient and no graph; on a CPU."""
+    recorded = torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return x.device.type == "cpu" and not recorded
+
+
+def _attend_at_once(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
+    """Return what each query takes, [N, heads, h * w, c], the bias folded into longer queries and keys.
+
+    Args:
+        query, key, value: of `Attention._windows`, keys and values with what is padded.
+        rel_h, rel_w: [..., heads, h, w, rows or columns of the keys].
+    """
+    rows, columns, channels = key.shape[-3:]
+    query = torch.cat([query * scale, rel_h, rel_w], dim=-1)
+    key = torch.cat([key, _places(rows, columns, key).expand(*key.shape[:-1], -1)], dim=-1)
+    value = F.pad(value, (0, rows + columns))  # fused kernels want one width
+    return F.scaled_dot_product_attention(*map(_flat, (query, key, value)), scale=1.0)[..., :channels]
+
+
+def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
+    """Return the same, the bias of some queries at a time written out, which takes a CPU less time."""
+    query, key, value, rel_h, rel_w = map(_flat, (query, key, value, rel_h, rel_w))
+    parts = zip(*(tensor.split(PART, dim=2) for tensor in (query, rel_h, rel_w)), strict=True)
+    return torch.cat(
+        [
+            F.scaled_dot_product_attention(
+                few, key, value, attn_mask=(down[..., :, None] + across[..., None, :]).flatten(-2).to(few), scale=scale
+            )
+            for few, down, across in parts
+        ],
+        dim=2,
+    )
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Return tokens [B, windows down, across, heads, h, w, c] as sequences [N, heads, h * w, c]."""
+    return x.flatten(0, 2).flatten(2, 3)
 
 
 def _places(rows: int, columns: int, like: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def _part_of(name: str) -> str:
     return fitting[-1] if fitting else name.split(".")[0]
 
 
-@torch.no_grad()
+@torch.enable_grad()  # without gradients attention goes another way on a CPU than elsewhere
 def _flops_by_module(network: Segmenter, channels: int) -> dict[str, int]:
     """Return the FLOPs of every module by its name and a dot, without those of the modules within it."""
     size, device = network.image_size, next(network.parameters()).device
