@@ -32,6 +32,9 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/label_resampling.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/metrics_speed.py
 	$(BIN)/python benchmarks/report_size.py
+	$(BIN)/python benchmarks/startup.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/whole_volume.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training_step.py
 
 $(BIN)/python:
 	@echo "== making $(VENV) with $(PYTHON)"
