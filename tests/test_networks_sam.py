@@ -13,8 +13,8 @@ def test_at_sams_own_size_every_tensor_is_sams_own(backbone):
         own, theirs = build_sam(backbone, image_size=1024), sam_model_registry[backbone]()
     shapes = {key: tensor.shape for key, tensor in own.state_dict().items()}
     assert shapes == {key: tensor.shape for key, tensor in theirs.state_dict().items()}
-    windows = [block.window_size for block in own.image_encoder.blocks]
-    assert windows == [block.window_size for block in theirs.image_encoder.blocks]
+    windows = [block.attn.window for block in own.image_encoder.blocks]
+    assert windows == [(block.window_size or 64,) * 2 for block in theirs.image_encoder.blocks]  # of 64 x 64 tokens
 
 
 @pytest.mark.parametrize(("image_size", "patch_size"), [(32, 4), (32, 8), (64, 16), (48, None), (128, None), (32, 32)])
@@ -30,9 +30,9 @@ def test_the_embedding_has_one_vector_a_patch(image_size, patch_size):
 
 
 def test_the_small_sam_has_no_windows_on_a_grid_that_fits_one():
-    for image_size, windows in ((112, {0}), (120, {0, 14})):
+    for image_size, windows in ((104, {(13, 13)}), (112, {(14, 14)}), (120, {(15, 15), (14, 14)})):
         sam = build_sam("vit_tiny", image_size=image_size, patch_size=8)
-        assert {block.window_size for block in sam.image_encoder.blocks} == windows
+        assert {block.attn.window for block in sam.image_encoder.blocks} == windows
 
 
 def test_intensities_are_not_normalised_again():
