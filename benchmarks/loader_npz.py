@@ -51,7 +51,7 @@ class NpzSlices(Dataset):
         with np.load(self.paths[index]) as data:
             image, label = torch.from_numpy(data["image"]), torch.from_numpy(data["label"])
         item = {"image": image.expand(3, *image.shape), "label": label[None].float(), "annotated": torch.ones(1)}
-        item = self.like.augment(item)
+        item = self.like.augment([item])[0]
         return {"image": item["image"].clamp(0, 1), "label": item["label"].long()}
 
 

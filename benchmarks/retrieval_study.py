@@ -51,7 +51,7 @@ from ragsam.workflows.jobs import index_run
 
 STEPS_PER_EPOCH = 10
 SETS: dict[str, dict[str, Any]] = {
-    "hippocampus": {"image_size": 56, "batch_size": 32},
+    "hippocampus": {"image_size": 64, "batch_size": 32},
     "openkbp_hn": {"image_size": 96, "spacing_mm": [6.0, 6.0], "batch_size": 12},
 }
 ARMS: dict[str, dict[str, Any]] = {

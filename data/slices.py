@@ -66,8 +66,8 @@ class SliceDataset(Dataset, Randomizable):
         cache_gb: bound of the volume cache, GiB.
 
     Attributes:
-        vote: gives the vote [K + 1, S, S] of a training slice's neighbours, of its item before augmentation and whether
-            that item is always the same; it becomes the item's "vote" and is augmented with it. None: items have none.
+        vote: gives the votes [K + 1, S, S] of training slices' neighbours, of their items before augmentation and
+            whether each is always the same; a vote is augmented with its item, as its "vote". None: items have none.
 
     Raises:
         InputError: no case, a case without label, or a faulty file.
@@ -105,7 +105,7 @@ class SliceDataset(Dataset, Randomizable):
         self._offsets: dict[int, tuple[float, ...]] = {}
         self._sizes: dict[int, int] = {}
         self._worker_seed: int | None = None
-        self.vote: Callable[[Mapping[str, Any], bool], Tensor] | None = None
+        self.vote: Callable[[Sequence[Mapping[str, Any]], Sequence[bool]], list[Tensor]] | None = None
         self.keys = [key for index in range(len(self.cases)) for key in self._case_keys(index)]
 
     def _read(self, index: int) -> tuple[Tensor, Tensor]:
@@ -154,47 +154,49 @@ class SliceDataset(Dataset, Randomizable):
             self.set_random_state(worker.seed % 2**32)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the items of a batch, as torch's loaders ask for them: their neighbours are found together."""
         self._seed_worker()
-        key = self.keys[index]
+        items = [self._read_slice(self.keys[index]) for index in indices]
+        if self.augmentation is not None:
+            items = self.augment(items)
+        for item in items:
+            item["image"] = pad_to_window(torch.as_tensor(item["image"]), self.image_size).clamp(0, 1)
+            item["label"] = pad_to_window(torch.as_tensor(item["label"]), self.image_size).long()
+        return items
+
+    def _read_slice(self, key: SliceKey) -> dict[str, Any]:
+        """Return a window of a slice as its volume has it, and where it lies."""
         image, label = self.volumes[key.case]
         rows, columns = key.window
         case = self.cases[key.case]
-        about = {
+        return {
+            "image": slice_channels(image[rows, columns], key.slice, self._offsets[key.case]).float(),
+            "label": label[rows, columns, key.slice][None].float(),
+            "annotated": self.annotated[key.case],
             "patient": case.patient,
             "case": case.case,
             "slice": key.slice,
             "height": slice_height(key.slice, label.shape[-1]),
         }
-        item: Mapping[str, Any] = {
-            "image": slice_channels(image[rows, columns], key.slice, self._offsets[key.case]).float(),
-            "label": label[rows, columns, key.slice][None].float(),
-            "annotated": self.annotated[key.case],
-        }
-        if self.augmentation is not None:
-            item = self.augment(item, about)
-        return {
-            **item,
-            "image": pad_to_window(torch.as_tensor(item["image"]), self.image_size).clamp(0, 1),
-            "label": pad_to_window(torch.as_tensor(item["label"]), self.image_size).long(),
-            **about,
-        }
 
-    def augment(self, item: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-        """Crop at random what is larger than the window, pad what is smaller, and run the augmentation.
-
-        Args:
-            about: where the item lies, for its vote.
-        """
-        cropped = max(item["label"].shape[1:]) > self.image_size
-        if cropped:
-            item = self.crop(dict(item))[0]
-        padded = {name: pad_to_window(item[name], self.image_size) for name in ("image", "label")}
-        if self.vote is not None:
-            padded["vote"] = self.vote({**padded, **(about or {})}, not cropped)
+    def augment(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Crop at random what is larger than the window, pad what is smaller, and run the augmentation."""
         tracking = get_track_meta()
         set_track_meta(False)
         try:
-            return self.augmentation({**padded, "annotated": item["annotated"]})
+            cropped = [max(item["label"].shape[1:]) > self.image_size for item in items]
+            items = [self.crop(item)[0] if crop else item for item, crop in zip(items, cropped, strict=True)]
+            items = [
+                {**item, **{name: pad_to_window(item[name], self.image_size) for name in ("image", "label")}}
+                for item in items
+            ]
+            if self.vote is not None:
+                votes = self.vote(items, [not crop for crop in cropped])
+                items = [{**item, "vote": vote} for item, vote in zip(items, votes, strict=True)]
+            return [self.augmentation(item) for item in items]
         finally:
             set_track_meta(tracking)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import pi
 from typing import Any
 
@@ -22,6 +22,8 @@ NEAR = 3
 #: How far copies of the own patient's slices are altered: degrees, and shares of the size.
 ANGLE, SCALE, SHIFT = 12.0, 0.15, 0.06
 KEPT_BYTES = 2**29
+#: Slices whose neighbours are found at once.
+TOGETHER = 8
 
 
 class SliceVotes:
@@ -49,28 +51,40 @@ class SliceVotes:
         self._bytes = 0
 
     @torch.no_grad()
-    def __call__(self, item: Mapping[str, Any], repeats: bool) -> Tensor:
-        """Return the vote [K + 1, S, S], float, of an item {"image" [C, S, S], "height", "patient", "case", "slice"}.
+    def __call__(self, items: Sequence[Mapping[str, Any]], repeats: Sequence[bool]) -> list[Tensor]:
+        """Return the votes [K + 1, S, S], float, of items {"image" [C, S, S], "height", "patient", "case", "slice"}.
 
         Zeros stand for no neighbour.
 
         Args:
-            repeats: whether this case and slice always come as they do now.
+            repeats: for each item whether its case and slice always come as they do now.
         """
-        key, repeats = (item["case"], item["slice"]), repeats and self.encode is None
-        if repeats and key in self._kept:
-            return self._kept[key].float() / 255
-        image = item["image"][None].float()
-        height = torch.tensor([item["height"]], dtype=torch.float32)
+        votes: list[Tensor | None] = [self._kept.get((item["case"], item["slice"])) for item in items]
+        votes = [vote if again else None for vote, again in zip(votes, repeats, strict=True)]
+        missing = [index for index, vote in enumerate(votes) if vote is None]
+        for start in range(0, len(missing), TOGETHER):
+            part = missing[start : start + TOGETHER]
+            for index, vote in zip(part, self._find([items[index] for index in part]), strict=True):
+                votes[index] = vote
+                if repeats[index]:
+                    self._keep(items[index], vote)
+        return [vote.float() / 255 for vote in votes]
+
+    def _find(self, items: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Return the votes [B, K + 1, S, S], uint8, of items."""
+        image = torch.stack([item["image"] for item in items]).float()
+        height = torch.tensor([item["height"] for item in items], dtype=torch.float32)
         embedding = self.encode(image) if self.encode is not None else None
         vectors = self.retriever.describe(image, embedding, height)
-        found = self.retriever.search(vectors, [set()], [self._allowed(item)])
-        supports, _ = self.retriever.supports(found, image, self._altering(item) if self.few else None)
-        vote = resize_prior(label_prior(supports, self.num_classes), tuple(image.shape[2:]))[0]
-        vote = (vote * 255).round().byte()
-        if repeats and self._bytes + vote.numel() <= KEPT_BYTES:
-            self._kept[key], self._bytes = vote, self._bytes + vote.numel()
-        return vote.float() / 255
+        found = self.retriever.search(vectors, [set()] * len(items), [self._allowed(item) for item in items])
+        supports, _ = self.retriever.supports(found, image, self._altering(items) if self.few else None)
+        vote = resize_prior(label_prior(supports, self.num_classes), tuple(image.shape[2:]))
+        return (vote * 255).round().byte()
+
+    def _keep(self, item: Mapping[str, Any], vote: Tensor) -> None:
+        if self.encode is None and self._bytes + vote.numel() <= KEPT_BYTES:
+            self._kept[item["case"], item["slice"]] = vote.clone()
+            self._bytes += vote.numel()
 
     def _allowed(self, item: Mapping[str, Any]) -> np.ndarray | None:
         bank = self.bank
@@ -79,14 +93,17 @@ class SliceVotes:
         own = bank.cases == pseudonym(item["case"], bank.salt, "c")
         return ~(own & (np.abs(bank.slices - item["slice"]) < NEAR))
 
-    def _altering(self, item: Mapping[str, Any]) -> Callable[[Tensor, Tensor, np.ndarray], tuple[Tensor, Tensor]]:
-        """Return what alters images [1, m, s, s] and labels [1, m, S, S] of the item's own patient alike."""
-        own = list(self.bank.own_patients(item["patient"], None))
+    def _altering(
+        self, items: Sequence[Mapping[str, Any]]
+    ) -> Callable[[Tensor, Tensor, np.ndarray], tuple[Tensor, Tensor]]:
+        """Return what alters images [B, m, s, s] and labels [B, m, S, S] of each item's own patient alike."""
 
         def alter(images: Tensor, labels: Tensor, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-            mine = torch.from_numpy(np.isin(self.bank.patients[rows], own)).flatten()
-            maps = torch.eye(2, 3).repeat(len(mine), 1, 1)
-            maps[mine] = _maps(int(mine.sum()), seed=item["slice"])
+            maps = torch.eye(2, 3).repeat(*rows.shape, 1, 1)
+            for index, item in enumerate(items):
+                own = list(self.bank.own_patients(item["patient"], None))
+                mine = torch.from_numpy(np.isin(self.bank.patients[rows[index]], own))
+                maps[index, mine] = _maps(int(mine.sum()), seed=item["slice"])
             return _moved(images, maps, "bilinear"), _moved(labels, maps, "nearest")
 
         return alter
@@ -102,7 +119,7 @@ def _maps(count: int, seed: int) -> Tensor:
 
 
 def _moved(x: Tensor, maps: Tensor, mode: str) -> Tensor:
-    """Move pictures [1, m, H, W] by affine maps [m, 2, 3]."""
+    """Move pictures [B, m, H, W] by affine maps [B, m, 2, 3]."""
     flat = x.flatten(0, 1)[:, None].float()
-    grid = F.affine_grid(maps.to(x.device), list(flat.shape), align_corners=False)
+    grid = F.affine_grid(maps.flatten(0, 1).to(x.device), list(flat.shape), align_corners=False)
     return F.grid_sample(flat, grid, mode, align_corners=False).view(x.shape).to(x.dtype)
