@@ -3,13 +3,14 @@
     python benchmarks/retrieval_study.py --hippocampus SOURCE --head-neck SOURCE --output runs/retrieval
 
 For each set, number of training patients and seed two networks train from scratch for the same minutes of one core,
-by the process's own clock, the search and carrying of labels included: one without retrieval (and without its
-parameters), one with it. The latter is tested with the bank of its training patients, with a bank grown to all
-patients (no further training), with retrieval switched off, and with controls: the labels of its bank shuffled among
-slices, and neighbours drawn at random. The neighbours' vote alone, without a network's opinion, stands beside them.
-Test: whole volumes of other patients. Differences are paired by patient, a patient's score being the mean over seeds;
-the p-value is Wilcoxon's, corrected by Holm over a set's rows. Finished trials stand in the output folder and are not
-run again. Writes result.json and gains.png and prints Markdown tables.
+the search and carrying of labels included: one without retrieval (and without its parameters), one with it. What a step
+costs is measured once for each set, number of patients and network, by the process's own clock. The latter is tested
+with the bank of its training patients, with a bank grown to all patients (no further training), with retrieval switched
+off, and with controls: the labels of its bank shuffled among slices, and neighbours drawn at random. The neighbours'
+vote alone, without a network's opinion, stands beside them. Test: whole volumes of other patients. Differences are
+paired by patient, a patient's score being the mean over seeds; the p-value is Wilcoxon's, corrected by Holm over a
+set's rows. Finished trials stand in the output folder and are not run again. Writes result.json and gains.png and
+prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,6 +52,8 @@ from ragsam.workflows.bundle import make_run, run_config
 from ragsam.workflows.jobs import index_run
 
 STEPS_PER_EPOCH = 10
+#: The first has the bank to build and most neighbours to find.
+TIMED_EPOCHS = 3
 SETS: dict[str, dict[str, Any]] = {
     "hippocampus": {"image_size": 64, "batch_size": 32},
     "openkbp_hn": {"image_size": 96, "spacing_mm": [6.0, 6.0], "batch_size": 12},
@@ -88,26 +92,33 @@ def vote_alone(network: Segmenter) -> Segmenter:
 
 
 def run_trial(trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, Any]:
-    """Time, train and test one network in this process, on one core."""
+    """Train and test one network in this process, on one core; without `epochs` only time its first ones."""
     torch.set_num_threads(1)
     history.time = SimpleNamespace(monotonic=time.process_time)  # the log tells minutes of this process
     data = load_datalist(datalist)
     sections = chosen(data, trial["patients"], trial["seed"], trial["test_patients"])
     write_datalist(folder / "datalist.json", data.card, sections)
     knobs = {**SETS[trial["set"]], **ARMS[trial["arm"]], "seed": trial["seed"], "steps_per_epoch": STEPS_PER_EPOCH}
-    timing = make_run(
-        "sam_lora", folder / "datalist.json", folder / "timing", {**knobs, "epochs": 2, "validate_every": 1}
-    )
-    run_config(timing, "train")
-    start, end = (float(row["train_seconds"]) for row in read_log(timing))
-    epochs = max(1, round((trial["minutes"] * 60 - start) / (end - start)) + 1)  # the first has the bank to build
+    epochs, every = (trial["epochs"], trial["epochs"]) if "epochs" in trial else (TIMED_EPOCHS, 1)
     run = make_run(
-        "sam_lora", folder / "datalist.json", folder / "run", {**knobs, "epochs": epochs, "validate_every": epochs}
+        "sam_lora", folder / "datalist.json", folder / "run", {**knobs, "epochs": epochs, "validate_every": every}
     )
     run_config(run, "train")
-    log = read_log(run)[-1]
-    result = {"steps": int(log["step"]), "minutes": float(log["train_seconds"]) / 60}
+    log = read_log(run)
+    seconds = [float(row["train_seconds"]) for row in log]
+    if "epochs" not in trial:
+        return {"seconds": seconds}
+    result = {"steps": int(log[-1]["step"]), "minutes": seconds[-1] / 60}
     return {**result, "tests": run_tests(trial, data.card, run, folder, sections)}
+
+
+def affordable_epochs(seconds: Sequence[float], minutes: float) -> int:
+    """Return how many epochs fit in so many minutes, of the seconds at which the first ones ended.
+
+    The quickest of the later ones counts: what else the machine does makes an epoch slower, never quicker.
+    """
+    later = min(end - start for start, end in pairwise(seconds))
+    return max(1, round((minutes * 60 - seconds[0]) / later) + 1)
 
 
 def run_tests(
@@ -258,7 +269,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--patients", type=int, nargs="+", default=[1, 2, 5, 10, 0], help="0: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--minutes", type=float, default=3.0, help="of training on one core, for each network")
+    parser.add_argument("--minutes", type=float, nargs=2, default=[1.5, 5.0], help="of training, by set")
     parser.add_argument("--test-patients", type=int, default=0, help="0: all")
     parser.add_argument("--tests", nargs="+", default=list(TESTS), choices=TESTS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trials at once, each on one core")
@@ -266,6 +277,7 @@ def main() -> None:
     parser.add_argument("--datalist", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
+    args.minutes = dict(zip(SETS, args.minutes, strict=True))
     if args.trial:
         result = run_trial(read_json(args.trial / "trial.json"), args.datalist, args.trial)
         write_json_atomic(args.trial / "result.json", result)
@@ -277,11 +289,19 @@ def main() -> None:
         path = output / "openkbp_hn.json"
         datalists["openkbp_hn"] = prepare("openkbp_hn", args.head_neck, path, validation=4, test=8)
     same = {"minutes": args.minutes, "test_patients": args.test_patients, "tests": args.tests}
+    kinds = [(data, patients) for data in datalists for patients in args.patients]
+    epochs = {}
+    for data, patients in kinds:  # one at a time: trials beside each other take from each other's speed
+        for arm in ARMS:
+            name = f"{data}-{patients}-{arm.replace(' ', '-')}-timing"
+            timing = {"set": data, "patients": patients, "arm": arm, "seed": 0, "test_patients": 1}
+            told = start_trial(__file__, timing, datalists[data], output / name)["seconds"]
+            epochs[data, patients, arm] = affordable_epochs(told, args.minutes[data])
+    same = {"test_patients": args.test_patients, "tests": args.tests}
     todo = [
-        {"set": data, "patients": patients, "arm": arm, "seed": seed, **same}
+        {"set": data, "patients": patients, "arm": arm, "seed": seed, "epochs": epochs[data, patients, arm], **same}
         for seed in args.seeds
-        for data in datalists
-        for patients in args.patients
+        for data, patients in kinds
         for arm in ARMS
     ]
 

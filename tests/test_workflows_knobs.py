@@ -136,7 +136,7 @@ def test_configs_of_the_bundle_share_the_knobs_that_inference_needs():
     names = {name: knob_names(text) for name, text in texts.items()}
     network = {"backbone", "image_size", "patch_size", "detail", "spacing_mm", "base", "full_tuning", "fusion"}
     network |= {"slice_axis", "context_slices", "context_distance_mm", "prompts", "normalisation", "coarse_training"}
-    network |= {"checkpointing"}
+    network |= {"checkpointing", "carry", "store"}
     for config in CONFIGS:
         assert names[config] >= network | {"retrieval", "neighbours", "descriptor", "datalist", "card", "weights"}
     assert names["evaluate"] - names["inference"] == {"evaluation_dir", "baseline"}

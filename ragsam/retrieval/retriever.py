@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ragsam.errors import InputError
 from ragsam.networks.supports import Supports
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.carrying import best_matches, carry, matching_image
@@ -58,9 +59,9 @@ class Retriever:
         carry: bool = False,
     ) -> None:
         if descriptor not in DESCRIPTORS:
-            raise ValueError(f"descriptor {descriptor!r} is unknown; choose one of {', '.join(DESCRIPTORS)}")
+            raise InputError(f"descriptor {descriptor!r} is unknown; choose one of {', '.join(DESCRIPTORS)}")
         if store not in ("auto", *STORES):
-            raise ValueError(f"store {store!r} is unknown; choose auto or one of {', '.join(STORES)}")
+            raise InputError(f"store {store!r} is unknown; choose auto or one of {', '.join(STORES)}")
         self.descriptor = descriptor
         self.store = store
         self.neighbours = neighbours

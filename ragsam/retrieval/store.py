@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ragsam.errors import InputError
 from ragsam.retrieval.store_faiss import ExactStore, HnswStore, IvfPqStore
 
 STORES = {"exact": ExactStore, "hnsw": HnswStore, "ivfpq": IvfPqStore}
@@ -47,10 +48,10 @@ def make_store(vectors: np.ndarray, kind: str = "auto") -> VectorStore:
         kind: a name in `STORES`, or auto, which chooses by N.
 
     Raises:
-        ValueError: another kind.
+        InputError: another kind.
     """
     if kind == "auto":
         kind = next((name for name, most in LARGEST.items() if len(vectors) <= most), "ivfpq")
     if kind not in STORES:
-        raise ValueError(f"store {kind!r} is unknown; choose auto or one of {', '.join(STORES)}")
+        raise InputError(f"store {kind!r} is unknown; choose auto or one of {', '.join(STORES)}")
     return STORES[kind](vectors)
