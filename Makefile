@@ -53,17 +53,18 @@ $(VENV)/.installed-test: setup.cfg constraints.txt | $(VENV)/.installed
 	$(INSTALL) --editable ".[test]"
 	@touch $@
 
-# MONAI Label names packages that are not needed, and pydicom 2: so it gets an environment of its own, pinned.
+# MONAI Label names packages that are not needed, and pydicom 2: so it gets an environment of its own, pinned. What it
+# does not have itself, PyTorch above all, it takes from .venv, whose folder comes last on its path.
 monailabel-env: .venv-monailabel/.installed
 
-.venv-monailabel/.installed: setup.cfg constraints.txt requirements-monailabel.txt
-	@echo "== installing MONAI Label into .venv-monailabel: PyTorch again, so this takes minutes, once"
-	$(PYTHON) -m venv .venv-monailabel
-	grep -v '^pydicom==' constraints.txt > .venv-monailabel/constraints.txt
+.venv-monailabel/.installed: requirements-monailabel.txt | $(VENV)/.installed
+	@echo "== installing MONAI Label into .venv-monailabel"
+	$(BIN)/python -m venv --clear .venv-monailabel
 	.venv-monailabel/bin/python -m pip install --disable-pip-version-check --no-deps \
 		--requirement requirements-monailabel.txt
-	.venv-monailabel/bin/python -m pip install --disable-pip-version-check \
-		--constraint .venv-monailabel/constraints.txt --editable . 'pydicom<3'
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$(.venv-monailabel/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ragsam-venv.pth"
+	.venv-monailabel/bin/python -c 'import monailabel.main, ragsam, torch, pydicom; assert pydicom.__version__ < "3"'
 	@touch $@
 
 constraints:

@@ -1,140 +1,123 @@
-"""MONAI Label's real server on a real run: upload, labels with retrieval, training from labels, labels again."""
+"""MONAI Label's real server on a real run: upload, labels with retrieval, prompts, the next image, training, again."""
 
 import csv
 import json
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
-import urllib.request
-import uuid
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from label_server import INSTALLED, ask, infer, label_server
+from small_study import KNOBS
 
 from ragsam.data.datalist import load_datalist
-from ragsam.workflows.jobs import segment_with_run
-from ragsam.workflows.serving import ENVIRONMENT
+from ragsam.workflows.jobs import index_run, segment_with_run, train_run
+from ragsam.workflows.prompt_job import segment_prompted
+from ragsam.workflows.ranking import rank_volumes
 
-PYTHON = Path(__file__).resolve().parent.parent / ENVIRONMENT / "bin" / "python"
 pytestmark = [
     pytest.mark.monailabel,
-    pytest.mark.skipif(not PYTHON.is_file(), reason="MONAI Label is not installed; run `make monailabel-env`"),
+    pytest.mark.skipif(not INSTALLED, reason="MONAI Label is not installed; run `make monailabel-env`"),
 ]
-WAIT_S = 300
-
-
-def ask(url, *, method="POST", fields=None, files=None, body=None):
-    """Send a request as curl does, with -F (fields, files) or -d (body); return the answer's bytes."""
-    headers, data = {}, None
-    if body is not None:
-        headers, data = {"Content-Type": "application/json"}, json.dumps(body).encode()
-    elif fields is not None:
-        boundary = uuid.uuid4().hex
-        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        parts = [f'name="{name}"\r\n\r\n{value}'.encode() for name, value in fields.items()]
-        parts += [
-            f'name="{name}"; filename="{path.name}"\r\n\r\n'.encode() + path.read_bytes()
-            for name, path in (files or {}).items()
-        ]
-        data = b"".join(f"--{boundary}\r\nContent-Disposition: form-data; ".encode() + part + b"\r\n" for part in parts)
-        data += f"--{boundary}--\r\n".encode()
-    request = urllib.request.Request(url, data=data, headers=headers, method=method)
-    with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
-        return answer.read()
 
 
 @pytest.fixture(scope="module")
-def server(run, tmp_path_factory):
-    """The address of a server that `ragsam serve` started, and its folders."""
+def served(study, tmp_path_factory):
+    """The address of a server that `ragsam serve` started on a run that answers prompts, and its folder."""
     folder = tmp_path_factory.mktemp("served")
-    own_run, studies = shutil.copytree(run, folder / "run"), folder / "studies"
-    studies.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "ragsam.cli", "serve", str(own_run), "--studies", str(studies)]
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log, cwd=folder)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(address, process, folder / "server.log")
+    index_run(train_run("sam_lora", study, folder / "run", {**KNOBS, "prompts": "trained"}))
+    (folder / "studies").mkdir()
+    with label_server(folder / "run", str(folder / "studies"), folder) as address:
         yield {"address": address, "folder": folder}
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
 
 
-def wait_for(address, process, log):
-    end = time.monotonic() + WAIT_S
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            return ask(f"{address}/info/", method="GET")
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.5)
-    raise AssertionError(log.read_text()[-3000:])
+def read(path):
+    return np.asarray(nib.load(path).dataobj)
 
 
-def infer(server, case, output):
-    fields = {"params": '{"result_dtype": "uint8", "result_extension": ".nii.gz", "device": "cpu"}'}
-    output.write_bytes(ask(f"{server['address']}/infer/ragsam?image={case}&output=image", fields=fields))
-    volume = nib.load(output)
-    return np.asarray(volume.dataobj), volume.affine
-
-
-def test_a_run_is_served_trained_and_served_again(server, study, tmp_path):
-    cases = load_datalist(study).section("test")
-    address = server["address"]
+def test_a_run_is_served_trained_and_served_again(served, study, tmp_path):
+    cases, address, run = load_datalist(study).section("test"), served["address"], served["folder"] / "run"
     info = json.loads(ask(f"{address}/info/", method="GET"))
     assert info["models"]["ragsam"]["labels"] == {"anterior": 1, "posterior": 2}
+    assert info["models"]["ragsam_prompts"]["type"] == "deepgrow"
     assert "ragsam" in info["trainers"]
+    assert "novelty" in info["strategies"]
     for case in cases:
-        ask(
-            f"{address}/datastore/image?image={case.case}",
-            method="PUT",
-            fields={"params": "{}"},
-            files={"file": case.image},
-        )
+        url = f"{address}/datastore/image?image={case.case}"
+        ask(url, method="PUT", fields={"params": "{}"}, files={"file": case.image})
+
     # Voxel by voxel what `ragsam segment` writes, and that is what `monai.bundle run` writes (test_bundle_monai.py).
-    segment_with_run(server["folder"] / "run", [case.image for case in cases], tmp_path / "ours")
-    found = {}
+    segment_with_run(run, [case.image for case in cases], tmp_path / "ours")
     for case in cases:
-        labels, affine = infer(server, case.case, tmp_path / f"{case.case}.nii.gz")
-        ours = nib.load(tmp_path / "ours" / f"{case.case}.nii.gz")
+        labels, affine = infer(address, case.case, tmp_path / f"{case.case}.nii.gz")
         assert labels.dtype == np.uint8
-        assert np.array_equal(labels, np.asarray(ours.dataobj))
+        assert labels.any()
+        assert np.array_equal(labels, read(tmp_path / "ours" / f"{case.case}.nii.gz"))
         assert np.allclose(affine, nib.load(case.image).affine, atol=1e-5)
-        found[case.case] = labels
-    # Labels come back from the viewer, and the copy trains on them; the run itself stays as it is.
-    copy = server["folder"] / "run-monailabel" / "monaibundle" / "model" / "ragsam"
+
+    # The images that `ragsam rank` puts first, until they are labelled.
+    ranking, _ = rank_volumes(run, [case.image for case in cases])
+    for entry in ranking[:2]:
+        chosen = json.loads(ask(f"{address}/activelearning/novelty", body={}))
+        assert (chosen["id"], chosen["novelty"]) == (entry["case"], pytest.approx(entry["score"]))
+        (case,) = (case for case in cases if case.case == entry["case"])
+        save_label(address, case)
+    (last,) = (case for case in cases if case.case == ranking[2]["case"])
+    save_label(address, last)
+    assert json.loads(ask(f"{address}/activelearning/novelty", body={})) == {}
+
+    # The copy trains on the labels that came back; the run itself stays as it is.
+    copy = served["folder"] / "run-monailabel" / "monaibundle" / "model" / "ragsam"
     before = torch.load(copy / "models" / "model.pt", weights_only=True)
-    for case in cases:
-        url = f"{address}/datastore/label?image={case.case}&tag=final"
-        ask(url, method="PUT", fields={"params": "{}"}, files={"label": case.label})
+    masks = check_prompts(address, run, cases[0], tmp_path / "before")
     body = {"max_epochs": 2, "val_split": 0.34, "device": "cpu", "multi_gpu": False}
     ask(f"{address}/train/ragsam?run_sync=true", body=body)
     with (copy / "log.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)][-1] == "2"
     after = torch.load(copy / "models" / "model.pt", weights_only=True)
     assert any(not torch.equal(before[key], after[key]) for key in before)
-    untouched = torch.load(server["folder"] / "run" / "models" / "model.pt", weights_only=True)
+    untouched = torch.load(run / "models" / "model.pt", weights_only=True)
     assert all(torch.equal(before[key], tensor) for key, tensor in untouched.items())
     seen = json.loads((copy / "configs" / "metadata.json").read_text())["data_fingerprint"]
     assert (seen["training"]["volumes"], seen["validation"]["volumes"]) == (2, 1)
-    # The next answer is that of the new weights.
+
+    # The next answers are those of the new weights.
     segment_with_run(copy, [cases[0].image], tmp_path / "trained")
-    labels, _ = infer(server, cases[0].case, tmp_path / "again.nii.gz")
-    assert np.array_equal(labels, np.asarray(nib.load(tmp_path / "trained" / f"{cases[0].case}.nii.gz").dataobj))
+    labels, _ = infer(address, cases[0].case, tmp_path / "again.nii.gz")
+    assert np.array_equal(labels, read(tmp_path / "trained" / f"{cases[0].case}.nii.gz"))
+    assert not np.array_equal(check_prompts(address, copy, cases[0], tmp_path / "after"), masks)
 
 
-def test_only_this_machine_is_listened_to(server):
-    port = int(server["address"].rpartition(":")[2])
+def save_label(address, case):
+    url = f"{address}/datastore/label?image={case.case}&tag=final"
+    ask(url, method="PUT", fields={"params": "{}"}, files={"label": case.label})
+
+
+def check_prompts(address, run, case, folder):
+    """Compare a click and a box from a viewer with `ragsam segment --prompts`; return the mask."""
+    folder.mkdir()
+    i, j, k = (int(index) for index in np.argwhere(read(case.label) == 1).mean(0).round())
+    point, box = {"i": i, "j": j, "k": k}, {"i": [i - 5, i + 5], "j": [j - 7, j + 7], "k": [k, k]}
+    asked = {case.case: [{"organ": "anterior", "points": [point], "box": box, "propagate": True}]}
+    (folder / "prompts.json").write_text(json.dumps(asked))
+    segment_prompted(run, [case.image], folder / "prompts.json", folder / "ours")
+    params = {"label": "Anterior", "foreground": [[i, j, k]], "background": [], "propagate": True}
+    roi = [end for axis in "ijk" for end in box[axis]]
+    mask, affine = infer(address, case.case, folder / "mask.nii.gz", "ragsam_prompts", roi=roi, **params)
+    assert mask.any()
+    assert np.array_equal(mask, read(folder / "ours" / f"{case.case}.nii.gz"))
+    assert np.allclose(affine, nib.load(case.image).affine, atol=1e-5)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        infer(address, case.case, folder / "none.nii.gz", "ragsam_prompts", label="anterior")
+    assert refused.value.code == 400
+    assert "no prompt; send foreground or background clicks" in refused.value.read().decode()
+    return mask
+
+
+def test_only_this_machine_is_listened_to(served):
+    port = int(served["address"].rpartition(":")[2])
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     listening = {row[1] for row in rows if row[3] == "0A" and int(row[1].partition(":")[2], 16) == port}
     assert listening == {f"0100007F:{port:04X}"}  # 127.0.0.1, as the kernel writes it

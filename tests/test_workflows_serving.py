@@ -1,5 +1,6 @@
 """`ragsam serve` before the server starts: who may reach it, what is copied, and what is said where it cannot work."""
 
+import json
 import sys
 
 import pytest
@@ -9,7 +10,14 @@ from small_study import files_below
 from ragsam.cli import main
 from ragsam.errors import InputError
 from ragsam.workflows import serving
-from ragsam.workflows.serving import copy_run, require_private, require_servable, server_command, server_environment
+from ragsam.workflows.serving import (
+    copy_run,
+    make_app,
+    require_private,
+    require_servable,
+    server_command,
+    server_environment,
+)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.1.2.3"])
@@ -75,4 +83,20 @@ def test_the_server_looks_nothing_up_and_lets_no_other_origin_in(tmp_path):
     for part in ("--conf models ragsam", "--conf zoo_source local", "--conf sam2 false", "--host 127.0.0.1"):
         assert part in text
     environment = {"MONAI_LABEL_CORS_ORIGINS": '["http://evil"]', "PATH": "/bin"}
-    assert server_environment(environment) == {"PATH": "/bin"}
+    found = server_environment(environment, tmp_path, "MR")
+    assert json.loads(found.pop("MONAI_LABEL_DICOMWEB_SEARCH_FILTER")) == {"Modality": "MR"}
+    assert found.pop("MONAI_LABEL_DICOMWEB_CACHE_PATH") == str(tmp_path / "dicomweb")
+    assert found == {"PATH": "/bin", "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": "10"}
+    own = {"MONAI_LABEL_DICOMWEB_SEARCH_FILTER": "{}"}
+    assert own.items() <= server_environment(own, tmp_path, "CT").items()
+
+
+def test_the_app_is_monai_labels_with_ours_upon_it(tmp_path, monkeypatch):
+    app = tmp_path / "monaibundle"
+    app.mkdir()
+    (app / "main.py").write_text("MONAI Label's own")
+    monkeypatch.setattr(serving.subprocess, "run", None)  # it is there already
+    for _ in range(2):
+        assert make_app("python", tmp_path) == app
+        assert (app / "bundle_app.py").read_text() == "MONAI Label's own"
+        assert "class RunApp(RunTasks, bundle_app.MyApp, MONAILabelApp)" in (app / "main.py").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import logging
 import os
 import shutil
@@ -15,9 +16,11 @@ from typing import Any
 
 import yaml
 
+from ragsam.data.cards import load_card
 from ragsam.errors import InputError
 from ragsam.files import write_text_atomic
 from ragsam.workflows.knobs import set_knobs
+from ragsam.workflows.served_dicom import write_program
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,20 @@ MODEL = "ragsam"
 ENVIRONMENT = ".venv-monailabel"
 #: What a copy goes without: it has weights of its own once it has been trained.
 _LEFT_OUT = ("checkpoints", "predictions", "evaluation", "log.csv")
+#: What MONAI Label's app is kept as, so that ours stands in its place.
+_TEMPLATE = "bundle_app.py"
+#: MONAI Label takes the first class of `main.py` that derives from `MONAILabelApp` itself.
+_MAIN = '''"""Written by `ragsam serve`: MONAI Label's app for bundles, with what a run adds to it."""
+
+import bundle_app
+from monailabel.interfaces.app import MONAILabelApp
+
+from ragsam.workflows.served_app import RunTasks
+
+
+class RunApp(RunTasks, bundle_app.MyApp, MONAILabelApp):
+    """An app with prompts and novelty."""
+'''
 _TRUE = ("1", "true", "t", "yes", "y", "on")
 
 
@@ -56,14 +73,20 @@ def serve(
     require_private(host, os.environ)
     python = monailabel_python()
     require_servable(run, retrieval=retrieval)
-    if "://" not in studies and not Path(studies).is_dir():
+    remote = "://" in studies
+    if not remote and not Path(studies).is_dir():
         raise InputError(f"--studies {studies}: no such folder; make one with the volumes in it")
-    app = make_app(python, Path(output).absolute() if output else run.with_name(f"{run.name}-monailabel"))
-    copy_run(run, app / "model" / MODEL, retrieval=retrieval)
-    logger.info("serve: %s", app / "model" / MODEL)
-    where = studies if "://" in studies else str(Path(studies).absolute())
+    folder = Path(output).absolute() if output else run.with_name(f"{run.name}-monailabel")
+    app = make_app(python, folder)
+    copy = app / "model" / MODEL
+    copy_run(run, copy, retrieval=retrieval)
+    card = copy / "configs" / "card.yaml"
+    if remote:
+        write_program(app / "bin", sys.executable, card)
+    logger.info("serve: %s", copy)
+    command = server_command(python, app, studies if remote else str(Path(studies).absolute()), host=host, port=port)
     os.chdir(app)  # MONAI Label takes settings from a file `.env` of the working folder
-    os.execve(python, server_command(python, app, where, host=host, port=port), server_environment(os.environ))
+    os.execve(python, command, server_environment(os.environ, folder, load_card(card).modality))
 
 
 def require_private(host: str, environment: Mapping[str, str]) -> None:
@@ -112,18 +135,22 @@ def require_servable(run: Path, *, retrieval: bool) -> None:
 
 
 def make_app(python: str, folder: Path) -> Path:
-    """Write MONAI Label's app for bundles, which comes with it, into a folder where it is not there yet; return it.
+    """Write MONAI Label's app for bundles into a folder where it is not there yet, and ours upon it; return it.
 
     Raises:
         InputError: where it cannot be written.
     """
     app = folder / "monaibundle"
-    if not (app / "main.py").is_file():
+    main, template = app / "main.py", app / _TEMPLATE
+    if not main.is_file():
         command = [python, "-m", "monailabel.main", "apps", "--download", "--name", app.name, "--output", str(folder)]
         made = subprocess.run(command, cwd=Path(python).parent, capture_output=True, text=True)
-        if made.returncode or not (app / "main.py").is_file():
+        if made.returncode or not main.is_file():
             reason = " ".join((made.stdout + made.stderr).split())[-200:]
             raise InputError(f"{app}: MONAI Label could not write its app there ({reason}); choose another --output")
+    if not template.is_file():
+        shutil.copyfile(main, template)
+    write_text_atomic(main, _MAIN)
     return app
 
 
@@ -151,6 +178,15 @@ def server_command(python: str, app: Path, studies: str, *, host: str, port: int
     return [*command, "--host", host, "--port", str(port)]
 
 
-def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of the server: other origins get no access, whatever is set."""
-    return {key: value for key, value in environment.items() if key != "MONAI_LABEL_CORS_ORIGINS"}
+def server_environment(environment: Mapping[str, str], folder: Path, modality: str) -> dict[str, str]:
+    """Return the environment of the server: other origins get no access, whatever is set.
+
+    Of a DICOMweb server it is shown the series of a modality, keeps them in a folder, and looks for new ones and for
+    new labels every ten seconds, where nothing else is set.
+    """
+    defaults = {
+        "MONAI_LABEL_DICOMWEB_SEARCH_FILTER": json.dumps({"Modality": modality}),
+        "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(folder / "dicomweb"),
+        "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": "10",
+    }
+    return {key: value for key, value in {**defaults, **environment}.items() if key != "MONAI_LABEL_CORS_ORIGINS"}
