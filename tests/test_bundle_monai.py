@@ -1,7 +1,9 @@
 """MONAI's own verifications and exports pass on a run of each bundle; overlays and other working folders work."""
 
+import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +15,8 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from small_study import KNOBS, files_below
 
-from ragsam.networks.checkpoints import save_weights
+from ragsam.networks.checkpoints import load_weights, save_weights
+from ragsam.networks.tuning import USUAL
 from ragsam.workflows.bundle import find_bundle, make_run
 from ragsam.workflows.metadata_check import SCHEMA
 
@@ -160,3 +163,17 @@ def test_a_way_to_tune_can_be_added_for_monai_too(study, tmp_path):
     monai.bundle.run(bundle_root=str(run), config_file=str(run / "configs" / "train.yaml"), **way)
     state = torch.load(run / "models" / "model.pt", weights_only=True)
     assert all(any(part in key for key in state) for part in ("_adapter.", ".updates."))
+
+
+def test_a_template_takes_the_data_set_what_tunes_and_the_knobs_from_monai(study, tmp_path):
+    template = shutil.copytree(find_bundle("sam_lora"), tmp_path / "bundle")
+    given = {"dataset": "hippocampus", "datalist": str(study), "peft": ("adapter", "frequency"), "image_size": 32}
+    given |= {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2}  # as `--dataset hippocampus --peft adapter,frequency`
+    monai.bundle.run(bundle_root=str(template), config_file=str(template / "configs" / "train.yaml"), **given)
+    state, about = load_weights(template / "models" / "model.safetensors")
+    assert about["tuning"] == {name: USUAL[name] for name in ("adapter", "frequency")}
+    assert not any(".updates." in key for key in state)
+    assert about["preparation"]["card"] == "hippocampus"
+    assert about["image_size"] == 32
+    with (template / "log.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ragsam.errors import InputError
+from ragsam.networks.tuning import USUAL
 from ragsam.workflows.bundle import CONFIGS, find_bundle
 from ragsam.workflows.knobs import set_knobs
 from ragsam.workflows.network_options import build_empty, network_options
@@ -27,6 +28,27 @@ def test_the_network_takes_no_memory():
     network = build_empty(network_options(text(backbone="vit_h", image_size=1024, detail=False), 13))
     assert {parameter.device for parameter in network.parameters()} == {torch.device("meta")}
     assert sum(parameter.numel() for parameter in network.parameters()) > 600e6
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("bundle", ["sam_lora", "sam_adapter", "sam_frequency"])
+def test_what_tunes_is_chosen_by_name_in_each_bundle_and_config(bundle, config):
+    text = (find_bundle(bundle) / "configs" / f"{config}.yaml").read_text()
+    own = network_options(text, 2)
+    for peft in ("adapter", ["decoder_lora", "frequency"]):
+        network = build_empty(network_options(set_knobs(text, {"peft": peft}), 2))
+        names = [peft] if isinstance(peft, str) else peft
+        assert network.about["tuning"] == {name: own[name] or USUAL[name] for name in names}
+    # The options that are set stay.
+    text = set_knobs(text, {"peft": "lora", "network_def.lora": {"rank": 2}, "network_def.adapter": {"depth": True}})
+    network = build_empty(network_options(text, 2))
+    assert network.about["tuning"] == {"lora": {"rank": 2}}
+    assert not network.stacked
+
+
+def test_an_unknown_way_to_tune_is_refused():
+    with pytest.raises(InputError, match="network: peft prefix is not one of lora, decoder_lora, adapter, frequency"):
+        build_empty(network_options(text(peft=["lora", "prefix"]), 2))
 
 
 @pytest.mark.parametrize("value", ["$1 + 1", "%x"])

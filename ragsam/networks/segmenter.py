@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from ragsam.networks.fusion import LabelPriorFusion
 from ragsam.networks.prompts import PromptedMasks, PromptHead, Prompts, embed_prompts
 from ragsam.networks.sam import BACKBONES, build_sam
 from ragsam.networks.supports import SupportLookup, Supports
-from ragsam.networks.tuning import add_tuning, freeze_base
+from ragsam.networks.tuning import add_tuning, chosen_tuning, freeze_base
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,8 @@ class Segmenter(nn.Module):
         adapter: {"space": True, "mlp": True, "depth": False, "ratio": 0.25}, or None. With depth the channels of the
             input are a stack of slices, each of which is encoded, the middle one being segmented.
         frequency: {"rate": 0.25, "reduction": 32}, or None.
+        peft: which of these four are taken, by name, one or several, in place of those that have options; None takes
+            these; see `chosen_tuning`.
         full_tuning: with base weights, train all of them too.
         detail: whether to add the detail branch.
         fusion: `label_prior`, or None for a network without retrieval.
@@ -110,6 +112,7 @@ class Segmenter(nn.Module):
         decoder_lora: Mapping[str, Any] | None = None,
         adapter: Mapping[str, Any] | None = None,
         frequency: Mapping[str, Any] | None = None,
+        peft: str | Sequence[str] | None = None,
         full_tuning: bool = False,
         detail: bool = True,
         fusion: str | None = "label_prior",
@@ -129,7 +132,8 @@ class Segmenter(nn.Module):
         self.mask_tokens = mask_tokens
         self.patch_size = patch_size or BACKBONES[backbone].patch_size
         self.base_sha256 = sha256_file(base) if base else None
-        tuning = {"lora": lora, "decoder_lora": decoder_lora, "adapter": adapter, "frequency": frequency}
+        own = {"lora": lora, "decoder_lora": decoder_lora, "adapter": adapter, "frequency": frequency}
+        tuning = chosen_tuning(peft, own)
         self.about = {
             "num_classes": num_classes,
             "backbone": backbone,
@@ -161,7 +165,7 @@ class Segmenter(nn.Module):
         if self.prompt_head is not None and prompts == "base":
             self.prompt_head.requires_grad_(False)
         self.sam.image_encoder.checkpoint(checkpointing)
-        self.stacked = bool(adapter and adapter.get("depth"))
+        self.stacked = bool((tuning["adapter"] or {}).get("depth"))
         dim = self.sam.mask_decoder.transformer_dim
         self.stem = DetailStem() if detail else None
         self.detail = DetailDecoder(dim, self.patch_size, zero_init=base is not None) if detail else None

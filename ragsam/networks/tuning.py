@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segment_anything.modeling import Sam
@@ -12,8 +12,40 @@ from ragsam.networks.adapter import Adapter, add_adapters
 from ragsam.networks.frequency import FrequencyPrompts
 from ragsam.networks.lora import LoRALinear, add_decoder_lora, add_lora
 
-#: What can tune a SAM, by the name of its options.
-TUNINGS = ("lora", "decoder_lora", "adapter", "frequency")
+#: What can tune a SAM: the options of each way where its name is all that was given.
+USUAL: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 4, "targets": ["q", "v"]},
+    "decoder_lora": {"rank": 4},
+    "adapter": {"space": True, "mlp": True},
+    "frequency": {"rate": 0.25},
+}
+TUNINGS = tuple(USUAL)
+
+
+def chosen_names(peft: str | Sequence[str]) -> list[str]:
+    """Return the names of one or several ways to tune."""
+    return [peft] if isinstance(peft, str) else list(peft)
+
+
+def chosen_tuning(
+    peft: str | Sequence[str] | None, own: Mapping[str, Mapping[str, Any] | None]
+) -> dict[str, Mapping[str, Any] | None]:
+    """Return the options of what tunes a SAM, chosen by name.
+
+    Args:
+        peft: a name of `TUNINGS`, or several; None leaves `own` as it is.
+        own: options by name, None for a way that is not taken. A chosen way has its options, or else the usual ones.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if peft is None:
+        return dict(own)
+    names = chosen_names(peft)
+    if unknown := [name for name in names if name not in TUNINGS]:
+        raise ValueError(f"peft {unknown[0]} is not one of {', '.join(TUNINGS)}")
+    options = {name: USUAL[name] if own.get(name) is None else own[name] for name in names}
+    return {name: options.get(name) for name in TUNINGS}
 
 
 def add_tuning(

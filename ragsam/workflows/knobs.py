@@ -19,12 +19,16 @@ _NO_CODE = "expressions and mappings are not taken here; edit the bundle's confi
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _KNOB = re.compile(r"^(\w+): ?(.*?)(\s+#.*)?$")
 TUNING = "network_def."
+_NO_KNOBS = {"bundle_root", "dataset"}
 
 
 def knob_names(text: str) -> set[str]:
-    """Return the names of a config's knobs: top-level keys with a plain value on their own line, above the wiring."""
+    """Return the names of a config's knobs: top-level keys with a plain value on their own line, above the wiring.
+
+    `bundle_root` is where a run lies, and `dataset` what its datalist names: neither is for a command to set.
+    """
     above = text.split("\n# Wiring.", 1)[0]
-    return {match[1] for line in above.splitlines() if (match := _KNOB.match(line)) and match[2]} - {"bundle_root"}
+    return {match[1] for line in above.splitlines() if (match := _KNOB.match(line)) and match[2]} - _NO_KNOBS
 
 
 def set_knobs(text: str, values: Mapping[str, Any]) -> str:

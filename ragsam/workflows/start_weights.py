@@ -14,7 +14,7 @@ from ragsam.errors import InputError
 from ragsam.networks.checkpoints import load_metadata, load_weights
 from ragsam.networks.segmenter import Segmenter
 from ragsam.networks.starting import base_fault, load_start
-from ragsam.networks.tuning import TUNINGS
+from ragsam.networks.tuning import TUNINGS, chosen_names
 from ragsam.workflows.knobs import TUNING
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,8 @@ def require_base(start: Path, base_sha256: str | None) -> None:
 
 def _tuning_knobs(start: Path, tuning: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of `network_def` that weights need: what tuned them, and nothing else unless asked for."""
+    if (peft := values.get("peft")) is not None and not set(tuning) <= set(chosen_names(peft)):
+        _contradicts("peft", peft, start, list(tuning))
     knobs = {}
     for name in TUNINGS:
         asked = {key: values[key] for key in values if f"{key}.".startswith(f"{TUNING}{name}.")}
