@@ -128,19 +128,43 @@ def _index(args: argparse.Namespace) -> None:
         _remove(args)
         return
     from ragsam.workflows.jobs import index_run
+    from ragsam.workflows.knobs import parse_knob
 
-    if args.section and not args.add:
+    if args.section and not (args.add or args.data):
         raise InputError("--section: of the datalist to add; name one with --add")
-    folder, slices, patients = index_run(args.run, args.output, add=args.add, section=args.section or "training")
+    if args.data and (args.run or args.add):
+        raise InputError("--data: makes a bank without a RUN; cases beside those of a bank are named with --add")
+    if args.set and not args.data:
+        raise InputError("--set: only with --data; slices are prepared as the run or the bank has it")
+    if args.run is None and not (args.data or args.add):
+        raise InputError("index: no RUN; name one, or with --data DATALIST the cases of a bank that needs none")
+    folder, slices, patients = index_run(
+        args.run,
+        _bank_folder(args),
+        add=args.add,
+        section=args.section or "training",
+        data=args.data,
+        knobs=dict(parse_knob(text) for text in args.set),
+    )
     _say(f"bank: {folder}, {slices} slices of {patients} patients")
+    if args.data:
+        from ragsam.data.datalist import load_datalist
+
+        _say(f"next: ragsam segment --card {load_datalist(args.data).card} --bank {folder} INPUT --output DIR")
+
+
+def _bank_folder(args: argparse.Namespace) -> Path:
+    if args.run is None and args.output is None:
+        raise InputError("--output: needed without a RUN; name the folder of the bank")
+    return args.output or args.run.absolute() / "bank"
 
 
 def _remove(args: argparse.Namespace) -> None:
     from ragsam.retrieval.bank_removal import remove_patients
 
-    if args.add:
-        raise InputError("--remove: not with --add; do one after the other")
-    folder = args.output or args.run / "bank"
+    if given := [name for name in ("add", "data", "set") if getattr(args, name)]:
+        raise InputError(f"--remove: not with --{given[0]}; do one after the other")
+    folder = _bank_folder(args)
     manifest = remove_patients(folder, args.remove)
     _say(f"bank: {folder}, {manifest['slices']} slices of {manifest['patients']} patients")
 
@@ -161,17 +185,20 @@ def _rank(args: argparse.Namespace) -> int:
 
 
 def _segment(args: argparse.Namespace) -> None:
+    run, inputs = _run_and_inputs(args)
     if args.prompts:
-        _segment_prompted(args)
+        _segment_prompted(args, run, inputs)
         return
     from ragsam.workflows.jobs import segment_with_run
     from ragsam.workflows.knobs import parse_knob
 
     cases = segment_with_run(
-        args.run,
-        args.input,
+        run,
+        inputs,
         args.output,
         section=args.section,
+        card=args.card,
+        base=args.base,
         bank=args.bank,
         retrieval=not args.no_retrieval,
         series=args.series,
@@ -184,15 +211,33 @@ def _segment(args: argparse.Namespace) -> None:
     _say(f"label volumes: {len(cases)} in {args.output}")
 
 
-def _segment_prompted(args: argparse.Namespace) -> None:
+def _run_and_inputs(args: argparse.Namespace) -> tuple[Path | None, list[Path]]:
+    """Return the run that segments, None with --card, and its inputs."""
+    first, others = args.path[0], args.path[1:]
+    if args.card is None:
+        if args.base:
+            raise InputError("--base: only with --card; a run has weights of its own")
+        if not others:
+            raise InputError(f"{first}: one path; name a RUN and its INPUT, or instead of the RUN --card and --bank")
+        return first, others
+    if (first / "configs").is_dir():
+        raise InputError(f"--card: segments without a run, and {first} is one; leave one of them out")
+    if args.bank is None:
+        raise InputError("--card: segments by a bank alone; name one with --bank")
+    if given := [name for name in ("no_retrieval", "ensemble", "prompts") if getattr(args, name)]:
+        raise InputError(f"--{given[0].replace('_', '-')}: not with --card; there is no run")
+    return None, args.path
+
+
+def _segment_prompted(args: argparse.Namespace, run: Path, inputs: Sequence[Path]) -> None:
     from ragsam.workflows.prompt_job import segment_prompted
 
     others = ("dicom_seg", "ensemble", "uncertainty", "probabilities", "set")
     if given := [name for name in others if getattr(args, name)]:
         raise InputError(f"--{given[0].replace('_', '-')}: not with --prompts; leave one of them out")
     cases = segment_prompted(
-        args.run,
-        args.input,
+        run,
+        inputs,
         args.prompts,
         args.output,
         section=args.section,
@@ -439,10 +484,12 @@ def build_parser() -> argparse.ArgumentParser:
     train.set_defaults(job=_train)
 
     index = commands.add_parser("index", help="build the support bank of a run's training patients, or grow it")
-    index.add_argument("run", type=Path)
+    index.add_argument("run", type=Path, nargs="?", metavar="RUN", help="left out: a bank to segment by without a run")
     index.add_argument("--output", type=Path, metavar="BANK", help="default: the run's own bank/")
+    index.add_argument("--data", type=Path, metavar="DATALIST", help="without a RUN: make a bank of its cases")
     index.add_argument("--add", type=Path, metavar="DATALIST", help="put its cases beside those of the bank")
-    index.add_argument("--section", help="of the datalist to add (default: training)")
+    index.add_argument("--section", help="of the datalist (default: training)")
+    index.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="with --data, as image_size=96")
     index.add_argument("--remove", nargs="+", metavar="PATIENT", help="take patients out of the bank, by their keys")
     index.set_defaults(job=_index)
 
@@ -456,8 +503,15 @@ def build_parser() -> argparse.ArgumentParser:
     rank.set_defaults(job=_rank)
 
     segment = commands.add_parser("segment", help="label volumes on the inputs' own grid")
-    segment.add_argument("run", type=Path)
-    segment.add_argument("input", type=Path, nargs="+", help="NIfTI, .mha or .nrrd files, DICOM folders, or datalists")
+    segment.add_argument(
+        "path",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="RUN, left out with --card, then INPUT: NIfTI, .mha or .nrrd files, DICOM folders, or datalists",
+    )
+    segment.add_argument("--card", help="without a RUN: of the bank's organs; a card's name, or a .yaml file")
+    segment.add_argument("--base", type=Path, metavar="SAM", help="with --card: SAM, weights or a run to be prompted")
     segment.add_argument("--output", type=Path, required=True, metavar="DIR")
     segment.add_argument("--section", default="test", help="of a datalist (default: test)")
     segment.add_argument("--bank", type=Path, help="default: the run's own bank/")
@@ -556,7 +610,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code: 0 done, 2 bad input (one line on stderr). A bug shows its traceback."""
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    args, rest = parser.parse_known_args(arguments)
+    if rest and args.command == "segment" and not any(text.startswith("-") for text in rest):
+        args.path += map(Path, rest)  # inputs behind an option: argparse takes a list in one piece
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("ragsam").setLevel(logging.INFO)
     try:

@@ -22,26 +22,32 @@ from ragsam.retrieval.bank_writer import BankWriter
 from ragsam.workflows.bundle import require_plain, root_cause
 from ragsam.workflows.checkpoint_handler import WeightsLoader
 from ragsam.workflows.retrieval_handler import bank_batches, bank_fit
+from ragsam.workflows.training_free import bank_values, grown_values, packaged_parser, plain_slices
 
 logger = logging.getLogger(__name__)
 
 
 def write_bank(
-    run: str | os.PathLike[str],
+    run: str | os.PathLike[str] | None,
     folder: str | os.PathLike[str],
     *,
     add: str | os.PathLike[str] | None = None,
     section: str = "training",
+    data: str | os.PathLike[str] | None = None,
+    knobs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Put labelled slices into a bank, one volume after the other.
 
     What a killed run had finished is not encoded again, unless its files, the weights or the preparation changed.
 
     Args:
-        run: a trained run.
+        run: a trained run; None encodes nothing, see `ragsam.workflows.training_free`.
         folder: of the bank.
-        add: datalist whose cases are put beside those of the bank there; None makes the bank of the run's own.
+        add: datalist whose cases are put beside those of the bank there; None makes the bank of the run's own, or of
+            `data`.
         section: of the datalist.
+        data: without a run, datalist of the cases that the bank is made of.
+        knobs: without a run, values of `INDEX_KNOBS`.
 
     Returns:
         The bank's manifest.
@@ -50,13 +56,22 @@ def write_bank(
         InputError: no trained run, data that cannot be read or are of other organs, another writer; with `add` no
             bank, one made for something else, or a case that is in it.
     """
-    parser = _parser(Path(run))
+    if run is not None:
+        parser = _parser(Path(run))
+    elif add is not None:
+        parser = packaged_parser(grown_values(Path(folder), add))
+    else:
+        parser = packaged_parser(bank_values(data, section, knobs or {}))
     get = parser.get_parsed_content
     keeps = read_manifest(Path(folder))["keeps"] if add else None
     try:
-        cases = _cases(add, section, get("card_def").labels) if add else get("datalist_def").section(section)
+        if add is None:
+            cases = get("datalist_def").section(section)
+        else:
+            cases = _cases(add, section, get("preparation")["labels"], "bank" if run is None else "run")
         network, retriever, preparation = get("network"), get("retriever"), get("preparation")
-        WeightsLoader(network, get("weights")).load()
+        if run is not None:
+            WeightsLoader(network, get("weights")).load()
         fit, stamps = bank_fit(retriever, network, preparation), {case.case: _stamp(case) for case in cases}
         keeps = retriever.keeps if keeps is None else keeps
         with BankWriter(folder, fit, keeps=keeps, stamps=stamps, grow=add is not None) as writer:
@@ -73,7 +88,7 @@ def write_bank(
 
 
 def _parser(run: Path) -> Any:
-    """Return a run's training config, in which `train#dataset` makes a data set of unaugmented slices of `data`."""
+    """Return a run's training config, see `plain_slices`."""
     from monai.bundle import ConfigParser
 
     root = run.absolute()
@@ -84,18 +99,15 @@ def _parser(run: Path) -> Any:
     parser = ConfigParser()
     parser.read_config(str(config))
     parser["bundle_root"] = str(root)
-    parser["train#dataset#_mode_"] = "callable"
-    parser["train#dataset#data"] = []
-    parser["train#dataset#augmentation"] = None
-    return parser
+    return plain_slices(parser)
 
 
-def _cases(datalist: str | os.PathLike[str], section: str, labels: Mapping[str, int]) -> Sequence[Case]:
-    """Return the cases of a datalist whose card has the run's labels."""
+def _cases(datalist: str | os.PathLike[str], section: str, labels: Sequence[str], of: str) -> Sequence[Case]:
+    """Return the cases of a datalist whose card has these labels, which are those of the run or the bank."""
     data = load_datalist(datalist)
     card = load_card(data.card)
-    if dict(card.labels) != dict(labels):
-        raise InputError(f"{data.path.name}: card {card.name} has other labels than the run; take data of its card")
+    if list(card.labels) != list(labels):
+        raise InputError(f"{data.path.name}: card {card.name} has other labels than the {of}; take data of its card")
     return data.section(section)
 
 

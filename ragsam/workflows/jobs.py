@@ -14,12 +14,13 @@ from ragsam.data.datalist import Case
 from ragsam.data.validation import read_volume_checked
 from ragsam.errors import InputError
 from ragsam.report.training import CURVES_NAME, read_log, write_curves
-from ragsam.workflows.bundle import make_run, run_config
+from ragsam.workflows.bundle import find_bundle, make_run, run_config
 from ragsam.workflows.dicom_seg import require_dicom, write_case_seg
 from ragsam.workflows.inputs import cases_of_inputs, is_dicom, skipped_files
 from ragsam.workflows.interrupted import can_resume, require_same_training
 from ragsam.workflows.knobs import checked_knobs
 from ragsam.workflows.resuming import remove_drafts
+from ragsam.workflows.training_free import BUNDLE, segment_values
 
 logger = logging.getLogger(__name__)
 
@@ -61,18 +62,21 @@ def train_run(
 
 
 def index_run(
-    run: str | os.PathLike[str],
+    run: str | os.PathLike[str] | None,
     output: str | os.PathLike[str] | None = None,
     *,
     add: str | os.PathLike[str] | None = None,
     section: str = "training",
+    data: str | os.PathLike[str] | None = None,
+    knobs: Mapping[str, Any] | None = None,
 ) -> tuple[Path, int, int]:
     """Put the labelled slices of a run's training patients into a bank, or those of more patients beside them.
 
     Args:
-        run: a trained run.
+        run: a trained run; None needs `output`, and `data` or `add`.
         output: folder of the bank; None takes the run's own `bank/`.
         add: datalist whose `section` is added to the bank that is there; nothing of that bank is encoded again.
+        data, knobs: without a run, see `write_bank`.
 
     Returns:
         The folder, and how many slices of how many patients it holds.
@@ -83,16 +87,18 @@ def index_run(
     from ragsam.workflows.indexing import write_bank
 
     folder = Path(output) if output else Path(run).absolute() / "bank"
-    manifest = write_bank(run, folder, add=add, section=section)
+    manifest = write_bank(run, folder, add=add, section=section, data=data, knobs=knobs)
     return folder, manifest["slices"], manifest["patients"]
 
 
 def segment_with_run(
-    run: str | os.PathLike[str],
+    run: str | os.PathLike[str] | None,
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
     section: str = "test",
+    card: str | os.PathLike[str] | None = None,
+    base: str | os.PathLike[str] | None = None,
     bank: str | os.PathLike[str] | None = None,
     retrieval: bool = True,
     series: Sequence[str] = (),
@@ -105,9 +111,12 @@ def segment_with_run(
     """Write a label volume for every input, on the input's own grid.
 
     Args:
+        run: a trained run; None segments by the vote of a bank alone, see `ragsam.workflows.training_free`.
         inputs: volumes, DICOM folders, or datalists, of which `section` is taken. The case of a file or folder is its
             name without suffix; a case of that name in the bank is taken for the same patient and left out.
         output: folder for `CASE.nii.gz` and `retrieval.json`.
+        card: without a run, of the bank's organs: a card's name, or the path of its yaml file.
+        base: without a run, weights that the vote prompts; see `load_answering`.
         bank: folder of the bank; None takes the run's own.
         retrieval: False segments without the bank.
         series: Series Instance UIDs to take from DICOM folders that hold several.
@@ -126,8 +135,11 @@ def segment_with_run(
             segmented, an input that cannot be read.
     """
     cases = cases_of_inputs(inputs, section=section, series=series)
+    bundle = find_bundle(BUNDLE) if run is None else Path(run)
     overrides: dict[str, Any] = {"output_dir": str(Path(output).absolute()), "retrieval": retrieval}
-    overrides |= _segment_knobs(run, knobs or {})
+    overrides |= _segment_knobs(bundle, knobs or {})
+    if run is None:
+        overrides |= segment_values(card, bank, base)
     if dicom_seg:
         require_dicom(cases)
     faults = {case.case: fault for case in cases if (fault := _fault(case))}
@@ -141,12 +153,12 @@ def segment_with_run(
         overrides["bank"] = str(Path(bank).absolute())
     others = [str(Path(other).absolute()) for other in ensemble]
     maps = {"uncertainty": uncertainty, "probabilities": probabilities}
-    run_config(run, "inference", cases=sound, ensemble=others, **maps, **overrides)
+    run_config(bundle, "inference", cases=sound, ensemble=others, **maps, **overrides)
     if dicom_seg:
-        card = load_card(Path(run) / "configs" / "card.yaml")
+        named = load_card(bundle / "configs" / "card.yaml" if run is not None else card)
         for case in sound:
             try:
-                write_case_seg(Path(output), case, card)
+                write_case_seg(Path(output), case, named)
             except InputError as error:
                 faults[case.case] = str(error)
     if faults:
@@ -154,11 +166,11 @@ def segment_with_run(
     return sound
 
 
-def _segment_knobs(run: str | os.PathLike[str], knobs: Mapping[str, Any]) -> dict[str, Any]:
+def _segment_knobs(bundle: Path, knobs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the knobs that may be set when a run segments, each of the right kind."""
     if unknown := sorted(set(knobs) - set(SEGMENT_KNOBS)):
         raise InputError(f"--set {unknown[0]}: no knob of segmenting; there are {', '.join(SEGMENT_KNOBS)}")
-    config = Path(run) / "configs" / "inference.yaml"
+    config = bundle / "configs" / "inference.yaml"
     return checked_knobs(config.read_text(encoding="utf-8"), knobs) if knobs and config.is_file() else {}
 
 

@@ -25,7 +25,7 @@ class Provenance:
 
     Args:
         network: what segments.
-        weights: the file that its weights are of.
+        weights: the file that its weights are of; None where it has none.
         folder: of the label volumes.
         card: of the organs.
         bank: the bank that is searched; None where retrieval is off.
@@ -35,7 +35,7 @@ class Provenance:
     def __init__(
         self,
         network: Segmenter,
-        weights: str | os.PathLike[str],
+        weights: str | os.PathLike[str] | None,
         folder: str | os.PathLike[str],
         *,
         card: Card,
@@ -68,13 +68,13 @@ class Provenance:
         write_json_atomic(self.folder / PROVENANCE_NAME, content)
 
 
-def weights_and_bank(weights: str | os.PathLike[str], bank: str | os.PathLike[str] | None) -> dict[str, Any]:
+def weights_and_bank(weights: str | os.PathLike[str] | None, bank: str | os.PathLike[str] | None) -> dict[str, Any]:
     """Return the SHA-256 of a weights file, and a bank's size and the SHA-256 of its manifest, which has its files'."""
     found = None
     if bank is not None:
         manifest = read_json(Path(bank) / "manifest.json")
         found = {name: manifest[name] for name in ("slices", "patients", "sha256")}
-    return {"weights_sha256": sha256_file(weights), "bank": found}
+    return {"weights_sha256": None if weights is None else sha256_file(weights), "bank": found}
 
 
 def member(run: Path, *, retrieval: bool) -> dict[str, Any]:
@@ -102,6 +102,9 @@ def provenance_rows(folder: str | os.PathLike[str]) -> dict[str, str]:
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
     rows = {"segmented": f"{content.get('date')}, {versions}", "weights": f"SHA-256 {content['weights_sha256']}"}
     rows["network"] = f"{network.get('backbone')}, slices of {network.get('image_size')} pixels, {_tuned(network)}"
+    if content["weights_sha256"] is None:
+        rows["weights"] = "none, without training"
+        rows["network"] = f"the vote of the bank, slices of {network.get('image_size')} pixels"
     if network.get("base_sha256"):
         rows["base weights"] = f"SHA-256 {network['base_sha256']}"
     rows["bank"] = _bank(content["bank"])

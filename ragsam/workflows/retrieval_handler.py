@@ -222,11 +222,14 @@ class VolumeRetrieval:
         if new is not None and new.flagged:
             told = "%s: unlike the bank's volumes (nearest slices at a distance of %.3f, p = %.1g); check its labels"
             logger.warning(told, case, new.score, new.p_value)
+        slices = _slices_of_trace(self.retriever)
+        if not any(slices.values()):
+            logger.warning("%s: the bank has no slice of another patient; none votes", case)
         self.cases[case] = {
             "orientation": "RAS",
             "axis": self.preparation.get("slice_axis", 2),
             "novelty": None if new is None else new.as_json(),
-            "slices": _slices_of_trace(self.retriever),
+            "slices": slices,
         }
 
     def finish(self, engine: Engine) -> None:
