@@ -179,7 +179,13 @@ class Segmenter(nn.Module):
         self.register_load_state_dict_post_hook(_excuse_base)
 
     def forward(
-        self, image: Tensor, height: Tensor | None = None, supports: Supports | None = None, *, both: bool = False
+        self,
+        image: Tensor,
+        height: Tensor | None = None,
+        supports: Supports | None = None,
+        *,
+        embedding: Tensor | None = None,
+        both: bool = False,
     ) -> Tensor | Both:
         """Return the logits of all classes.
 
@@ -187,6 +193,7 @@ class Segmenter(nn.Module):
             image: [B, 3, H, W], float, 0-1, H = W = image_size; with a depth adapter [B, D, H, W], D odd.
             height: [B], float, 0-1, the slice's position along the body; looked at by the lookup alone.
             supports: neighbours of each slice; None asks the lookup, if one is set.
+            embedding: of an earlier encoding, see `embed`.
             both: give `Both`, with the supports and without; needs supports.
 
         Returns:
@@ -196,25 +203,41 @@ class Segmenter(nn.Module):
         Raises:
             ValueError: another image size than the network was built for.
         """
-        embedded = self.embed(image)
+        embedded = self.embed(image, embedding)
         if supports is None and self.lookup is not None:
             height = image.new_zeros(len(image)) if height is None else height
             supports = self.lookup(image, embedded.embedding, height)
         return self.decode_both(embedded, supports) if both else self.decode(embedded, supports)
 
-    def embed(self, image: Tensor) -> Embedded:
-        """Encode slices, see `forward` for their layout; once is enough for any number of decodings."""
+    def embed(self, image: Tensor, embedding: Tensor | None = None) -> Embedded:
+        """Encode slices, see `forward` for their layout; once is enough for any number of decodings.
+
+        Args:
+            embedding: [B, C, h, w], of an earlier encoding of these slices, which are then not encoded again; what it
+                depends on gets no gradient.
+        """
         if image.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(f"slices are {tuple(image.shape[-2:])}, the network needs {self.image_size} squared")
+        if self.stacked and embedding is not None:
+            image = image[:, [image.shape[1] // 2]]
         stack = image.shape[1] if self.stacked else 1
         if self.stacked:
             image = image.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
         image = (image - self.pixel_mean) / self.pixel_std
         stem = self.stem(image) if self.stem is not None else None
-        encoder = self.sam.image_encoder
-        x = stem[4] if isinstance(encoder.patch_embed, StemPatchEmbed) else image
-        embedding = _middle(encoder(x, image=image, stack=stack), stack)
+        fed = self.stem in self.encoding_parts
+        if embedding is None:
+            x = stem[4] if fed else image
+            embedding = _middle(self.sam.image_encoder(x, image=image, stack=stack), stack)
+        elif fed:
+            stem = {stride: features.detach() for stride, features in stem.items()}
         return Embedded(embedding, stem and {stride: _middle(features, stack) for stride, features in stem.items()})
+
+    @property
+    def encoding_parts(self) -> list[nn.Module]:
+        """What the embedding depends on: the image encoder, and the stem where it feeds that."""
+        encoder = self.sam.image_encoder
+        return [encoder, self.stem] if isinstance(encoder.patch_embed, StemPatchEmbed) else [encoder]
 
     def encode(self, image: Tensor) -> Tensor:
         """Return the image embedding [B, C, h, w] of slices alone."""
