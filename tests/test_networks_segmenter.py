@@ -246,7 +246,7 @@ def test_from_exact_zeros_the_gates_open_and_the_vote_is_learnt(bases):
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
     assert network.detail.gate.weight.any()
-    assert network.fusion.convs[-1].weight.any()
+    assert network.fusion.label_prior.convs[-1].weight.any()
 
 
 @pytest.mark.parametrize("pretrained", [True, False])

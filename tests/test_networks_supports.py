@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ragsam.networks.fusion import LabelPriorFusion
+from ragsam.networks.label_prior import LabelPriorFusion
 from ragsam.networks.supports import Supports, label_prior, resize_prior
 
 

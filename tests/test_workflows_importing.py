@@ -169,7 +169,8 @@ def test_the_log_tells_what_became_of_every_key(imported, place, study, tmp_path
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("start: ")]
     assert lines[0].startswith("start: used, ")
     assert lines[1].startswith(
-        "start: missing, 6: fusion.convs.*.weight (2), fusion.convs.*.bias (2), fusion.to_logits.weight, "
+        "start: missing, 6: fusion.label_prior.convs.*.weight (2), fusion.label_prior.convs.*.bias (2), "
+        "fusion.label_prior.to_logits.weight, "
     )
 
 

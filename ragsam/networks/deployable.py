@@ -12,34 +12,28 @@ import torch
 from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
+from ragsam.errors import InputError
 from ragsam.networks.detail import STEM_CHANNELS
-from ragsam.networks.fusion import LabelPriorFusion
 from ragsam.networks.lora import merge_lora
 from ragsam.networks.prompts import INSIDE, OUTSIDE, PADDING
 from ragsam.networks.segmenter import Embedded, Segmenter
+from ragsam.networks.supports import Supports
 
 #: Kinds of points beside those of `ragsam.networks.prompts`: a box is two points.
 TOP_LEFT, BOTTOM_RIGHT = 2, 3
 
 
-class VoteFusion(nn.Module):
-    """Does what a fusion of supports does, given their vote."""
-
-    def __init__(self, fusion: LabelPriorFusion) -> None:
-        super().__init__()
-        self.fusion = fusion
-
-    def forward(self, features: Tensor, vote: Tensor) -> tuple[Tensor, Tensor]:
-        return self.fusion.add_vote(features, vote, vote.amax(dim=(1, 2, 3)) > 0)
-
-
 def prepare(network: Segmenter) -> Segmenter:
-    """Make a network ready to be deployed, in place; it is of use to the parts below alone then."""
+    """Make a network ready to be deployed, in place; it is of use to the parts below alone then.
+
+    Raises:
+        InputError: a network that looks at its neighbours' embeddings, which a vote does not have.
+    """
+    if network.fusion is not None and network.fusion.memory is not None:
+        raise InputError("network: memory looks at neighbours' embeddings, not at a vote; train without it to export")
     network.eval().requires_grad_(False)
     network.lookup = None
     merge_lora(network)
-    if network.fusion is not None:
-        network.fusion = VoteFusion(network.fusion)
     return network
 
 
@@ -61,7 +55,7 @@ class Whole(_Part):
 
     def forward(self, image: Tensor, vote: Tensor | None = None) -> Tensor:
         """Return logits [B, K + 1, H, W] of slices [B, 3, H, W] and their vote."""
-        return self.network.decode(self.network.embed(image), vote)
+        return self.network.decode(self.network.embed(image), _supports(vote))
 
 
 class Encoder(_Part):
@@ -81,7 +75,7 @@ class Decoder(_Part):
         """Return logits [B, K + 1, H, W] of the encoder's outputs and, where the network has a fusion, a vote."""
         given = list(inputs)
         vote = given.pop() if self.network.fusion is not None else None
-        return self.network.decode(_embedded(given), vote)
+        return self.network.decode(_embedded(given), _supports(vote))
 
 
 class PromptedDecoder(_Part):
@@ -99,6 +93,10 @@ class PromptedDecoder(_Part):
         encoder = self.network.sam.prompt_encoder
         sparse, dense = _embed_points(encoder, row, column, kind), _embed_masks(encoder, mask, has_mask)
         return tuple(self.network.decode_embedded_prompts(_embedded(encoded), sparse, dense))
+
+
+def _supports(vote: Tensor | None) -> Supports | None:
+    return None if vote is None else Supports.of_vote(vote, vote.amax(dim=(1, 2, 3)) > 0)
 
 
 def _embed_points(encoder: PromptEncoder, row: Tensor, column: Tensor, kind: Tensor) -> Tensor:

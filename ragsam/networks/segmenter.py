@@ -15,11 +15,12 @@ from ragsam.errors import InputError
 from ragsam.files import sha256_file
 from ragsam.networks.checkpoints import load_prompt_head, load_sam_weights, read_state_dict
 from ragsam.networks.detail import FULL_CHANNELS, DetailDecoder, DetailStem, StemPatchEmbed
-from ragsam.networks.fusion import LabelPriorFusion
+from ragsam.networks.fusions import Fusions, fusion_names
 from ragsam.networks.prompts import PromptedMasks, PromptHead, Prompts, embed_prompts
 from ragsam.networks.sam import BACKBONES, build_sam
 from ragsam.networks.supports import SupportLookup, Supports
 from ragsam.networks.tuning import add_tuning, chosen_tuning, freeze_base
+from ragsam.networks.two_way import attend
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Segmenter(nn.Module):
             these; see `chosen_tuning`.
         full_tuning: with base weights, train all of them too.
         detail: whether to add the detail branch.
-        fusion: `label_prior`, or None for a network without retrieval.
+        fusion: names of `ragsam.networks.fusions`, joined by +, or None for a network without retrieval.
         prompts: `base` keeps SAM's own prompted masks where there are base weights, as they are; `trained` has them
             train too, with or without base weights; None leaves them out.
         normalisation: of the slices, a name in `NORMALISATIONS`.
@@ -123,8 +124,9 @@ class Segmenter(nn.Module):
         checkpointing: str | None = None,
     ) -> None:
         super().__init__()
-        _check_options(fusion, prompts, normalisation, detail=detail, coarse_training=coarse_training)
-        _check_mask_tokens(mask_tokens, num_classes, prompts)
+        fusions = fusion_names(fusion)
+        _check_options(prompts, normalisation, detail=detail, coarse_training=coarse_training)
+        _check_mask_tokens(mask_tokens, num_classes, prompts, fusions)
         self.num_classes = num_classes
         self.image_size = image_size
         num_masks = num_classes if mask_tokens is None else mask_tokens - 1
@@ -172,7 +174,12 @@ class Segmenter(nn.Module):
         if detail and not base:
             self.sam.image_encoder.patch_embed = StemPatchEmbed(self.patch_size, BACKBONES[backbone].embed_dim)
         channels = FULL_CHANNELS if detail else dim // 8
-        self.fusion = LabelPriorFusion(num_classes + 1, channels) if fusion else None
+        transformer = self.sam.mask_decoder.transformer
+        self.fusion = (
+            Fusions(fusions, num_classes=num_classes + 1, channels=channels, transformer=transformer)
+            if fusions
+            else None
+        )
         mean, deviation = (torch.tensor(values)[:, None, None] for values in NORMALISATIONS[normalisation])
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", deviation, persistent=False)
@@ -245,19 +252,23 @@ class Segmenter(nn.Module):
 
     def decode(self, embedded: Embedded, supports: Supports | None = None) -> Tensor:
         """Return logits [B, K + 1, H, W] of embedded slices, steered by the supports."""
-        return self._logits(self._decoded(embedded), supports)
+        return self._logits(self._decoded(embedded, supports), supports)
 
     def decode_both(self, embedded: Embedded, supports: Supports) -> Both:
-        """Return the logits of embedded slices with the supports and without; all but the last layers run once."""
-        decoded = self._decoded(embedded)
-        return Both(self._logits(decoded, supports), self._logits(decoded, None))
+        """Return the logits of embedded slices with the supports and without; what comes before them runs once."""
+        decoded = self._decoded(embedded, supports)
+        plain = self._decoded(embedded, None) if self.fusion is not None and self.fusion.early else decoded
+        return Both(self._logits(decoded, supports), self._logits(plain, None))
 
-    def _decoded(self, embedded: Embedded) -> _Decoded:
-        """Run the decoder up to where the supports enter."""
+    def _decoded(self, embedded: Embedded, supports: Supports | None) -> _Decoded:
+        """Run the decoder up to full resolution, steered by the fusions that enter before."""
         embedding, stem = embedded
         decoder, prompts = self.sam.mask_decoder, self.sam.prompt_encoder
         dense = prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        features, tokens = self._transform(embedding, decoder.mask_tokens.weight, None, dense)
+        masks, bias = decoder.mask_tokens.weight, None
+        if supports is not None and self.fusion is not None and self.fusion.early:
+            embedding, masks, bias = self.fusion.before(embedding, prompts.get_dense_pe(), masks, supports)
+        features, tokens = self._transform(embedding, masks, None, dense, bias)
         features = self._upscale(features, stem)
         mlps = decoder.output_hypernetworks_mlps
         weights = _mask_weights(mlps if self.mask_tokens is None else mlps[:1], tokens[:, 1:])
@@ -273,7 +284,7 @@ class Segmenter(nn.Module):
         features, weights, coarse = decoded
         prior = None
         if supports is not None and self.fusion is not None:
-            features, prior = self.fusion(features, supports)
+            features, prior = self.fusion.after(features, supports)
         if coarse is not None:
             features = self.detail.finish(features)
         logits = _mask_product(weights, features)
@@ -320,26 +331,28 @@ class Segmenter(nn.Module):
         return PromptedMasks(logits, coarse, head.iou_prediction_head(tokens[:, 0]))
 
     def _transform(
-        self, embedding: Tensor, masks: Tensor, sparse: Tensor | None, dense: Tensor
+        self, embedding: Tensor, masks: Tensor, sparse: Tensor | None, dense: Tensor, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Run the mask decoder's transformer.
 
         Args:
             embedding: [B, C, h, w].
-            masks: [M, C], tokens of the masks.
+            masks: [M, C] or [B, M, C], tokens of the masks.
             sparse: [B, T, C], embedded points and boxes, or None.
             dense: [B or 1, C, h or 1, w or 1], embedded masks.
+            bias: [attentions, B, heads, M, h w], of the masks' tokens, see `attend`; only without sparse.
 
         Returns:
             Features [B, C, h, w], and tokens [B, 1 + M + T, C], the first that of quality, then the masks'.
         """
         decoder = self.sam.mask_decoder
         batch, dim, rows, columns = embedding.shape
-        tokens = torch.cat([decoder.iou_token.weight, masks]).expand(batch, -1, -1)
+        tokens = torch.cat([x.expand(batch, -1, -1) for x in (decoder.iou_token.weight, masks)], dim=1)
         if sparse is not None:
             tokens = torch.cat([tokens, sparse], dim=1)
         position = self.sam.prompt_encoder.get_dense_pe().expand(batch, -1, -1, -1)
-        tokens, source = decoder.transformer(embedding + dense, position, tokens)
+        bias = bias if bias is None else F.pad(bias, (0, 0, 1, 0))  # none for the token of quality
+        tokens, source = attend(decoder.transformer, embedding + dense, position, tokens, bias)
         return source.transpose(1, 2).reshape(batch, dim, rows, columns), tokens
 
     def _upscale(self, x: Tensor, stem: dict[int, Tensor] | None) -> Tensor:
@@ -377,12 +390,8 @@ class Segmenter(nn.Module):
         self.load_state_dict(state, strict=False)
 
 
-def _check_options(
-    fusion: str | None, prompts: str | None, normalisation: str, *, detail: bool, coarse_training: bool
-) -> None:
+def _check_options(prompts: str | None, normalisation: str, *, detail: bool, coarse_training: bool) -> None:
     """Refuse options by name, before anything is built."""
-    if fusion not in (None, "label_prior"):
-        raise ValueError(f"fusion {fusion!r} is unknown; choose label_prior, or null for none")
     if prompts is not None and prompts not in PROMPTS:
         raise ValueError(f"prompts {prompts!r} is unknown; choose one of {', '.join(PROMPTS)}, or null for none")
     if normalisation not in NORMALISATIONS:
@@ -391,13 +400,15 @@ def _check_options(
         raise ValueError("coarse_training leaves the detail branch without a loss; switch one of them off")
 
 
-def _check_mask_tokens(mask_tokens: int | None, num_classes: int, prompts: str | None) -> None:
+def _check_mask_tokens(mask_tokens: int | None, num_classes: int, prompts: str | None, fusions: Sequence[str]) -> None:
     if mask_tokens is None:
         return
     if num_classes != 1 or mask_tokens < 2:
         raise ValueError(f"mask_tokens {mask_tokens}: 2 or more, for one organ; with {num_classes} set it to null")
     if prompts is not None:
         raise ValueError("mask_tokens: such a network answers prompts by its own masks; set prompts to null")
+    if "prototypes" in fusions:
+        raise ValueError("mask_tokens: such a network has no token a class; leave prototypes out of fusion")
 
 
 def _scatter_positions(encoder: nn.Module) -> None:

@@ -22,17 +22,19 @@ class Supports:
         vote: [B, K + 1 or fewer, H, W], 0-1, what the neighbours say once their labels are carried over to the query,
             the fainter the less they look like it there, see `ragsam.retrieval.carrying`; classes that it leaves out
             get nothing. None: the labels vote pixel on pixel.
+        embeddings: [B, k, C, h, w], the encoder's, of the neighbours; None where no fusion looks at them.
     """
 
     labels: Tensor
     weights: Tensor
     annotated: Tensor | None = None
     vote: Tensor | None = None
+    embeddings: Tensor | None = None
 
     @classmethod
     def of_vote(cls, vote: Tensor, found: Tensor) -> Supports:
         """Return supports of a vote [B, K + 1, H, W] for those queries that `found` [B] names."""
-        return cls(torch.zeros(len(vote), 1, 1, 1, dtype=torch.uint8), found.float()[:, None], vote=vote)
+        return cls(torch.zeros(vote.shape[0], 1, 1, 1, dtype=torch.uint8), found.float()[:, None], vote=vote)
 
     def to(self, device: object) -> Supports:
         """Move the tensors to a device."""

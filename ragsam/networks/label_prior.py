@@ -1,4 +1,4 @@
-"""Fusion of supports: how the neighbours' labels enter the decoder. Every fusion starts at exactly zero effect."""
+"""The label prior: how the neighbours' vote enters the decoder at full resolution, at exactly zero effect at first."""
 
 from __future__ import annotations
 
@@ -37,10 +37,6 @@ class LabelPriorFusion(nn.Module):
 
         A query whose weights are all zero is left untouched.
         """
-        return self.add_vote(features, label_prior(supports, self.num_classes), supports.weights.sum(1) > 0)
-
-    def add_vote(self, features: Tensor, vote: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
-        """Do so with a vote [B, K + 1, H, W], for those queries that `found` [B] names."""
-        prior = resize_prior(vote.to(features.dtype), features.shape[-2:])
-        found = found.to(features.dtype)[:, None, None, None]
+        prior = resize_prior(label_prior(supports, self.num_classes).to(features.dtype), features.shape[-2:])
+        found = (supports.weights.sum(1) > 0).to(features.dtype)[:, None, None, None]
         return features + found * self.convs(prior), found * LOGIT_RATE * self.to_logits(prior)
