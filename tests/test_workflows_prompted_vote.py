@@ -22,6 +22,7 @@ from ragsam.transforms.voxel_prompts import MASK_LOGIT
 from ragsam.workflows.importing import import_weights
 from ragsam.workflows.jobs import index_run
 from ragsam.workflows.prompted_vote import PromptedVote, load_answering
+from ragsam.workflows.training_free import segment_values
 
 SURE = 1e4
 
@@ -168,6 +169,14 @@ def test_segmenting_is_opt_in_and_told(name, weights, study, tmp_path):
     file = weights[name] / "models" / "model.safetensors" if name == "run" else weights[name]
     told = read_json(tmp_path / "out" / "provenance.json")["network"]["prompted"]
     assert told == {"backbone": "vit_tiny", "image_size": 32, "base_sha256": None, "weights_sha256": sha256_file(file)}
+
+
+def test_a_run_that_saw_other_slices_is_told(weights, study, tmp_path, caplog):
+    bank, *_ = index_run(None, tmp_path / "bank", data=study, knobs={"image_size": 48})
+    segment_values("hippocampus", bank, weights["run"])
+    segment_values("hippocampus", bank, weights["file"])
+    told = "--base run: image_size was 32 in its training and is 48 in the bank; it may answer worse"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [told]
 
 
 def test_what_answers_no_prompts_is_one_line(run, study, weights, tmp_path, capsys):

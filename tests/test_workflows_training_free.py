@@ -4,8 +4,10 @@ import shutil
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
-from small_study import log_lines
+from small_dicom import write_series
+from small_study import SPACING_MM, affine_of, anatomy, files_below, log_lines
 
 from ragsam.cli import main
 from ragsam.data.cards import card_text
@@ -138,6 +140,20 @@ def test_a_card_of_ones_own_by_its_path(bank, study, tmp_path, call, monkeypatch
     image = load_datalist(study).section("test")[0].image
     assert call("segment", "--card", "new.yaml", "--bank", bank, image, "--output", "out")[0] == 0
     assert (tmp_path / "out" / "case-te-ras.nii.gz").is_file()
+
+
+def test_a_dicom_series_gets_its_segmentation_and_its_patient_is_told_to_nobody(bank, tmp_path, call):
+    corner = affine_of() @ (31, 31, 0, 1)
+    image, origin = anatomy(91)[0][::-1, ::-1], (-corner[0], -corner[1], corner[2])
+    write_series(tmp_path / "scan", image, origin=origin, spacing_mm=SPACING_MM)
+    free = ("segment", "--card", "hippocampus", "--bank", bank, tmp_path / "scan", "--output", tmp_path / "out")
+    code, told, log = call(*free, "--dicom-seg")
+    assert code == 0
+    assert files_below(tmp_path / "out") == ["provenance.json", "retrieval.json", "scan.nii.gz", "scan.seg.dcm"]
+    texts = [told, log, *((tmp_path / "out" / f"{name}.json").read_text() for name in ("provenance", "retrieval"))]
+    assert not [text for text in texts if "Doe" in text or "JD-0815" in text]
+    segments = pydicom.dcmread(tmp_path / "out" / "scan.seg.dcm").SegmentSequence
+    assert [segment.SegmentLabel for segment in segments] == ["anterior", "posterior"]
 
 
 @pytest.mark.parametrize(

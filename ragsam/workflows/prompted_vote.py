@@ -24,6 +24,7 @@ from ragsam.networks.prompts import INSIDE, PointPrompts, Prompts
 from ragsam.networks.segmenter import Embedded, Segmenter
 from ragsam.networks.supports import Supports
 from ragsam.networks.voting import TINY, VotingNetwork
+from ragsam.transforms.voxel_prompts import MASK_LOGIT
 from ragsam.workflows.checkpoint_handler import WeightsLoader
 from ragsam.workflows.network_options import network_options
 from ragsam.workflows.prompt_job import answering_prompts
@@ -74,41 +75,26 @@ class PromptedVote(VotingNetwork):
 
     def forward(self, image: Tensor, height: Tensor | None = None, supports: Supports | None = None) -> Tensor:
         """Return logits [B, K + 1, H, W] of all classes; see `VotingNetwork.forward`."""
-        logits = super().forward(image, height, supports)
-        shares, objects = logits.exp(), self._objects(logits)
-        if not len(objects):
-            return logits
-        for found in objects.split(_MOST_OBJECTS):
-            rows, organs = found.unbind(1)
-            shares[rows, organs] = self._sharpened(image, logits, rows, organs)
-        # Background is what the organs leave; where they overlap each has its share.
-        organs = shares[:, 1:]
-        background = (1 - organs.sum(1, keepdim=True)).clamp_min(TINY)
-        shares = torch.cat([background, organs.clamp_min(TINY)], dim=1)
-        return (shares / shares.sum(1, keepdim=True)).log()
-
-    def _objects(self, logits: Tensor) -> Tensor:
-        """Return [N, 2]: slice and organ, wherever the vote gives one most of a pixel."""
-        there = (logits.exp() > 0.5).flatten(2).any(2)
-        there[:, 0] = False
-        return torch.nonzero(there)
+        vote = super().forward(image, height, supports)
+        objects = objects_of(vote)
+        answers = self.answers(image, vote, objects)
+        return mixed(vote, objects, answers, part=self.part, least_overlap=self.least_overlap)
 
     @torch.no_grad()
-    def _sharpened(self, image: Tensor, logits: Tensor, rows: Tensor, organs: Tensor) -> Tensor:
-        """Return the shares [N, H, W] of organs, one a slice, with SAM's part in them."""
+    def answers(self, image: Tensor, vote: Tensor, objects: Tensor) -> Tensor:
+        """Return what SAM answers to the vote about objects [N, 2], see `objects_of`: logits [N, H, W]."""
+        found = [self._answer(image, vote, part) for part in objects.split(_MOST_OBJECTS) if len(part)]
+        return torch.cat(found) if found else vote.new_zeros(0, *vote.shape[2:])
+
+    def _answer(self, image: Tensor, vote: Tensor, objects: Tensor) -> Tensor:
+        rows, organs = objects.unbind(1)
         size = (self.sam.image_size, self.sam.image_size)
-        odds = organ_odds(logits[rows], organs)
-        drafts = F.interpolate(odds, size, mode="bilinear", align_corners=False)
-        seen = (drafts > 0).flatten(1).any(1)
-        drafts = torch.where(seen[:, None, None, None], drafts, torch.ones_like(drafts))  # one lost by resizing
-        prompts = self._prompts(drafts)
-        masks = self.sam.decode_prompted(self._embedded(image, rows), prompts).choose(
-            ambiguous=self.kinds == ("point",)
-        )
-        answer = F.interpolate(masks.logits.float(), odds.shape[-2:], mode="bilinear", align_corners=False)
-        taken = seen & (overlap(answer > 0, odds > 0) >= self.least_overlap)
-        part = self.part * taken[:, None, None]
-        return (1 - part) * odds[:, 0].sigmoid() + part * answer[:, 0].sigmoid()
+        drafts = F.interpolate(organ_odds(vote[rows], organs), size, mode="bilinear", align_corners=False)
+        seen = (drafts > 0).flatten(1).any(1)[:, None, None, None]
+        drafts = torch.where(seen, drafts, -drafts)  # one lost by resizing has no box, and is not taken
+        masks = self.sam.decode_prompted(self._embedded(image, rows), self._prompts(drafts))
+        answers = masks.choose(ambiguous=self.kinds == ("point",)).logits.float().where(seen, -MASK_LOGIT)
+        return F.interpolate(answers, vote.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
     def _prompts(self, drafts: Tensor) -> Prompts:
         """Return prompts of the objects of drafts, logits [N, 1, S, S], none of them empty."""
@@ -140,10 +126,34 @@ def surest_points(drafts: Tensor) -> PointPrompts:
     return PointPrompts((place // side).float(), (place % side).float(), torch.full_like(place, INSIDE))
 
 
-def overlap(one: Tensor, other: Tensor) -> Tensor:
-    """Return the intersection over union [N] of masks [N, 1, H, W], of which `other` has none empty."""
-    both, either = ((op(one, other)).flatten(1).sum(1) for op in (torch.logical_and, torch.logical_or))
-    return both / either.clamp_min(1)
+def objects_of(vote: Tensor) -> Tensor:
+    """Return [N, 2]: slice and organ, wherever logits [B, K + 1, H, W] give an organ most of a pixel."""
+    there = (vote.exp() > 0.5).flatten(2).any(2)
+    there[:, 0] = False
+    return torch.nonzero(there)
+
+
+def mixed(vote: Tensor, objects: Tensor, answers: Tensor, *, part: float, least_overlap: float) -> Tensor:
+    """Return logits [B, K + 1, H, W] of a vote's with answers about objects averaged into it, as shares.
+
+    Background is what the organs leave.
+
+    Args:
+        vote: logits [B, K + 1, H, W], the logarithms of shares.
+        objects: [N, 2], see `objects_of`.
+        answers: logits [N, H, W].
+        part, least_overlap: see `PromptedVote`.
+    """
+    if not len(objects):
+        return vote
+    shares, (rows, organs) = vote.exp(), objects.unbind(1)
+    own = shares[rows, organs]
+    both, either = (op(answers > 0, own > 0.5).sum((1, 2)) for op in (torch.logical_and, torch.logical_or))
+    weight = part * (both >= least_overlap * either)[:, None, None]
+    shares[rows, organs] = (1 - weight) * own + weight * answers.sigmoid()
+    organs = shares[:, 1:]
+    shares = torch.cat([1 - organs.sum(1, keepdim=True), organs], dim=1).clamp_min(TINY)
+    return (shares / shares.sum(1, keepdim=True)).log()
 
 
 def prompted_vote(num_classes: int, *, image_size: int, base: str | os.PathLike[str]) -> PromptedVote:
@@ -213,6 +223,6 @@ def _of_file(path: Path) -> tuple[Segmenter, bool]:
 
 
 def _built(options: dict[str, Any]) -> Segmenter:
-    """Build a network to be filled: its random weights leave the global generator alone, and the log too."""
+    """Build a network to be filled: its random weights leave the global generator alone."""
     with torch.random.fork_rng(devices=[]):
         return Segmenter(**options)

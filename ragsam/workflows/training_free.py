@@ -5,10 +5,13 @@ The bundle's configs are read where they are installed, and a few of their entri
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ragsam.data.cards import load_card
 from ragsam.data.datalist import load_datalist
@@ -17,6 +20,8 @@ from ragsam.retrieval.bank_manifest import read_manifest
 from ragsam.retrieval.descriptors import DESCRIPTORS
 from ragsam.workflows.bundle import find_bundle, fitting_image_size, require_plain
 from ragsam.workflows.knobs import checked_knobs
+
+logger = logging.getLogger(__name__)
 
 BUNDLE = "sam_lora"
 #: How a bank's slices are prepared and found; what may be set when it is made without a run.
@@ -95,6 +100,7 @@ def segment_values(
     network = _network()
     if base is not None:
         require_plain(Path(base).absolute())
+        _compare(Path(base), fit)
         network |= {"_target_": "ragsam.workflows.prompted_vote.prompted_vote", "base": str(Path(base).absolute())}
     return {**values, "weights": None, "network_def": network}
 
@@ -129,6 +135,16 @@ def _as_bank(fit: Mapping[str, Any], window: str) -> dict[str, Any]:
     """Return a config's entries for slices prepared as a bank's; `window` names the entry of the window."""
     preparation = {name: value for name, value in fit.items() if name not in ("descriptor", "carry")}
     return {**{name: fit[name] for name in _OF_BANK}, window: fit["window"], "preparation": preparation}
+
+
+def _compare(base: Path, fit: Mapping[str, Any]) -> None:
+    """Tell how the slices that a run was trained on differ from a bank's, which it is to be prompted in."""
+    config = base / "configs" / "inference.yaml"
+    theirs = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else fit
+    for name in ("image_size", "spacing_mm", "slice_axis"):
+        if theirs.get(name) != fit[name]:
+            told = "--base %s: %s was %s in its training and is %s in the bank; it may answer worse"
+            logger.warning(told, base.name, name, theirs.get(name), fit[name])
 
 
 def _encoderless(folder: Path, way: str) -> dict[str, Any]:
