@@ -14,7 +14,7 @@ from ragsam.networks.fusions import FUSIONS, fusion_names
 from ragsam.networks.memory import MemoryAttention
 from ragsam.networks.prototypes import PrototypeTokens
 from ragsam.networks.sam import build_sam
-from ragsam.networks.supports import label_prior
+from ragsam.networks.supports import Memory, label_prior
 from ragsam.networks.two_way import attend, attentions, heads
 
 SIZE, CLASSES, GRID = 32, 2, 4
@@ -40,7 +40,7 @@ def supports(weights, seed=2):
     generator, weights = torch.Generator().manual_seed(seed), torch.tensor(weights)
     labels = torch.randint(0, CLASSES + 1, (*weights.shape, SIZE, SIZE), generator=generator).to(torch.uint8)
     embeddings = torch.randn(*weights.shape, 256, GRID, GRID, generator=generator)
-    return Supports(labels, weights, embeddings=embeddings.half())
+    return Supports(labels, weights, memory=Memory(embeddings.half(), labels, weights))
 
 
 @pytest.fixture(scope="module")
@@ -122,26 +122,28 @@ def test_memory_heeds_the_weights_and_not_the_order():
     memory = MemoryAttention(CLASSES + 1, 256)
     wake_zeros(memory)
     embedding, position = torch.randn(2, 1, 256, GRID, GRID).unbind(0)
-    near = supports([[0.7, 0.3, 0.0]])
+    near = supports([[0.7, 0.3, 0.0]]).memory
     seen = memory(embedding, position, near)
     assert seen.shape == embedding.shape
-    order = [2, 0, 1]
-    turned = Supports(near.labels[:, order], near.weights[:, order], embeddings=near.embeddings[:, order])
+    turned = Memory(*(tensor[:, [2, 0, 1]] for tensor in near))
     torch.testing.assert_close(memory(embedding, position, turned), seen)
-    other = replace(near, embeddings=near.embeddings.clone())
-    other.embeddings[:, 2] += 1  # of the one without weight
+    other = near._replace(embeddings=near.embeddings.clone())
+    other.embeddings[:, 2] += torch.randn(256, 1, 1)  # of the one without weight
     torch.testing.assert_close(memory(embedding, position, other), seen, atol=1e-4, rtol=0)
     other.embeddings[:, 0] += torch.randn(256, 1, 1)
     assert not torch.allclose(memory(embedding, position, other), seen, atol=1e-3)
-    relabelled = replace(near, labels=(near.labels + 1) % 3)
+    relabelled = near._replace(labels=(near.labels + 1) % 3)
     assert not torch.allclose(memory(embedding, position, relabelled), seen, atol=1e-3)
+    assert not memory(embedding, position, near._replace(weights=torch.zeros(1, 3))).any()
 
 
 @torch.no_grad()
-def test_memory_without_embeddings_is_left_out():
+def test_memory_without_neighbours_is_left_out():
     network, image, near = make("memory"), slices(), supports([[0.6, 0.4], [0.7, 0.3]])
     wake_zeros(network.fusion)
-    assert torch.equal(network(image, supports=replace(near, embeddings=None)), network(image))
+    assert torch.equal(network(image, supports=replace(near, memory=None)), network(image))
+    moved = near.to("meta")
+    assert {tensor.device.type for tensor in (moved.labels, moved.weights, *moved.memory)} == {"meta"}
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """The vote of training slices: found together or one by one, and never of the own volume's near slices."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,14 +45,15 @@ def test_together_or_one_by_one_they_are_the_same(patients):
     items = items_of(0, 1, 4, 7) + items_of(1, *range(COUNT))
     together = votes_of(patients)(items, [False] * len(items))
     alone = [votes_of(patients)([item], [False])[0] for item in items]
-    for vote, single in zip(together, alone, strict=True):
+    for said, alone_said in zip(together, alone, strict=True):
+        vote, single = said["vote"], alone_said["vote"]
         assert vote.shape == (2, SIDE, SIDE)
         assert 0 <= vote.min() <= vote.max() <= 1
         assert torch.equal(vote, single)  # to the bit: a resumed training finds other slices together
 
 
 def test_the_other_patients_square_comes_to_lie_where_the_own_one_is():
-    vote = votes_of(5)(items_of(0, 4), [False])[0]
+    vote = votes_of(5)(items_of(0, 4), [False])[0]["vote"]
     own, share = slices_of(0)["label"][4, 0] == 1, vote[1] / vote.sum(0)
     assert share[own].mean() > 0.9
     assert share[~own].mean() < 0.05
@@ -59,14 +61,14 @@ def test_the_other_patients_square_comes_to_lie_where_the_own_one_is():
 
 def test_a_slice_that_comes_again_is_not_searched_for_again():
     votes = votes_of(5)
-    first = votes(items_of(0, 2, 3), [True, False])
+    first = [said["vote"] for said in votes(items_of(0, 2, 3), [True, False])]
     bank, votes.retriever.bank = votes.retriever.bank, None  # whoever looks now stumbles
-    assert torch.equal(votes(items_of(0, 2), [True])[0], first[0])
+    assert torch.equal(votes(items_of(0, 2), [True])[0]["vote"], first[0])
     for slice_, repeats in ((2, False), (3, True)):  # altered now, altered then
         with pytest.raises((AttributeError, TypeError)):
             votes(items_of(0, slice_), [repeats])
     votes.retriever.bank = bank
-    assert torch.equal(votes(items_of(0, 3), [False])[0], first[1])
+    assert torch.equal(votes(items_of(0, 3), [False])[0]["vote"], first[1])
 
 
 def test_of_few_patients_the_own_ones_distant_slices_vote_and_no_near_ones(monkeypatch):
@@ -92,3 +94,24 @@ def test_of_many_patients_the_own_one_has_no_vote(monkeypatch):
     assert set(votes.retriever.bank.patients[seen[0].rows[0]]).isdisjoint(
         votes.retriever.bank.own_patients("patient 3", None)
     )
+
+
+def embedding_of(image):
+    return torch.nn.functional.adaptive_avg_pool2d(image[:, :1], 2).expand(-1, 4, -1, -1)
+
+
+@pytest.mark.parametrize("patients", [1, 5])
+def test_a_memory_is_of_other_patients_alone(patients):
+    retriever = Retriever(carry=True, neighbours=3, memory=True)
+    retriever.build([slices_of(patient) for patient in range(patients)], {"card": "any"}, embedding_of)
+    said = SliceVotes(retriever, 2)(items_of(0, *range(COUNT)), [False] * COUNT)
+    rows, weights = (torch.stack([entries[name] for entries in said]) for name in ("neighbours", "weights"))
+    bank = retriever.bank
+    own = np.isin(bank.patients[rows], list(bank.own_patients("patient 0", None)))
+    assert own.all() == own.any() == (patients == 1)  # the own one's slices stand in where there is no other
+    assert weights.shape == (COUNT, 3)
+    assert (weights.numpy()[own] == 0).all()
+    assert (weights.numpy()[~own] > 0).all()
+    memory = retriever.memory_of(rows.numpy(), weights)
+    assert torch.equal(memory.embeddings[1, 2], torch.from_numpy(bank.embeddings[rows[1, 2]]))
+    assert torch.equal(memory.labels[1, 2], torch.from_numpy(bank.labels[rows[1, 2]]))

@@ -71,8 +71,8 @@ class Fusions(nn.Module):
         steered, bias = embedding, None
         if self.dense_prior is not None:
             steered = steered + found * self.dense_prior(vote)
-        if self.memory is not None and supports.embeddings is not None:
-            steered = steered + found * self.memory(embedding, position, supports)
+        if self.memory is not None and supports.memory is not None:
+            steered = steered + found * self.memory(embedding, position, supports.memory)
         if self.prototypes is not None:
             added, bias = self.prototypes(embedding, vote)
             tokens = tokens + added

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ragsam.networks.supports import Supports
+from ragsam.networks.supports import Memory
 
 HEADS, WIDTH = 8, 128
 #: What is added to a weight before its logarithm: a neighbour without weight is as good as not there.
@@ -37,24 +37,26 @@ class MemoryAttention(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, embedding: Tensor, position: Tensor, supports: Supports) -> Tensor:
-        """Return what is added to an embedding [B, C, h, w].
+    def forward(self, embedding: Tensor, position: Tensor, neighbours: Memory) -> Tensor:
+        """Return what is added to an embedding [B, C, h, w]; zeros where all weights are zero.
 
         Args:
             position: [1 or B, C, h, w], SAM's of each token; the neighbours' are at the same places.
-            supports: with embeddings.
+            neighbours: of the same grid.
         """
         rows, columns = embedding.shape[-2:]
         place = position.flatten(2).transpose(1, 2)
         tokens = self.norm(embedding.flatten(2).transpose(1, 2))
-        memory = self.norm(supports.embeddings.to(embedding.dtype).flatten(3).transpose(2, 3))  # [B, k, h w, C]
+        memory = self.norm(neighbours.embeddings.to(embedding.dtype).flatten(3).transpose(2, 3))  # [B, k, h w, C]
         query, key = self.query(tokens + place), self.key(memory + place[:, None])
-        value = self.value(torch.cat([memory, _shares(supports.labels, self.num_classes, rows, columns)], dim=-1))
-        trust = (supports.weights.to(embedding.dtype) + TINY).log()[:, None, None, :, None]
+        value = self.value(torch.cat([memory, _shares(neighbours.labels, self.num_classes, rows, columns)], dim=-1))
+        weights = neighbours.weights.to(embedding.dtype)
+        trust = (weights + TINY).log()[:, None, None, :, None]
         trust = trust.expand(-1, 1, 1, -1, rows * columns).flatten(3)
         query, key, value = (_in_heads(x) for x in (query, key.flatten(1, 2), value.flatten(1, 2)))
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=trust)
-        return self.out(seen.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, (rows, columns))
+        added = self.out(seen.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, (rows, columns))
+        return added * (weights.sum(1) > 0)[:, None, None, None]
 
 
 def _in_heads(x: Tensor) -> Tensor:

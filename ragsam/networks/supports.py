@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Memory(NamedTuple):
+    """The neighbours themselves, as fusions look at them that do not live by the vote alone.
+
+    Attributes:
+        embeddings: [B, k, C, h, w], float, the encoder's.
+        labels: [B, k, H, W], uint8, as they lie in the neighbours.
+        weights: [B, k], float, how much each is looked at; all zero: not at all.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
+    weights: Tensor
+
+    def to(self, device: object) -> Memory:
+        """Move the tensors to a device."""
+        return Memory(*(tensor.to(device) for tensor in self))
 
 
 @dataclass
@@ -22,14 +41,14 @@ class Supports:
         vote: [B, K + 1 or fewer, H, W], 0-1, what the neighbours say once their labels are carried over to the query,
             the fainter the less they look like it there, see `ragsam.retrieval.carrying`; classes that it leaves out
             get nothing. None: the labels vote pixel on pixel.
-        embeddings: [B, k, C, h, w], the encoder's, of the neighbours; None where no fusion looks at them.
+        memory: the neighbours themselves; None where no fusion looks at them.
     """
 
     labels: Tensor
     weights: Tensor
     annotated: Tensor | None = None
     vote: Tensor | None = None
-    embeddings: Tensor | None = None
+    memory: Memory | None = None
 
     @classmethod
     def of_vote(cls, vote: Tensor, found: Tensor) -> Supports:

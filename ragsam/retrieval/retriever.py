@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ragsam.errors import InputError
-from ragsam.networks.supports import Supports
+from ragsam.networks.supports import Memory, Supports
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.carrying import best_matches, carry, matching_image
 from ragsam.retrieval.descriptors import DESCRIPTORS
@@ -41,6 +41,7 @@ class Retriever:
         carry: whether the neighbours' labels are carried over to the query, see `ragsam.retrieval.carrying`; the k are
             then those of twice as many candidates that look most like it, and their weights are what they contribute.
             Otherwise they vote pixel on pixel.
+        memory: whether the network looks at the neighbours' embeddings, which the bank then holds.
 
     Attributes:
         bank: where it looks; None until one is attached, and then every query comes back without supports.
@@ -57,6 +58,7 @@ class Retriever:
         temperature: float = 0.05,
         store: str = "auto",
         carry: bool = False,
+        memory: bool = False,
     ) -> None:
         if descriptor not in DESCRIPTORS:
             raise InputError(f"descriptor {descriptor!r} is unknown; choose one of {', '.join(DESCRIPTORS)}")
@@ -67,7 +69,8 @@ class Retriever:
         self.neighbours = neighbours
         self.temperature = temperature
         self.carry = carry
-        self.keeps: tuple[str, ...] = ("images",) if carry else ()
+        self.memory = memory
+        self.keeps = tuple(name for name, wanted in (("images", carry), ("embeddings", memory)) if wanted)
         self.bank: Bank | None = None
         self.query: tuple[str | None, str | None] = (None, None)
         self.record = False
@@ -157,8 +160,9 @@ class Retriever:
         """
         bank, device, there = self.bank, image.device, torch.from_numpy(found.rows >= 0)
         if not self.carry or not there.any():
-            weights = torch.from_numpy(found.weights).float()
-            return Supports(_read(bank.labels, found.rows), weights, self._annotated(found.rows)).to(device), found
+            labels, weights = _read(bank.labels, found.rows), torch.from_numpy(found.weights).float()
+            memory = self.memory_of(found.rows, weights)
+            return Supports(labels, weights, self._annotated(found.rows), memory=memory).to(device), found
         query = matching_image(image).nan_to_num(0.0)  # a slice that is not finite finds nothing
         images, there = _read(bank.images, found.rows).to(device).float() / 255, there.to(device)
         if alter is not None:
@@ -185,8 +189,15 @@ class Retriever:
         weights = carried.weights * sound[:, None]
         every = torch.zeros(found.rows.shape, device=device).scatter(1, chosen, weights)
         vote = carried.vote * sound[:, None, None, None]
-        supports = Supports(labels, weights, annotated, vote).to(device)
+        memory = None if alter is not None else self.memory_of(rows, weights)
+        supports = Supports(labels, weights, annotated, vote, memory).to(device)
         return supports, _ordered(found, every.cpu().numpy().astype(float))
+
+    def memory_of(self, rows: np.ndarray, weights: Tensor) -> Memory | None:
+        """Return the neighbours of rows [B, k] and weights [B, k] themselves, where the network looks at them."""
+        if not self.memory:
+            return None
+        return Memory(_read(self.bank.embeddings, rows), _read(self.bank.labels, rows), weights)
 
     def _annotated(self, rows: np.ndarray) -> Tensor | None:
         """Return the classes that the neighbours of these rows annotate; of row -1 what does not matter."""
