@@ -216,8 +216,13 @@ def test_a_bank_that_looks_at_an_encoder_needs_its_run(study, own_bank, tmp_path
     manifest = read_manifest(own_bank)
     manifest["fit"] |= {"descriptor": "embedding", "encoder": "0" * 64}
     write_manifest(own_bank, manifest)
-    line = "ragsam: bank bank: found by a run's encoder (embedding); "
+    line = "ragsam: bank bank: needs the encoder of a run; "
     code, _, error = call("segment", "--card", "hippocampus", "--bank", own_bank, study, "--output", tmp_path / "out")
     assert (code, error.startswith(line + "make one that needs none with `ragsam index --data")) == (2, True)
     code, _, error = call("index", "--output", own_bank, "--add", study, "--section", "validation")
     assert (code, error) == (2, line + "name the RUN that it was made with\n")
+    manifest["fit"]["descriptor"] = "centred"  # as where a fusion looks at embeddings: found and voted by without
+    write_manifest(own_bank, manifest)
+    code, _, error = call("index", "--output", own_bank, "--add", study, "--section", "validation")
+    assert (code, error) == (2, line + "name the RUN that it was made with\n")
+    assert call("segment", "--card", "hippocampus", "--bank", own_bank, study, "--output", tmp_path / "out")[0] == 0
