@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Sampler, WeightedRandomSampler, get_worker
 from ragsam.data.annotation import annotated_classes
 from ragsam.data.cards import Card
 from ragsam.data.datalist import Case
+from ragsam.data.fixed_copies import FixedCopies
 from ragsam.data.sampling import VolumeWindowSampler
 from ragsam.data.served import as_cases
 from ragsam.data.validation import require_sound
@@ -68,6 +69,8 @@ class SliceDataset(Dataset, Randomizable):
     Attributes:
         vote: gives the votes [K + 1, S, S] of training slices' neighbours, of their items before augmentation and
             whether each is always the same; a vote is augmented with its item, as its "vote". None: items have none.
+        copies: of each slice that are drawn in place of new ones; an item has the number of its own as "copy", and is
+            the same to the bit whenever that comes. None: every item is augmented anew.
 
     Raises:
         InputError: no case, a case without label, or a faulty file.
@@ -106,6 +109,7 @@ class SliceDataset(Dataset, Randomizable):
         self._sizes: dict[int, int] = {}
         self._worker_seed: int | None = None
         self.vote: Callable[[Sequence[Mapping[str, Any]], Sequence[bool]], list[Tensor]] | None = None
+        self.copies: FixedCopies | None = None
         self.keys = [key for index in range(len(self.cases)) for key in self._case_keys(index)]
 
     def _read(self, index: int) -> tuple[Tensor, Tensor]:
@@ -161,6 +165,9 @@ class SliceDataset(Dataset, Randomizable):
         self._seed_worker()
         items = [self._read_slice(self.keys[index]) for index in indices]
         if self.augmentation is not None:
+            if self.copies is not None:
+                drawn = [self.copies.draw(index, self.R) for index in indices]
+                items = [{**item, "copy": copy} for item, copy in zip(items, drawn, strict=True)]
             items = self.augment(items)
         for item in items:
             item["image"] = pad_to_window(torch.as_tensor(item["image"]), self.image_size).clamp(0, 1)
@@ -188,7 +195,10 @@ class SliceDataset(Dataset, Randomizable):
         set_track_meta(False)
         try:
             cropped = [max(item["label"].shape[1:]) > self.image_size for item in items]
-            items = [self.crop(item)[0] if crop else item for item, crop in zip(items, cropped, strict=True)]
+            items = [
+                self._seeded(self.crop, item)(item)[0] if crop else item
+                for item, crop in zip(items, cropped, strict=True)
+            ]
             items = [
                 {**item, **{name: pad_to_window(item[name], self.image_size) for name in ("image", "label")}}
                 for item in items
@@ -196,14 +206,20 @@ class SliceDataset(Dataset, Randomizable):
             if self.vote is not None:
                 votes = self.vote(items, [not crop for crop in cropped])
                 items = [{**item, "vote": vote} for item, vote in zip(items, votes, strict=True)]
-            return [self.augmentation(item) for item in items]
+            return [self._seeded(self.augmentation, item)(item) for item in items]
         finally:
             set_track_meta(tracking)
+
+    def _seeded(self, transform: Randomizable, item: Mapping[str, Any]) -> Any:
+        """Return a random transform, which draws what belongs to the item's copy where it is one."""
+        if "copy" in item:
+            transform.set_random_state(self.copies.seed_of(item["copy"]))
+        return transform
 
     def plain(self) -> SliceDataset:
         """Return the same slices without augmentation, on the fixed grid of windows, sharing the volume cache."""
         other = copy.copy(self)
-        other.augmentation = other.vote = None
+        other.augmentation = other.vote = other.copies = None
         other.keys = [key for index in range(len(self.cases)) for key in other._case_keys(index)]
         return other
 

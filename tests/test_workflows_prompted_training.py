@@ -175,7 +175,7 @@ def test_the_networks_own_result_is_corrected_where_it_is_wrong(monkeypatch):
     class Network:
         sam = Segmenter(2, image_size=SIDE, prompts="trained").sam
 
-        def embed(self, image):
+        def embed(self, image, embedding=None):
             return Embedded(image, None)
 
         def decode(self, embedded):

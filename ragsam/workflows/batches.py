@@ -13,12 +13,13 @@ from ragsam.workflows.losses import Target
 def prepare_slices(
     batch: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
 ) -> tuple[Tensor, Target, tuple[()], dict[str, Any]]:
-    """Return (image [B, C, S, S], `Target`, (), {"supports": Supports or None}) of a slice batch."""
+    """Return (image [B, C, S, S], `Target`, (), {"supports": Supports or None}) of a slice batch.
+
+    Where it has embeddings [B, C, h, w] they are beside the supports, as "embedding".
+    """
     supports = batch.get("supports")
     label, annotated = (batch[name].to(device, non_blocking=non_blocking) for name in ("label", "annotated"))
-    return (
-        batch["image"].to(device, non_blocking=non_blocking),
-        Target(label, annotated),
-        (),
-        {"supports": supports.to(device) if supports is not None else None},
-    )
+    options = {"supports": supports.to(device) if supports is not None else None}
+    if "embedding" in batch:
+        options["embedding"] = batch["embedding"].to(device, non_blocking=non_blocking)
+    return batch["image"].to(device, non_blocking=non_blocking), Target(label, annotated), (), options

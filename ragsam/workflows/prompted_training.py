@@ -78,7 +78,7 @@ class PromptedInferer(Inferer):
                 return network(inputs, **options)
             steered, plain = network(inputs, **options, both=True)
             return Answered(steered, plain=plain)
-        embedded, plain = network.embed(inputs), None
+        embedded, plain = network.embed(inputs, options.get("embedding")), None
         if supports is None:
             logits = network.decode(embedded)
         else:

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
-from torch import nn
 
 from ragsam.data.slices import SliceDataset
 from ragsam.files import write_json_atomic
@@ -45,9 +44,8 @@ def bank_fit(retriever: Retriever, network: Segmenter, preparation: dict[str, An
 def encoder_fingerprint(network: Segmenter) -> str:
     """Return the SHA-256 of the weights that the embedding depends on."""
     digest = hashlib.sha256()
-    parts: list[nn.Module | None] = [network.sam.image_encoder, network.stem]
-    for part in parts:
-        for tensor in part.state_dict().values() if part is not None else ():
+    for part in network.encoding_parts:
+        for tensor in part.state_dict().values():
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
@@ -83,12 +81,17 @@ def encoding(network: Segmenter, image: torch.Tensor) -> torch.Tensor:
     return embedding
 
 
+def encode_alone(network: Segmenter, image: torch.Tensor) -> torch.Tensor:
+    """Return what `encoding` does, of every slice the same to the bit whatever others come with it."""
+    return torch.cat([encoding(network, each) for each in image.split(1)])
+
+
 class TrainingRetrieval:
     """Injects `supports` into every training batch, found among the other training patients.
 
     The bank is built when training starts. Where the descriptor looks at the encoder, it is built anew at every
-    `refresh_epochs`-th epoch in which the encoder has moved. Where labels are carried over, that is done on a slice as
-    it is, and the vote augmented with it: as good as it will be on whole volumes.
+    `refresh_epochs`-th epoch in which the encoder has moved, and when it is frozen. Where labels are carried over, that
+    is done on a slice as it is, and the vote augmented with it: as good as it will be on whole volumes.
 
     Args:
         network: the segmenter that trains.
@@ -98,6 +101,7 @@ class TrainingRetrieval:
         withheld: share of queries that see no supports.
         wrong: share of queries that see another query's supports, so that the network learns to distrust.
         refresh_epochs: epochs between rebuilds.
+        frozen_from: the first epoch in which the encoder stands still, see `FrozenEncoder`; None: it moves to the end.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class TrainingRetrieval:
         withheld: float = 0.0,
         wrong: float = 0.1,
         refresh_epochs: int = 5,
+        frozen_from: int | None = None,
     ) -> None:
         self.network = network
         self.retriever = retriever
@@ -118,6 +123,7 @@ class TrainingRetrieval:
         self.withheld = withheld
         self.wrong = wrong
         self.refresh_epochs = refresh_epochs
+        self.frozen_from = frozen_from
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -126,14 +132,18 @@ class TrainingRetrieval:
 
     def refresh(self, engine: Engine) -> None:
         """Build the bank where there is none, or where its encoder has moved; and let its neighbours vote."""
-        bank = self.retriever.bank
-        due = bank is None or (engine.state.epoch - 1) % self.refresh_epochs == 0
+        bank, epoch = self.retriever.bank, engine.state.epoch
+        due = (epoch - 1) % self.refresh_epochs == 0 or epoch == self.frozen_from
         if bank is None or (due and bank.fit != bank_fit(self.retriever, self.network, self.preparation)):
             bank = build_bank(self.retriever, self.network, self.dataset, self.preparation)
             self._tell(len(bank), len(set(bank.patients)))
-        if self.retriever.carry and getattr(self.dataset.vote, "bank", None) is not bank:
-            encode = partial(encoding, self.network) if self.retriever.needs_embedding else None
-            self.dataset.vote = SliceVotes(self.retriever, self.network.num_classes + 1, encode)
+        if not self.retriever.carry:
+            return
+        frozen = self.frozen_from is not None and epoch >= self.frozen_from
+        if getattr(self.dataset.vote, "bank", None) is not bank or epoch == self.frozen_from:
+            way = encode_alone if frozen else encoding
+            encode = partial(way, self.network) if self.retriever.needs_embedding else None
+            self.dataset.vote = SliceVotes(self.retriever, self.network.num_classes + 1, encode, frozen=frozen)
 
     def _tell(self, slices: int, patients: int) -> None:
         logger.info("bank: %d slices of %d patients", slices, patients)
@@ -156,7 +166,9 @@ class TrainingRetrieval:
 
     def _of_labels(self, batch: dict[str, Any]) -> Supports:
         images = batch["image"]
-        embedding = encoding(self.network, images) if self.retriever.needs_embedding else None
+        embedding = batch.get("embedding")
+        if embedding is None and self.retriever.needs_embedding:
+            embedding = encoding(self.network, images)
         vectors = self.retriever.describe(images, embedding, batch["height"])
         own = [self.retriever.bank.own_patients(patient, None) for patient in batch["patient"]]
         return self.retriever.supports(self.retriever.search(vectors, own), images)[0]

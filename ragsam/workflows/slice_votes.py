@@ -29,22 +29,29 @@ TOGETHER = 8
 class SliceVotes:
     """Gives training slices the vote of other patients' slices, as `SliceDataset.vote`.
 
-    The vote of a slice that comes again unaltered is kept, unless the encoder, which moves, finds it. Where the bank
+    The vote of a slice that comes again unaltered is kept, unless an encoder that moves finds it. Where the bank
     holds `FEW` patients or less, the own patient's distant slices vote too, altered at random: turned, shifted, and of
     another size. They stand in for one patient more, as a bank has for patients who are not in it.
 
     Args:
         retriever: with a bank attached.
         num_classes: with background.
-        encode: image [1, C, S, S] to embedding, for descriptors that look at it.
+        encode: images [B, C, S, S] to embeddings, for descriptors that look at them.
+        frozen: whether that gives the same for the same slice every time.
     """
 
     def __init__(
-        self, retriever: Retriever, num_classes: int, encode: Callable[[Tensor], Tensor] | None = None
+        self,
+        retriever: Retriever,
+        num_classes: int,
+        encode: Callable[[Tensor], Tensor] | None = None,
+        *,
+        frozen: bool = False,
     ) -> None:
         self.retriever = retriever
         self.num_classes = num_classes
         self.encode = encode
+        self.keeps = frozen or encode is None
         self.bank = retriever.bank
         self.few = len(set(retriever.bank.patients)) <= FEW
         self._kept: dict[tuple[str, int], Tensor] = {}
@@ -82,7 +89,7 @@ class SliceVotes:
         return (vote * 255).round().byte()
 
     def _keep(self, item: Mapping[str, Any], vote: Tensor) -> None:
-        if self.encode is None and self._bytes + vote.numel() <= KEPT_BYTES:
+        if self.keeps and self._bytes + vote.numel() <= KEPT_BYTES:
             self._kept[item["case"], item["slice"]] = vote.clone()
             self._bytes += vote.numel()
 
