@@ -12,6 +12,7 @@ from ragsam.data.fixed_copies import FixedCopies
 from ragsam.errors import InputError
 from ragsam.networks import Segmenter
 from ragsam.workflows.bundle import make_run
+from ragsam.workflows.dry_run import estimate_lines, try_training
 from ragsam.workflows.frozen_encoder import FrozenEncoder
 from ragsam.workflows.jobs import train_run
 from ragsam.workflows.retrieval_handler import encode_alone
@@ -181,3 +182,29 @@ def test_by_default_nothing_is_fixed_or_kept(study, tmp_path):
     dataset.set_random_state(0)
     assert not torch.equal(dataset[0]["image"], dataset[0]["image"])
     assert not {"copy", "embedding"} & set(batches_of(workflow)[0])
+
+
+def test_what_encodes_how_often_by_hand():
+    """Of 30 slices in 4 views all 120 embeddings fit, or half of them: then half of the draws are encoded anew."""
+    handler = FrozenEncoder(Segmenter(1, image_size=32), range(30), first_epoch=1, views=4)
+    assert handler.expect(500) == (500, 0)
+    engine = Engine(lambda *_: None)
+    engine.state.batch = {"copy": torch.tensor([7]), "image": torch.rand(1, 3, 32, 32)}
+    handler.inject(engine)
+    size = 256 * 4 * 4 * 2
+    assert handler.expect(105) == (105, 105 * size)
+    assert handler.expect(500) == (120, 120 * size)
+    handler.limit_bytes = 60 * size
+    assert handler.expect(500) == (60 + 250, 60 * size)
+    assert handler.expect(1) == (1, size)
+
+
+def test_a_check_tells_both_kinds_of_steps(study, tmp_path):
+    knobs = {"epochs": 7, "steps_per_epoch": 5, "batch_size": 2, "image_size": 32, "frozen_from": 4}
+    found = try_training("sam_lora", study, tmp_path / "run", knobs)
+    assert (found.steps, found.frozen_steps, found.encodings) == (35, 20, 40)
+    assert found.frozen_step_s > 0
+    assert found.encode_s > 0
+    (line,) = (line for line in estimate_lines(found) if "frozen" in line)
+    assert line.startswith("with a frozen encoder: 20 of the steps, ")
+    assert line.endswith(" to encode 40 slices at most")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class FrozenEncoder:
         limit_gb: bound of the embeddings kept, GiB, in every process.
 
     Attributes:
-        encoded: how many slices have been encoded so far.
+        encoded, seconds: how many slices have been encoded so far, and what that took.
 
     Raises:
         InputError: an epoch or a number of copies below 1.
@@ -62,6 +63,7 @@ class FrozenEncoder:
         self.copies = FixedCopies(views, seed)
         self.limit_bytes = int(limit_gb * 2**30)
         self.encoded = 0
+        self.seconds = 0.0
         self._kept: dict[int, Tensor] = {}
         self._bytes = 0
         self._full = False
@@ -89,12 +91,21 @@ class FrozenEncoder:
             pairs = zip(batch["copy"].tolist(), batch["image"], strict=True)
             batch["embedding"] = torch.stack([self._embedding(copy, image) for copy, image in pairs]).float()
 
+    def expect(self, draws: int) -> tuple[int, int]:
+        """Return how many slices are encoded at most for so many draws, and the bytes kept by then; after the first."""
+        if not self._kept:
+            return draws, 0
+        copies, each = len(self.dataset) * self.copies.views, self._bytes // len(self._kept)
+        kept = min(copies, self.limit_bytes // each)
+        return min(draws, kept + draws * (copies - kept) // copies), min(kept, draws) * each
+
     def _embedding(self, copy: int, image: Tensor) -> Tensor:
         """Return the embedding [C, h, w], float16, of a copy [C, S, S]."""
         if copy in self._kept:
             return self._kept[copy]
+        start = time.monotonic()
         embedding = encode_alone(self.network, image[None])[0].half().cpu()
-        self.encoded += 1
+        self.encoded, self.seconds = self.encoded + 1, self.seconds + time.monotonic() - start
         if self._bytes + embedding.nbytes <= self.limit_bytes:
             self._kept[copy] = embedding
             self._bytes += embedding.nbytes
