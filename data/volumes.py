@@ -29,8 +29,8 @@ class VolumeDataset(Dataset):
         labels: whether labels are loaded too.
 
     Raises:
-        InputError: a case without label where labels are wanted; a faulty file: at once where there is a card, else
-            on access.
+        InputError: no case, or one without label, where labels are wanted; a faulty file: at once where there is a
+            card, else on access.
     """
 
     def __init__(
@@ -42,6 +42,8 @@ class VolumeDataset(Dataset):
         labels: bool = False,
     ) -> None:
         data = as_cases(data)
+        if labels and not data:
+            raise InputError("validation: no case; label another volume, or give validation a larger share")
         for case in data:
             if labels and case.label is None:
                 raise InputError(f"{case.case}: no label; validation needs one")

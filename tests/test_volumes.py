@@ -59,6 +59,11 @@ def test_with_a_card_every_fault_is_told_at_once(cases, tmp_path):
         VolumeDataset([*cases, lost], preprocessing(), card=load_card("hippocampus"), labels=True)
 
 
+def test_a_validation_without_a_case_is_refused():
+    with pytest.raises(InputError, match="validation: no case"):
+        VolumeDataset([], preprocessing(), card=load_card("hippocampus"), labels=True)
+
+
 @pytest.mark.parametrize("part", ["image", "label"])
 def test_without_a_card_a_damaged_file_is_told_on_access(cases, part):
     path = getattr(cases[1], part)

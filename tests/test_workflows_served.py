@@ -89,7 +89,7 @@ def test_a_prompt_is_answered_as_the_command_line_does_by_the_weights_that_there
         save_start(answering, seed)
         os.utime(answering / "models" / "model.safetensors", ns=(seed, seed))  # saved within one tick of the clock
         segment_prompted(answering, [case.image], tmp_path / "prompts.json", tmp_path / "ours")
-        path, told = task.answer({"image": str(case.image), "label": "posterior", "foreground": [[12, 14, 3]]})
+        path, told = task({"image": str(case.image), "label": "posterior", "foreground": [[12, 14, 3]]})
         mask, ours = (nib.load(file) for file in (path, tmp_path / "ours" / f"{case.case}.nii.gz"))
         masks.append(np.asarray(mask.dataobj))
         os.unlink(path)
@@ -128,14 +128,14 @@ def test_the_most_novel_image_is_chosen_and_scored_once(run, study, tmp_path, mo
     )
     strategy = NoveltyStrategy(run)
     for entry in ranking:  # what is chosen is labelled then
-        assert strategy.choose({}, Images(paths)) == {"id": entry["case"], "novelty": entry["score"]}
+        assert strategy({}, Images(paths)) == {"id": entry["case"], "novelty": entry["score"]}
         labelled = paths.pop(entry["case"])
-    assert strategy.choose({}, Images(paths)) is None
+    assert strategy({}, Images(paths)) is None
     assert len(scored) == 1
     # Another file of that name is scored anew; one that cannot be read is left out.
     labelled.write_bytes(b"no volume")
     os.utime(labelled, ns=(1, 1))
-    assert strategy.choose({}, Images({"broken": labelled})) is None
+    assert strategy({}, Images({"broken": labelled})) is None
     assert scored[1:] == [[str(labelled)]]
 
 

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from ragsam.data.served import case_name
 from ragsam.retrieval.bank_manifest import MANIFEST
 from ragsam.workflows.ranking import rank_volumes
-from ragsam.workflows.served_errors import told_to_the_client
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +46,6 @@ class NoveltyStrategy:
         return {"description": self.description}
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """Return what `choose` does; raises HTTPException where that raises InputError."""
-        with told_to_the_client():
-            return self.choose(request, datastore)
-
-    def choose(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """Return {"id", "novelty"} of the most novel image; None where no image is left that can be read.
 
         Args:

@@ -19,7 +19,6 @@ from ragsam.errors import InputError
 from ragsam.transforms.voxel_prompts import VoxelBox, VoxelPoint
 from ragsam.workflows.prompt_file import ObjectPrompts
 from ragsam.workflows.prompt_job import PromptedRun, answering_prompts
-from ragsam.workflows.served_errors import told_to_the_client
 from ragsam.workflows.volume_writer import write_label_volume
 
 
@@ -110,11 +109,6 @@ class PromptTask:
         return str(self.run / "models" / "model.safetensors")
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Return what `answer` does; raises HTTPException where that raises InputError."""
-        with told_to_the_client():
-            return self.answer(request)
-
-    def answer(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return a NIfTI file, which the server removes once it is sent, and what was found in which slices.
 
         Args:
