@@ -21,8 +21,9 @@ from ragsam.workflows.epoch_seeds import epoch_seed
 from ragsam.workflows.jobs import index_run, train_run
 from ragsam.workflows.knobs import knob_names
 
-#: A step an epoch, so that the log has every step's loss; nothing random but what is drawn for all processes.
-KNOBS = {"epochs": 6, "steps_per_epoch": 1, "validate_every": 1, "image_size": 32}
+#: A step an epoch, so that the log has every step's loss; nothing random but what is drawn for all processes. In the
+#: last two the encoder is frozen.
+KNOBS = {"epochs": 6, "steps_per_epoch": 1, "validate_every": 1, "image_size": 32, "frozen_from": 5, "frozen_views": 1}
 RANDOM = {"affine", "contrast", "intensity", "noise", "supports_withheld", "supports_wrong"}
 KNOBS |= dict.fromkeys(RANDOM & knob_names((find_bundle("sam_lora") / "configs" / "train.yaml").read_text()), 0.0)
 
