@@ -54,7 +54,7 @@ class MemoryAttention(nn.Module):
         trust = (weights + TINY).log()[:, None, None, :, None]
         trust = trust.expand(-1, 1, 1, -1, rows * columns).flatten(3)
         query, key, value = (_in_heads(x) for x in (query, key.flatten(1, 2), value.flatten(1, 2)))
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=trust)
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=trust.to(query.dtype))
         added = self.out(seen.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, (rows, columns))
         return added * (weights.sum(1) > 0)[:, None, None, None]
 

@@ -208,8 +208,10 @@ class Retriever:
         if self.bank is None:
             return None
         own = self.bank.own_patients(*self.query)
-        found = self.search(self.describe(image, embedding, height), [own] * len(image))
-        supports, found = self.supports(found, image)
+        with torch.autocast(image.device.type, enabled=False):  # likeness is a matter of small differences
+            embedding = None if embedding is None else embedding.float()
+            found = self.search(self.describe(image, embedding, height), [own] * len(image))
+            supports, found = self.supports(found, image)
         if self.record:
             self.trace.append((height.cpu().numpy(), found))
         return supports

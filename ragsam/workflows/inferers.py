@@ -23,6 +23,7 @@ from ragsam.transforms.slicing import (
     slice_spacing_mm,
 )
 from ragsam.workflows.looks import Looks
+from ragsam.workflows.precision import autocast, autocast_dtype
 
 #: Slices whose logits stand at once: 230 MB for 512 x 512 pixels and 14 classes, some three times that while they are
 #: made.
@@ -51,6 +52,7 @@ class VolumeInferer(Inferer):
         uncertainty: adds a channel, see `__call__`.
         probabilities: adds a channel for every organ.
         retrieval: switches the network's retrieval on for each volume, where no handler does; None leaves it alone.
+        precision: of the network's arithmetic, see `autocast_dtype`.
         looks: options of `Looks`.
 
     Attributes:
@@ -68,6 +70,7 @@ class VolumeInferer(Inferer):
         uncertainty: bool = False,
         probabilities: bool = False,
         retrieval: Retrieval | None = None,
+        precision: str = "float32",
         **looks: Any,
     ) -> None:
         super().__init__()
@@ -79,6 +82,7 @@ class VolumeInferer(Inferer):
         self.uncertainty = uncertainty
         self.probabilities = probabilities
         self.retrieval = retrieval
+        self.precision = precision
         self.looks = Looks(**looks)
         self.average: Callable[[Iterator[Slab], Tensor], Iterator[Slab]] | None = None
 
@@ -96,8 +100,14 @@ class VolumeInferer(Inferer):
 
         LoRA is merged meanwhile, but under autocast, where a small update would be lost in a rounded weight.
         """
-        with _merged(network, volume.device):
-            yield from self._slabs(volume, network)
+        dtype = autocast_dtype(self.precision, volume.device)
+
+        def run(windows: Tensor, **options: Tensor) -> Tensor:
+            with autocast(dtype, windows.device):
+                return network(windows, **options).to(windows)
+
+        with nullcontext() if dtype else _merged(network, volume.device):
+            yield from self._slabs(volume, run)
 
     def _slabs(self, volume: Tensor, network: Network) -> Iterator[Slab]:
         own = own_grid(volume) if self.restore_grid else None
@@ -116,7 +126,7 @@ class VolumeInferer(Inferer):
         size = self.image_size
         if max(slices.shape[-2:]) <= size:  # one window each: nothing to weigh, which costs more than a small network
             parts = zip(pad_to_window(slices, size).split(self.batch_size), heights.split(self.batch_size), strict=True)
-            logits = torch.cat([network(windows, height=height).to(slices) for windows, height in parts])
+            logits = torch.cat([network(windows, height=height) for windows, height in parts])
             top, left = ((size - side) // 2 for side in slices.shape[-2:])
             return logits[..., top : top + slices.shape[-2], left : left + slices.shape[-1]]
 

@@ -25,7 +25,7 @@ from ragsam.workflows.training_free import BUNDLE, segment_values
 logger = logging.getLogger(__name__)
 
 #: How a run looks at whole volumes, and how their labels are tidied.
-SEGMENT_KNOBS = ("test_shift", "test_mirror", "test_scales", "keep_pieces", "fill_holes")
+SEGMENT_KNOBS = ("test_shift", "test_mirror", "test_scales", "keep_pieces", "fill_holes", "precision")
 
 
 def train_run(

@@ -15,6 +15,7 @@ from ragsam.networks.prompts import PromptedMasks
 from ragsam.networks.segmenter import Embedded, Segmenter
 from ragsam.workflows.batches import prepare_slices
 from ragsam.workflows.losses import Target
+from ragsam.workflows.precision import autocast, autocast_dtype
 from ragsam.workflows.prompt_simulation import DrawnPrompts, corrected, draw_prompts
 from ragsam.workflows.refinement import organ_odds
 
@@ -66,12 +67,26 @@ class PromptedInferer(Inferer):
     """Runs a network on a training batch: its classes, with supports and without, and the prompts that were drawn.
 
     A network that learns from both kinds of logits stays as good without supports as one that never had any.
+
+    Args:
+        precision: of the network's arithmetic, see `autocast_dtype`; what it gives is float32, and so is the loss.
     """
+
+    def __init__(self, precision: str = "float32") -> None:
+        super().__init__()
+        self.precision = precision
 
     def __call__(
         self, inputs: Tensor, network: nn.Module, *, drawn: Sequence[DrawnPrompts] = (), **options: Any
     ) -> Tensor | Answered:
         """Return the logits of slices [B, C, S, S], or `Answered`; the encoder runs once."""
+        with autocast(autocast_dtype(self.precision, inputs.device), inputs.device):
+            return _float(self._run(inputs, network, drawn, options))
+
+    @staticmethod
+    def _run(
+        inputs: Tensor, network: nn.Module, drawn: Sequence[DrawnPrompts], options: dict[str, Any]
+    ) -> Tensor | Answered:
         supports = options.get("supports")
         if not drawn:
             if supports is None:
@@ -91,6 +106,13 @@ class PromptedInferer(Inferer):
             chosen = Embedded(embedded.embedding[group.rows], stem)
             groups.append((group, network.decode_prompted(chosen, group.prompts)))
         return Answered(logits, tuple(groups), plain)
+
+
+def _float(given: Tensor | Answered) -> Tensor | Answered:
+    if isinstance(given, Tensor):
+        return given.float()
+    groups = tuple((drawn, PromptedMasks(*(part.float() for part in masks))) for drawn, masks in given.groups)
+    return Answered(given.logits.float(), groups, None if given.plain is None else given.plain.float())
 
 
 def _refining(drawn: DrawnPrompts, logits: Tensor, mask_size: Sequence[int]) -> DrawnPrompts:

@@ -1,0 +1,40 @@
+"""The precision of a network's arithmetic: which autocast it runs under, and whether its gradients are scaled."""
+
+from __future__ import annotations
+
+import torch
+
+from ragsam.errors import InputError
+
+_DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRECISIONS = ("auto", *_DTYPES)
+
+
+def autocast_dtype(precision: str, device: torch.device | str) -> torch.dtype | None:
+    """Return what autocast computes in on a device; None where there is none, in float32.
+
+    Args:
+        precision: `auto` is bfloat16 on a GPU that has it, float16 on another, float32 on a CPU.
+
+    Raises:
+        InputError: another name, or float16 on a CPU, whose gradients vanish and which is no faster there.
+    """
+    kind = torch.device(device).type
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    if precision == "float16" and kind == "cpu":
+        raise InputError("precision: float16 needs a GPU; choose bfloat16 or float32")
+    if precision == "auto":
+        precision = "float32" if kind == "cpu" else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return _DTYPES[precision]
+
+
+def autocast(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
+    """Return the context of a `autocast_dtype`; one that is entered already stays as it is where there is none."""
+    enabled = dtype is not None or torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, dtype or torch.get_autocast_dtype(device.type), enabled=enabled)
+
+
+def scales_gradients(precision: str, device: torch.device | str) -> bool:
+    """Return whether losses must be scaled, or small gradients would be lost: in float16."""
+    return autocast_dtype(precision, device) is torch.float16
