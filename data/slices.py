@@ -67,8 +67,9 @@ class SliceDataset(Dataset, Randomizable):
         cache_gb: bound of the volume cache, GiB.
 
     Attributes:
-        vote: gives the votes [K + 1, S, S] of training slices' neighbours, of their items before augmentation and
-            whether each is always the same; a vote is augmented with its item, as its "vote". None: items have none.
+        vote: gives what the neighbours of training slices say as further entries of their items: "vote" [K + 1, S, S],
+            which is augmented with the item, and what else it likes; of the items before augmentation and whether each
+            is always the same. None: items have none.
         copies: of each slice that are drawn in place of new ones; an item has the number of its own as "copy", and is
             the same to the bit whenever that comes. None: every item is augmented anew.
 
@@ -108,7 +109,7 @@ class SliceDataset(Dataset, Randomizable):
         self._offsets: dict[int, tuple[float, ...]] = {}
         self._sizes: dict[int, int] = {}
         self._worker_seed: int | None = None
-        self.vote: Callable[[Sequence[Mapping[str, Any]], Sequence[bool]], list[Tensor]] | None = None
+        self.vote: Callable[[Sequence[Mapping[str, Any]], Sequence[bool]], list[dict[str, Tensor]]] | None = None
         self.copies: FixedCopies | None = None
         self.keys = [key for index in range(len(self.cases)) for key in self._case_keys(index)]
 
@@ -204,8 +205,8 @@ class SliceDataset(Dataset, Randomizable):
                 for item in items
             ]
             if self.vote is not None:
-                votes = self.vote(items, [not crop for crop in cropped])
-                items = [{**item, "vote": vote} for item, vote in zip(items, votes, strict=True)]
+                said = self.vote(items, [not crop for crop in cropped])
+                items = [{**item, **entries} for item, entries in zip(items, said, strict=True)]
             return [self._seeded(self.augmentation, item)(item) for item in items]
         finally:
             set_track_meta(tracking)

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 def bank_fit(retriever: Retriever, network: Segmenter, preparation: dict[str, Any]) -> dict[str, Any]:
     """Return what a bank and its user must share: the preparation of slices, the descriptor, and its encoder if any."""
     fit = {**preparation, "descriptor": retriever.descriptor, "carry": retriever.carry}
-    if retriever.needs_embedding:
+    if retriever.needs_embedding or retriever.memory:
         fit["encoder"] = encoder_fingerprint(network)
     return fit
 
@@ -155,14 +155,18 @@ class TrainingRetrieval:
     def inject(self, engine: Engine) -> None:
         """Put the supports of the batch's slices into the batch."""
         batch = engine.state.batch
-        supports = self._of_votes(batch["vote"]) if "vote" in batch else self._of_labels(batch)
+        supports = self._of_votes(batch) if "vote" in batch else self._of_labels(batch)
         kept = torch.rand(len(batch["image"])) >= self.withheld
         batch["supports"] = replace(supports, weights=supports.weights * kept[:, None])
 
-    def _of_votes(self, vote: torch.Tensor) -> Supports:
-        wrong = torch.rand(len(vote)) < self.wrong
-        vote = torch.where(wrong[:, None, None, None], vote.roll(1, 0), vote)
-        return Supports.of_vote(vote, vote.amax(dim=(1, 2, 3)) > 0)
+    def _of_votes(self, batch: dict[str, Any]) -> Supports:
+        others = torch.arange(len(batch["vote"]))
+        others = torch.where(torch.rand(len(others)) < self.wrong, others.roll(1), others)
+        vote = batch["vote"][others]
+        supports = Supports.of_vote(vote, vote.amax(dim=(1, 2, 3)) > 0)
+        if "neighbours" in batch:
+            supports.memory = self.retriever.memory_of(batch["neighbours"][others].numpy(), batch["weights"][others])
+        return supports
 
     def _of_labels(self, batch: dict[str, Any]) -> Supports:
         images = batch["image"]

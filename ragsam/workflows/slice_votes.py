@@ -54,44 +54,56 @@ class SliceVotes:
         self.keeps = frozen or encode is None
         self.bank = retriever.bank
         self.few = len(set(retriever.bank.patients)) <= FEW
-        self._kept: dict[tuple[str, int], Tensor] = {}
+        self._kept: dict[tuple[str, int], dict[str, Tensor]] = {}
         self._bytes = 0
 
     @torch.no_grad()
-    def __call__(self, items: Sequence[Mapping[str, Any]], repeats: Sequence[bool]) -> list[Tensor]:
-        """Return the votes [K + 1, S, S], float, of items {"image" [C, S, S], "height", "patient", "case", "slice"}.
-
-        Zeros stand for no neighbour.
+    def __call__(self, items: Sequence[Mapping[str, Any]], repeats: Sequence[bool]) -> list[dict[str, Tensor]]:
+        """Return what the neighbours say of items {"image" [C, S, S], "height", "patient", "case", "slice"}.
 
         Args:
             repeats: for each item whether its case and slice always come as they do now.
+
+        Returns:
+            {"vote": [K + 1, S, S], float}, zeros standing for no neighbour; where the network looks at neighbours
+            themselves with "neighbours" [k], rows of the bank, and their "weights" [k], the own patient's being 0.
         """
-        votes: list[Tensor | None] = [self._kept.get((item["case"], item["slice"])) for item in items]
-        votes = [vote if again else None for vote, again in zip(votes, repeats, strict=True)]
-        missing = [index for index, vote in enumerate(votes) if vote is None]
+        said = [self._kept.get((item["case"], item["slice"])) for item in items]
+        said = [entries if again else None for entries, again in zip(said, repeats, strict=True)]
+        missing = [index for index, entries in enumerate(said) if entries is None]
         for start in range(0, len(missing), TOGETHER):
             part = missing[start : start + TOGETHER]
-            for index, vote in zip(part, self._find([items[index] for index in part]), strict=True):
-                votes[index] = vote
+            found = self._find([items[index] for index in part])
+            for place, index in enumerate(part):
+                said[index] = {name: values[place].clone() for name, values in found.items()}
                 if repeats[index]:
-                    self._keep(items[index], vote)
-        return [vote.float() / 255 for vote in votes]
+                    self._keep(items[index], said[index])
+        return [{**entries, "vote": entries["vote"].float() / 255} for entries in said]
 
-    def _find(self, items: Sequence[Mapping[str, Any]]) -> Tensor:
-        """Return the votes [B, K + 1, S, S], uint8, of items."""
+    def _find(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Return what `__call__` does, for a batch, the votes as bytes."""
         image = torch.stack([item["image"] for item in items]).float()
         height = torch.tensor([item["height"] for item in items], dtype=torch.float32)
         embedding = self.encode(image) if self.encode is not None else None
         vectors = self.retriever.describe(image, embedding, height)
         found = self.retriever.search(vectors, [set()] * len(items), [self._allowed(item) for item in items])
-        supports, _ = self.retriever.supports(found, image, self._altering(items) if self.few else None)
+        supports, near = self.retriever.supports(found, image, self._altering(items) if self.few else None)
         vote = resize_prior(label_prior(supports, self.num_classes), tuple(image.shape[2:]))
-        return (vote * 255).round().byte()
+        said = {"vote": (vote * 255).round().byte()}
+        if self.retriever.memory:
+            rows, weights = (part[:, : self.retriever.neighbours] for part in (near.rows, near.weights))
+            others = [~np.isin(self.bank.patients[row], self._own(item)) for row, item in zip(rows, items, strict=True)]
+            said |= {"neighbours": torch.from_numpy(rows), "weights": torch.from_numpy(weights * others).float()}
+        return said
 
-    def _keep(self, item: Mapping[str, Any], vote: Tensor) -> None:
-        if self.keeps and self._bytes + vote.numel() <= KEPT_BYTES:
-            self._kept[item["case"], item["slice"]] = vote.clone()
-            self._bytes += vote.numel()
+    def _own(self, item: Mapping[str, Any]) -> list[str]:
+        return list(self.bank.own_patients(item["patient"], None))
+
+    def _keep(self, item: Mapping[str, Any], entries: dict[str, Tensor]) -> None:
+        size = sum(tensor.nbytes for tensor in entries.values())
+        if self.keeps and self._bytes + size <= KEPT_BYTES:
+            self._kept[item["case"], item["slice"]] = entries
+            self._bytes += size
 
     def _allowed(self, item: Mapping[str, Any]) -> np.ndarray | None:
         bank = self.bank
@@ -108,8 +120,7 @@ class SliceVotes:
         def alter(images: Tensor, labels: Tensor, rows: np.ndarray) -> tuple[Tensor, Tensor]:
             maps = torch.eye(2, 3).repeat(*rows.shape, 1, 1)
             for index, item in enumerate(items):
-                own = list(self.bank.own_patients(item["patient"], None))
-                mine = torch.from_numpy(np.isin(self.bank.patients[rows[index]], own))
+                mine = torch.from_numpy(np.isin(self.bank.patients[rows[index]], self._own(item)))
                 maps[index, mine] = _maps(int(mine.sum()), seed=item["slice"])
             return _moved(images, maps, "bilinear"), _moved(labels, maps, "nearest")
 
