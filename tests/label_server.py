@@ -22,7 +22,8 @@ import numpy as np
 
 from ragsam.workflows.serving import ENVIRONMENT
 
-INSTALLED = (Path(__file__).resolve().parent.parent / ENVIRONMENT / ".installed").is_file()
+PYTHON = Path(__file__).resolve().parent.parent / ENVIRONMENT / "bin" / "python"
+INSTALLED = (PYTHON.parents[1] / ".installed").is_file()
 WAIT_S = 300
 
 

@@ -2,8 +2,8 @@
 
 import json
 import shutil
+import subprocess
 import urllib.request
-from io import BytesIO
 from pathlib import Path
 
 import highdicom
@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from label_server import INSTALLED, ask, free_port, infer, label_server, started
+from label_server import INSTALLED, PYTHON, ask, free_port, infer, label_server, started
 from small_dicom import write_series
 from small_study import SPACING_MM, affine_of, anatomy
 
@@ -88,7 +88,8 @@ def test_a_study_is_segmented_and_its_labels_are_stored_beside_it(orthanc, run, 
     (stored,) = series_of(orthanc, "SEG")
     assert stored["0020000D"]["Value"] == ["1.2.1"]  # in the study of its series
     (instance,) = json.loads(ask(f"{orthanc}/tools/find", body={"Level": "Instance", "Query": {"Modality": "SEG"}}))
-    file = BytesIO(ask(f"{orthanc}/instances/{instance}/file", method="GET"))
+    file = tmp_path / "seg.dcm"
+    file.write_bytes(ask(f"{orthanc}/instances/{instance}/file", method="GET"))
     segmentation = highdicom.seg.segread(file)
     headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in (tmp_path / "MR").iterdir()]
     headers.sort(key=lambda header: header.ImagePositionPatient[2])
@@ -98,3 +99,11 @@ def test_a_study_is_segmented_and_its_labels_are_stored_beside_it(orthanc, run, 
     assert np.array_equal(found.transpose(2, 1, 0), ours)
     assert [segment.SegmentLabel for segment in segmentation.SegmentSequence] == ["anterior", "posterior"]
     assert {header.PatientName for header in headers} == {segmentation.PatientName}
+
+    # MONAI Label reads it as the label of that series, as for training where it has no copy.
+    reading = (
+        f"from monailabel.datastore.utils.convert import dicom_to_nifti as f; print(f({str(file)!r}, is_seg=True))"
+    )
+    done = subprocess.run([PYTHON, "-c", reading], capture_output=True, text=True, check=True)
+    label = Path(done.stdout.splitlines()[-1])
+    assert np.array_equal(labels_on_series(label.rename(tmp_path / "label.nrrd"), tmp_path / "MR"), ours)

@@ -187,6 +187,7 @@ def test_the_program_writes_the_labels_on_the_series_slices(series, tmp_path, ca
     segmentation = highdicom.seg.segread(tmp_path / "seg.dcm")
     assert [segment.SegmentLabel for segment in segmentation.SegmentSequence] == ["anterior", "posterior"]
     assert segmentation.pixel_array.sum() == (label > 0).sum()
+    assert segmentation.NumberOfFrames == 2 * label.shape[2]
     assert main(["--card", "lost.yaml", *asked]) == 2
     assert capsys.readouterr().err.startswith("itkimage2segimage: lost.yaml: card cannot be read")
 

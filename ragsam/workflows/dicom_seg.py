@@ -60,7 +60,15 @@ def write_case_seg(folder: Path, case: Case, card: Card) -> None:
     write_dicom_seg(folder / f"{case.case}.seg.dcm", labels, files, card, case.case)
 
 
-def write_dicom_seg(path: Path, labels: NDArray[np.uint8], slice_files: Sequence[Path], card: Card, case: str) -> None:
+def write_dicom_seg(
+    path: Path,
+    labels: NDArray[np.uint8],
+    slice_files: Sequence[Path],
+    card: Card,
+    case: str,
+    *,
+    every_slice: bool = False,
+) -> None:
     """Write a label volume as a DICOM segmentation of a series, whole or not at all.
 
     It has a binary segment for every organ of the card, on the series' own slices, and carries the patient and study
@@ -72,6 +80,7 @@ def write_dicom_seg(path: Path, labels: NDArray[np.uint8], slice_files: Sequence
         slice_files: the series' files in slice order, see `ragsam.transforms.dicom.slice_files`.
         card: names and codes of the labels.
         case: how errors name it.
+        every_slice: write the frames without a voxel too, for readers that take the frames' extent for the volume's.
 
     Raises:
         InputError: a series that lacks what a segmentation must refer to, or a file that cannot be written.
@@ -84,7 +93,8 @@ def write_dicom_seg(path: Path, labels: NDArray[np.uint8], slice_files: Sequence
         raise ValueError(f"{case}: labels have {labels.shape[2]} slices, the series {len(slice_files)}")
     with quiet_pydicom():
         try:
-            segmentation = _segmentation(labels, [_source(file, case) for file in slice_files], card)
+            sources = [_source(file, case) for file in slice_files]
+            segmentation = _segmentation(labels, sources, card, every_slice=every_slice)
             with atomic_write(path) as temporary:
                 segmentation.save_as(temporary)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -113,7 +123,9 @@ def _source(file: Path, case: str) -> Dataset:
     return data
 
 
-def _segmentation(labels: NDArray[np.uint8], sources: Sequence[Dataset], card: Card) -> Segmentation:
+def _segmentation(
+    labels: NDArray[np.uint8], sources: Sequence[Dataset], card: Card, *, every_slice: bool
+) -> Segmentation:
     highdicom = require_highdicom()
     return highdicom.seg.Segmentation(
         source_images=sources,
@@ -131,7 +143,7 @@ def _segmentation(labels: NDArray[np.uint8], sources: Sequence[Dataset], card: C
         series_description="RAG-SAM segmentation",
         content_label="SEGMENTATION",
         content_description=f"Organs of card {card.name}"[:64],
-        omit_empty_frames=bool(labels.any()),  # where every frame is empty, they must be there
+        omit_empty_frames=bool(labels.any()) and not every_slice,  # where every frame is empty, they must be there
     )
 
 

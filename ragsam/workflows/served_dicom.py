@@ -70,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         labels = labels_on_series(given.inputImageList, given.inputDICOMDirectory)
         files = slice_files(*split_series(given.inputDICOMDirectory), _WHAT)
-        write_dicom_seg(given.outputDICOM, labels, files, load_card(given.card), _WHAT)
+        card = load_card(given.card)
+        write_dicom_seg(given.outputDICOM, labels, files, card, _WHAT, every_slice=True)  # MONAI Label reads it again
     except InputError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
