@@ -105,5 +105,5 @@ def test_a_study_is_segmented_and_its_labels_are_stored_beside_it(orthanc, run, 
         f"from monailabel.datastore.utils.convert import dicom_to_nifti as f; print(f({str(file)!r}, is_seg=True))"
     )
     done = subprocess.run([PYTHON, "-c", reading], capture_output=True, text=True, check=True)
-    label = Path(done.stdout.splitlines()[-1])
-    assert np.array_equal(labels_on_series(label.rename(tmp_path / "label.nrrd"), tmp_path / "MR"), ours)
+    label = Path(shutil.move(done.stdout.splitlines()[-1], tmp_path / "label.nrrd"))
+    assert np.array_equal(labels_on_series(label, tmp_path / "MR"), ours)
