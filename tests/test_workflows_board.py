@@ -29,6 +29,11 @@ def test_board_has_steps_validations_and_pictures_and_no_names(study, tmp_path):
     pictures = board.Images("validation")
     assert [picture.step for picture in pictures] == [2, 4, 6]
     assert np.asarray(Image.open(io.BytesIO(pictures[0].encoded_image_string))).shape == (320, 640, 3)
+    pictures = board.Images("neighbours")
+    assert [picture.step for picture in pictures] == [2, 4, 6]
+    picture = np.asarray(Image.open(io.BytesIO(pictures[0].encoded_image_string)))
+    assert picture.shape == (320, 4 * 320, 3)
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50  # images, not labels on black alone
     content = b"".join((run / "tensorboard" / name).read_bytes() for name in files_below(run / "tensorboard"))
     for name in (*TRAINING, *TRAINING.values(), "case-va0", "patient-emil"):
         assert name.encode() not in content

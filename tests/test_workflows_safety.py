@@ -84,7 +84,7 @@ def test_slices_of_a_batch_are_told_by_case_once_each_and_not_endlessly():
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (torch.OutOfMemoryError("CUDA"), "a batch of 2 slices of 4 pixels; lower --set batch_size or image_size"),
+        (torch.OutOfMemoryError("CUDA"), "a batch of 2 slices of 4 pixels; lower --set batch_size, and raise"),
         (ValueError("something else"), "something else"),
     ],
 )

@@ -54,7 +54,7 @@ class LossGuard:
             image = engine.state.batch["image"]
             raise InputError(
                 f"training: the GPU's memory does not hold a batch of {len(image)} slices of {image.shape[-1]} pixels; "
-                "lower --set batch_size or image_size"
+                "lower --set batch_size, and raise accumulation_steps for it, or take --recipe low_memory"
             ) from error
         raise error
 

@@ -238,7 +238,7 @@ class VolumeRetrieval:
         if new is not None and new.flagged:
             told = "%s: unlike the bank's volumes (nearest slices at a distance of %.3f, p = %.1g); check its labels"
             logger.warning(told, case, new.score, new.p_value)
-        slices = _slices_of_trace(self.retriever)
+        slices = slices_of_trace(self.retriever)
         if not any(slices.values()):
             logger.warning("%s: the bank has no slice of another patient; none votes", case)
         self.cases[case] = {
@@ -270,7 +270,7 @@ def trace_novelty(bank: Bank, trace: Sequence[tuple[np.ndarray, Neighbours]]) ->
     return novelty(heights, np.concatenate(nearest), bank.scores.values()) if nearest else None
 
 
-def _slices_of_trace(retriever: Retriever) -> dict[str, list[dict[str, Any]]]:
+def slices_of_trace(retriever: Retriever) -> dict[str, list[dict[str, Any]]]:
     """Return the neighbours by slice number. Of a slice's windows the first one's are kept."""
     heights = [float(h) for block, _ in retriever.trace for h in block]
     index_of = {height: index for index, height in enumerate(sorted(set(heights)))}
