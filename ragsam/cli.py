@@ -88,6 +88,8 @@ def _train(args: argparse.Namespace) -> None:
     from ragsam.workflows.recipes import recipe
 
     knobs = (recipe(args.recipe) if args.recipe else {}) | dict(parse_knob(text) for text in args.set)
+    if args.fit_batch:
+        knobs["batch_size"] = _fitting_batch(args, knobs)
     if args.check:
         _try(args, knobs)
         return
@@ -100,6 +102,16 @@ def _train(args: argparse.Namespace) -> None:
     _say(f"run: {run}")
     _say(f"curves: {run / CURVES_NAME}")
     _say(f"next: ragsam index {run}")
+
+
+def _fitting_batch(args: argparse.Namespace, knobs: dict[str, Any]) -> int:
+    from ragsam.workflows.batch_size import largest_batch
+
+    if args.resume:
+        raise InputError("--fit-batch: not with --resume; a training goes on with its own batch_size")
+    size = largest_batch(args.bundle, args.data, args.output, knobs)
+    _say(f"batch_size: {size}, the largest power of two that the memory holds")
+    return size
 
 
 def _try(args: argparse.Namespace, knobs: dict[str, Any]) -> None:
@@ -480,6 +492,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--recipe", metavar="NAME", help="knobs by a name: samed, samed_h, adapter; --set goes before")
     train.add_argument("--resume", action="store_true", help="go on with RUN where it was stopped, or begin")
     train.add_argument("--check", action="store_true", help="try it: a few batches, and what the whole will take")
+    train.add_argument("--fit-batch", action="store_true", help="find the largest batch_size that the memory holds")
     train.add_argument("--folds", type=int, metavar="N", help="cross-validate: N runs in RUN, evaluated as one")
     train.set_defaults(job=_train)
 
