@@ -489,7 +489,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--data", type=Path, required=True, metavar="DATALIST")
     train.add_argument("--output", type=Path, required=True, metavar="RUN")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a knob of train.yaml")
-    train.add_argument("--recipe", metavar="NAME", help="knobs by a name: samed, samed_h, adapter; --set goes before")
+    train.add_argument("--recipe", metavar="NAME", help="knobs by a name, see docs/training.md; --set goes before")
     train.add_argument("--resume", action="store_true", help="go on with RUN where it was stopped, or begin")
     train.add_argument("--check", action="store_true", help="try it: a few batches, and what the whole will take")
     train.add_argument("--fit-batch", action="store_true", help="find the largest batch_size that the memory holds")

@@ -52,8 +52,21 @@ def test_constant_stays():
 
 
 def test_an_unknown_schedule_is_told():
-    with pytest.raises(InputError, match="schedule: 'cosine' is unknown; choose one of one_cycle"):
-        rates("cosine", 5)
+    with pytest.raises(InputError, match="schedule: 'sine' is unknown; choose one of one_cycle"):
+        rates("sine", 5)
+
+
+def test_cosine_falls_by_half_at_half_time():
+    found = rates("cosine", 8)
+    assert found[0] == pytest.approx(0.5)
+    assert found[4] == pytest.approx(0.25)
+    assert found[2] == pytest.approx(0.25 * (1 + 0.5**0.5))
+
+
+@pytest.mark.parametrize("bundle", ["sam_lora", "sam_adapter", "sam_frequency"])
+def test_the_default_recipe_is_what_a_bundle_has_anyway(bundle):
+    config = yaml.safe_load((find_bundle(bundle) / "configs" / "train.yaml").read_text(encoding="utf-8"))
+    assert {name: config[name] for name in recipe("default")} == recipe("default")
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -76,5 +89,5 @@ def test_a_recipe_is_in_the_run_and_what_is_set_goes_before(study, tmp_path, cap
     last = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
     assert last["optimizer"]["param_groups"][0]["weight_decay"] == 0.1
     assert main([*command, "--recipe", "samed2"]) == 2
-    told = "--recipe samed2: there is none of that name; take one of adapter, low_memory, samed, samed_h"
+    told = "--recipe samed2: there is none of that name; take one of adapter, default, frequency, low_memory, samed, samed_h"
     assert told in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
 from ragsam.errors import InputError
 
@@ -30,6 +30,11 @@ def warm_polynomial(optimizer: Optimizer, learning_rate: float, steps: int) -> L
     return LambdaLR(optimizer, factor)
 
 
+def cosine(optimizer: Optimizer, learning_rate: float, steps: int) -> LRScheduler:
+    """Return a fall to 0 as half a cosine."""
+    return CosineAnnealingLR(optimizer, T_max=steps)
+
+
 def constant(optimizer: Optimizer, learning_rate: float, steps: int) -> LRScheduler:
     """Return a learning rate that stays."""
     return LambdaLR(optimizer, lambda step: 1.0)
@@ -38,6 +43,7 @@ def constant(optimizer: Optimizer, learning_rate: float, steps: int) -> LRSchedu
 SCHEDULES: dict[str, Callable[[Optimizer, float, int], LRScheduler]] = {
     "one_cycle": one_cycle,
     "warm_polynomial": warm_polynomial,
+    "cosine": cosine,
     "constant": constant,
 }
 
