@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         card = load_card(given.card)
         write_dicom_seg(given.outputDICOM, labels, files, card, _WHAT, every_slice=True)  # MONAI Label reads it again
     except InputError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        sys.stderr.write(f"{PROGRAM}: {error}\n")
         return 2
     return 0
 

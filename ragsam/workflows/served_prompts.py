@@ -74,7 +74,7 @@ def _numbers(values: Any, count: int, what: str) -> list[float]:
 class PromptTask:
     """Answers a request with the label volume of one object; an `InferTask` by MONAI Label's names.
 
-    The network stays loaded while requests are about one image and the weights are the same.
+    The network stays loaded while requests are about one image, and its file and the weights are the same.
 
     Args:
         run: the served run, whose network answers prompts.
@@ -89,7 +89,7 @@ class PromptTask:
         self.card = load_card(self.run / "configs" / "card.yaml")
         self.labels = {name.lower(): value for name, value in self.card.labels.items()}
         self._lock = threading.Lock()
-        self._loaded: tuple[tuple[str, int], PromptedRun] | None = None
+        self._loaded: tuple[tuple[str | int, ...], PromptedRun] | None = None
 
     def info(self) -> dict[str, Any]:
         """Return what the server tells of the task; viewers show its options."""
@@ -127,7 +127,7 @@ class PromptTask:
         return path, {**told, "label_names": _named(asked, told)}
 
     def _prompted(self, image: str) -> PromptedRun:
-        key = (image, Path(self.get_path()).stat().st_mtime_ns)
+        key = (image, *(Path(path).stat().st_mtime_ns for path in (image, self.get_path())))
         if self._loaded is None or self._loaded[0] != key:
             case = as_cases([{"image": image}])[0]
             read_volume_checked(case.image, case.case)
