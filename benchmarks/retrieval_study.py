@@ -58,10 +58,7 @@ SETS: dict[str, dict[str, Any]] = {
     "hippocampus": {"image_size": 64, "batch_size": 32},
     "openkbp_hn": {"image_size": 96, "spacing_mm": [6.0, 6.0], "batch_size": 12},
 }
-ARMS: dict[str, dict[str, Any]] = {
-    "no retrieval": {"retrieval": False, "fusion": None},
-    "retrieval": {},
-}
+ARMS = ("no retrieval", "retrieval")
 TESTS = ("own bank", "grown bank", "switched off", "shuffled labels", "random neighbours", "vote alone")
 
 
@@ -98,7 +95,8 @@ def run_trial(trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, 
     data = load_datalist(datalist)
     sections = chosen(data, trial["patients"], trial["seed"], trial["test_patients"])
     write_datalist(folder / "datalist.json", data.card, sections)
-    knobs = {**SETS[trial["set"]], **ARMS[trial["arm"]], "seed": trial["seed"], "steps_per_epoch": STEPS_PER_EPOCH}
+    arm = {"fusion": trial["fusion"]} if trial["arm"] == "retrieval" else {"retrieval": False, "fusion": None}
+    knobs = {**SETS[trial["set"]], **arm, "seed": trial["seed"], "steps_per_epoch": STEPS_PER_EPOCH}
     epochs, every = (trial["epochs"], trial["epochs"]) if "epochs" in trial else (TIMED_EPOCHS, 1)
     run = make_run(
         "sam_lora", folder / "datalist.json", folder / "run", {**knobs, "epochs": epochs, "validate_every": every}
@@ -270,6 +268,7 @@ def main() -> None:
     parser.add_argument("--patients", type=int, nargs="+", default=[1, 2, 5, 10, 0], help="0: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, nargs=2, default=[1.5, 5.0], help="of training, by set")
+    parser.add_argument("--fusion", default="label_prior", help="of the network; another needs its own output")
     parser.add_argument("--test-patients", type=int, default=0, help="0: all")
     parser.add_argument("--tests", nargs="+", default=list(TESTS), choices=TESTS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trials at once, each on one core")
@@ -295,9 +294,10 @@ def main() -> None:
         for arm in ARMS:
             name = f"{data}-{patients}-{arm.replace(' ', '-')}-timing"
             timing = {"set": data, "patients": patients, "arm": arm, "seed": 0, "test_patients": 1}
+            timing["fusion"] = args.fusion
             told = start_trial(__file__, timing, datalists[data], output / name)["seconds"]
             epochs[data, patients, arm] = affordable_epochs(told, args.minutes[data])
-    same = {"test_patients": args.test_patients, "tests": args.tests}
+    same = {"test_patients": args.test_patients, "tests": args.tests, "fusion": args.fusion}
     todo = [
         {"set": data, "patients": patients, "arm": arm, "seed": seed, "epochs": epochs[data, patients, arm], **same}
         for seed in args.seeds
