@@ -287,7 +287,6 @@ def main() -> None:
     if args.head_neck:
         path = output / "openkbp_hn.json"
         datalists["openkbp_hn"] = prepare("openkbp_hn", args.head_neck, path, validation=4, test=8)
-    same = {"minutes": args.minutes, "test_patients": args.test_patients, "tests": args.tests}
     kinds = [(data, patients) for data in datalists for patients in args.patients]
     epochs = {}
     for data, patients in kinds:  # one at a time: trials beside each other take from each other's speed
