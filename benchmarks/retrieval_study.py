@@ -2,15 +2,16 @@
 
     python benchmarks/retrieval_study.py --hippocampus SOURCE --head-neck SOURCE --output runs/retrieval
 
-For each set, number of training patients and seed two networks train from scratch for the same minutes of one core,
-the search and carrying of labels included: one without retrieval (and without its parameters), one with it. What a step
+For each set, number of training patients and seed two networks train from scratch for the same minutes of one core, the
+search and carrying of labels included: one without retrieval (and without its parameters), one with it. What a step
 costs is measured once for each set, number of patients and network, by the process's own clock. The latter is tested
 with the bank of its training patients, with a bank grown to all patients (no further training), with retrieval switched
-off, and with controls: the labels of its bank shuffled among slices, and neighbours drawn at random. The neighbours'
-vote alone, without a network's opinion, stands beside them. Test: whole volumes of other patients. Differences are
-paired by patient, a patient's score being the mean over seeds; the p-value is Wilcoxon's, corrected by Holm over a
-set's rows. Finished trials stand in the output folder and are not run again. Writes result.json and gains.png and
-prints Markdown tables.
+off, with banks grown to fewer patients, with fewer neighbours, and with controls: the labels of its bank shuffled among
+slices, and neighbours drawn at random. The neighbours' vote alone, without a network's opinion, stands beside them, and
+a third network that has as many parameters as the second and learns one vote for all slices in the neighbours' place.
+Test: whole volumes of other patients. Differences are paired by patient, a patient's score being the mean over seeds;
+the p-value is Wilcoxon's, corrected by Holm over a set's rows. Finished trials stand in the output folder and are not
+run again. Writes result.json and gains.png and prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from ragsam.files import read_json, write_json_atomic
 from ragsam.metrics.significance import holm
 from ragsam.metrics.statistics import mean_interval, paired_difference
 from ragsam.networks.segmenter import Segmenter
-from ragsam.networks.supports import label_prior
+from ragsam.networks.supports import Supports
 from ragsam.report.evaluation import evaluate_cases, pairs_from_cases
 from ragsam.retrieval.bank import Bank
 from ragsam.workflows import history
@@ -58,17 +59,32 @@ SETS: dict[str, dict[str, Any]] = {
     "hippocampus": {"image_size": 64, "batch_size": 32},
     "openkbp_hn": {"image_size": 96, "spacing_mm": [6.0, 6.0], "batch_size": 12},
 }
-ARMS = ("no retrieval", "retrieval")
+#: What is trained: the network without retrieval, with it, and with a vote that is learnt once for all slices.
+ARMS: dict[str, dict[str, Any]] = {
+    "no retrieval": {"retrieval": False, "fusion": None},
+    "retrieval": {},
+    "learned constant": {"retrieval": False},
+}
 TESTS = ("own bank", "grown bank", "switched off", "shuffled labels", "random neighbours", "vote alone")
+#: More tests: the own bank with fewer neighbours, and banks grown to so many patients in all.
+MORE_TESTS = ("1 neighbour", "2 neighbours", "4 neighbours", "grown to 5", "grown to 10", "grown to 20", "grown to 40")
 
 
-def chosen(data: Datalist, patients: int, seed: int, test_patients: int) -> dict[str, Sequence[Case]]:
-    """Return a split with so many training patients, drawn by the seed, and the first test patients."""
+def chosen(
+    data: Datalist, patients: int, seed: int, test_patients: int, tests: Sequence[str] = ()
+) -> dict[str, Sequence[Case]]:
+    """Return a split with so many training patients, drawn by the seed, and the first test patients.
+
+    For each of the tests `grown to N` a section of its name has the patients beside the training's.
+    """
     names = sorted({case.patient for case in data.section("training")})
-    drawn = set(np.random.default_rng(seed).permutation(names)[: patients or None].tolist())
+    order = np.random.default_rng(seed).permutation(names).tolist()
+    drawn = set(order[: patients or None])
     tested = sorted({case.patient for case in data.section("test")})[: test_patients or None]
     training = data.section("training")
+    grown = {test: order[len(drawn) : int(test.split()[-1])] for test in tests if test.startswith("grown to ")}
     return {
+        **{test: [case for case in training if case.patient in more] for test, more in grown.items() if more},
         "training": [case for case in training if case.patient in drawn],
         "rest": [case for case in training if case.patient not in drawn],
         "validation": data.section("validation")[:1],  # nothing is chosen by it
@@ -76,15 +92,16 @@ def chosen(data: Datalist, patients: int, seed: int, test_patients: int) -> dict
     }
 
 
-def vote_alone(network: Segmenter) -> Segmenter:
-    """Make a network say what its neighbours vote, and nothing of its own."""
+def with_constant(network: Segmenter) -> Segmenter:
+    """Give a network one vote of its own for all slices, to be learnt in the place of the neighbours'."""
+    shape = (network.num_classes + 1, network.image_size, network.image_size)
+    network.constant = torch.nn.Parameter(torch.zeros(shape))
 
-    def forward(image: Tensor, height: Tensor | None = None) -> Tensor:
-        vote = label_prior(network.lookup(image, None, height), network.num_classes + 1)
-        vote[:, 0] += 1e-6  # where nobody votes: background
-        return vote
+    def lookup(image: Tensor, embedding: Tensor, height: Tensor) -> Supports:
+        vote = network.constant.softmax(0).expand(len(image), -1, -1, -1)
+        return Supports.of_vote(vote, vote.new_ones(len(image)))
 
-    network.forward = forward
+    network.lookup = lookup
     return network
 
 
@@ -93,21 +110,27 @@ def run_trial(trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, 
     torch.set_num_threads(1)
     history.time = SimpleNamespace(monotonic=time.process_time)  # the log tells minutes of this process
     data = load_datalist(datalist)
-    sections = chosen(data, trial["patients"], trial["seed"], trial["test_patients"])
+    sections = chosen(data, trial["patients"], trial["seed"], trial["test_patients"], trial.get("tests", ()))
     write_datalist(folder / "datalist.json", data.card, sections)
-    arm = {"fusion": trial["fusion"]} if trial["arm"] == "retrieval" else {"retrieval": False, "fusion": None}
-    knobs = {**SETS[trial["set"]], **arm, "seed": trial["seed"], "steps_per_epoch": STEPS_PER_EPOCH}
+    knobs = {**SETS[trial["set"]], "fusion": trial["fusion"], **ARMS[trial["arm"]], "seed": trial["seed"]}
+    knobs["steps_per_epoch"] = STEPS_PER_EPOCH
     epochs, every = (trial["epochs"], trial["epochs"]) if "epochs" in trial else (TIMED_EPOCHS, 1)
     run = make_run(
         "sam_lora", folder / "datalist.json", folder / "run", {**knobs, "epochs": epochs, "validate_every": every}
     )
-    run_config(run, "train")
+    run_config(run, "train", **network_of(trial["arm"]))
     log = read_log(run)
     seconds = [float(row["train_seconds"]) for row in log]
     if "epochs" not in trial:
         return {"seconds": seconds}
     result = {"steps": int(log[-1]["step"]), "minutes": seconds[-1] / 60}
     return {**result, "tests": run_tests(trial, data.card, run, folder, sections)}
+
+
+def network_of(arm: str) -> dict[str, Any]:
+    """Return what an arm overrides in a run's configs."""
+    constant = {"network": {"_target_": "retrieval_study.with_constant", "network": "@network_def"}}
+    return constant if arm == "learned constant" else {}
 
 
 def affordable_epochs(seconds: Sequence[float], minutes: float) -> int:
@@ -128,11 +151,14 @@ def run_tests(
         make_banks(trial["tests"], run, folder, has_rest=bool(sections["rest"])) if trial["arm"] == "retrieval" else {}
     )
     for test in trial["tests"] if trial["arm"] == "retrieval" else ["switched off"]:
-        overrides: dict[str, Any] = {"retrieval": test in banks}
+        overrides: dict[str, Any] = {"retrieval": test in banks, **network_of(trial["arm"])}
         if test in banks:
             overrides["bank"] = str(banks[test])
+        if test[0].isdigit():
+            overrides["neighbours"] = int(test.split()[0])
         if test == "vote alone":
-            overrides["network"] = {"_target_": "retrieval_study.vote_alone", "network": "@network_def"}
+            voting = {"_target_": "ragsam.networks.voting.VotingNetwork", "num_classes": "$@card_def.num_classes"}
+            overrides |= {"weights": None, "network_def": {**voting, "image_size": "@image_size"}}
         predictions = folder / "predictions"
         run_config(run, "inference", output_dir=str(predictions), **overrides)
         metrics = evaluate_cases(pairs_from_cases(sections["test"], predictions), load_card(card))
@@ -144,7 +170,13 @@ def run_tests(
 def make_banks(tests: Sequence[str], run: Path, folder: Path, *, has_rest: bool) -> dict[str, Path]:
     """Make the bank of each test that looks into one."""
     own, _, _ = index_run(run)
-    banks = {"own bank": own, "vote alone": own}
+    banks = {"own bank": own, "vote alone": own} | {test: own for test in tests if test[0].isdigit()}
+    for test in tests:
+        if test.startswith("grown to "):
+            banks[test] = folder / test.replace(" ", "-")
+            shutil.copytree(own, banks[test], dirs_exist_ok=True)
+            if test in load_datalist(folder / "datalist.json").sections:
+                index_run(run, banks[test], add=folder / "datalist.json", section=test)
     if "grown bank" in tests:
         banks["grown bank"] = folder / "grown"
         shutil.copytree(own, banks["grown bank"], dirs_exist_ok=True)
@@ -192,18 +224,13 @@ def summarise(done: Sequence[dict[str, Any]], data: str) -> list[dict[str, Any]]
                 **_effort(by_arm["no retrieval"]),
             }
         )
-        for test in by_arm["retrieval"][0]["tests"]:
-            table = scores([case for t in by_arm["retrieval"] for case in t["tests"][test]])
-            gain = paired_difference(table, base)
-            rows.append(
-                {
-                    "patients": patients,
-                    "test": test,
-                    "dice": mean_interval(table),
-                    "gain": gain,
-                    **_effort(by_arm["retrieval"]),
-                }
-            )
+        tests = [("retrieval", test, test) for test in by_arm["retrieval"][0]["tests"]]
+        if len(by_arm["learned constant"]) == len(shared):
+            tests.append(("learned constant", "switched off", "learned constant"))
+        for arm, test, name in tests:
+            table = scores([case for t in by_arm[arm] for case in t["tests"][test]])
+            row = {"patients": patients, "test": name, "dice": mean_interval(table)}
+            rows.append({**row, "gain": paired_difference(table, base), **_effort(by_arm[arm])})
     for index, p_value in holm({index: row["gain"]["p"] for index, row in enumerate(rows) if "gain" in row}).items():
         rows[index]["p"] = p_value
     return rows
@@ -269,8 +296,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, nargs=2, default=[1.5, 5.0], help="of training, by set")
     parser.add_argument("--fusion", default="label_prior", help="of the network; another needs its own output")
+    parser.add_argument("--constant", action="store_true", help="also train with a learned constant for neighbours")
     parser.add_argument("--test-patients", type=int, default=0, help="0: all")
-    parser.add_argument("--tests", nargs="+", default=list(TESTS), choices=TESTS)
+    parser.add_argument("--tests", nargs="+", default=list(TESTS), choices=TESTS + MORE_TESTS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trials at once, each on one core")
     parser.add_argument("--trial", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--datalist", type=Path, help=argparse.SUPPRESS)
@@ -287,10 +315,11 @@ def main() -> None:
     if args.head_neck:
         path = output / "openkbp_hn.json"
         datalists["openkbp_hn"] = prepare("openkbp_hn", args.head_neck, path, validation=4, test=8)
+    arms = ("no retrieval", "retrieval", *(["learned constant"] if args.constant else []))
     kinds = [(data, patients) for data in datalists for patients in args.patients]
     epochs = {}
     for data, patients in kinds:  # one at a time: trials beside each other take from each other's speed
-        for arm in ARMS:
+        for arm in arms:
             name = f"{data}-{patients}-{arm.replace(' ', '-')}-timing"
             timing = {"set": data, "patients": patients, "arm": arm, "seed": 0, "test_patients": 1}
             timing["fusion"] = args.fusion
@@ -301,7 +330,7 @@ def main() -> None:
         {"set": data, "patients": patients, "arm": arm, "seed": seed, "epochs": epochs[data, patients, arm], **same}
         for seed in args.seeds
         for data, patients in kinds
-        for arm in ARMS
+        for arm in arms
     ]
 
     def start(trial: dict[str, Any]) -> dict[str, Any]:
