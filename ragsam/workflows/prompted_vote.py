@@ -158,7 +158,13 @@ def mixed(vote: Tensor, objects: Tensor, answers: Tensor, *, part: float, least_
 
 def prompted_vote(num_classes: int, *, image_size: int, base: str | os.PathLike[str]) -> PromptedVote:
     """Return the vote sharpened by the weights of a file or a run; see `load_answering`."""
-    sam, repeated = load_answering(base)
+    networks = logging.getLogger("ragsam.networks")
+    level = networks.level
+    networks.setLevel(logging.WARNING)  # what a network says of its training is not for this
+    try:
+        sam, repeated = load_answering(base)
+    finally:
+        networks.setLevel(level)
     network = PromptedVote(num_classes, image_size=image_size, sam=sam, repeated=repeated)
     weights = _weights_file(Path(base))
     about = {name: sam.about[name] for name in ("backbone", "image_size", "base_sha256")}
