@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from ragsam.networks.label_prior import LabelPriorFusion
+from ragsam.networks.label_prior import ALL_TO_ALL, LabelPriorFusion
 from ragsam.networks.supports import Supports, label_prior, resize_prior
 
 
@@ -55,19 +56,32 @@ def test_supports_move_together():
     assert moved.labels.device.type == moved.weights.device.type == "meta"
 
 
-@pytest.mark.parametrize("size", [(4, 4), (8, 8), (16, 16)])
-def test_an_untrained_fusion_adds_exactly_nothing(size):
+@pytest.mark.parametrize(("classes", "size"), [(3, (4, 4)), (3, (8, 8)), (3, (16, 16)), (ALL_TO_ALL + 1, (8, 8))])
+def test_an_untrained_fusion_adds_exactly_nothing(classes, size):
     torch.manual_seed(0)
-    fusion, features = LabelPriorFusion(3, 8), torch.randn(1, 8, *size)
+    fusion, features = LabelPriorFusion(classes, 8), torch.randn(1, 8, *size)
     supports = Supports(torch.randint(0, 3, (1, 2, 8, 8), dtype=torch.uint8), torch.tensor([[0.6, 0.4]]))
     steered, prior = fusion(features, supports)
     assert torch.equal(steered, features)
-    assert torch.equal(prior, torch.zeros(1, 3, *size))
+    assert torch.equal(prior, torch.zeros(1, classes, *size))
     for layer in (fusion.convs[-1], fusion.to_logits):
         nn.init.ones_(layer.weight)
     steered, prior = fusion(features, supports)
     assert not torch.allclose(steered, features)
-    assert prior.abs().min() > 0
+    voted = prior[:, :3] if classes > ALL_TO_ALL else prior
+    assert voted.abs().min() > 0
+
+
+def test_of_many_classes_each_costs_a_fusion_as_much_as_the_one_before():
+    def flops(classes):
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            supports = Supports(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.ones(1, 1))
+            LabelPriorFusion(classes, 4)(torch.zeros(1, 4, 8, 8), supports)
+        return counter.get_total_flops()
+
+    # 3 x 3 from each class to 4 channels and to its own logit, 64 pixels, a multiply-add counting 2
+    more, most = ALL_TO_ALL + 8, ALL_TO_ALL + 72
+    assert flops(most) - flops(more) == (most - more) * 9 * (4 + 1) * 64 * 2
 
 
 def test_a_fusion_follows_the_features_precision():

@@ -8,6 +8,9 @@ from ragsam.networks.supports import Supports, label_prior, resize_prior
 
 #: How much faster the way to the logits learns than other layers: a good vote is worth much from the start.
 LOGIT_RATE = 10.0
+#: Up to so many classes the vote for each reaches the logits of all. Beyond, it reaches its own class's alone: the cost
+#: would grow with their square, and at 105 take a fifth of a ViT-B's arithmetic.
+ALL_TO_ALL = 32
 
 
 class LabelPriorFusion(nn.Module):
@@ -27,7 +30,8 @@ class LabelPriorFusion(nn.Module):
         self.convs = nn.Sequential(
             nn.Conv2d(num_classes, channels, 3, padding=1), nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1)
         )
-        self.to_logits = nn.Conv2d(num_classes, num_classes, 3, padding=1)
+        groups = 1 if num_classes <= ALL_TO_ALL else num_classes
+        self.to_logits = nn.Conv2d(num_classes, num_classes, 3, padding=1, groups=groups)
         for layer in (self.convs[-1], self.to_logits):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
