@@ -82,3 +82,14 @@ def test_loras_arithmetic_by_hand():
     (lora,) = [part for part in count_parts(network) if part.name == "LoRA"]
     assert lora.trained == 12 * 2 * 2 * 4 * 768 == 147_456
     assert lora.flops == 2 * 2 * 2 * 4 * 768 * 12 * 32 * 32
+
+
+def test_a_pixel_costs_the_same_in_a_larger_slice_but_for_attention_over_all_tokens():
+    def flops_a_pixel(side):
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            Segmenter(8, image_size=side)(torch.zeros(1, 3, side, side))
+        of = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+        everywhere = [of[f"Segmenter.sam.image_encoder.blocks.{index}.attn"] for index in (1, 3)]
+        return (of["Segmenter"] - sum(everywhere)) / side**2
+
+    assert flops_a_pixel(1024) == pytest.approx(flops_a_pixel(256), rel=0.01)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
+from ragsam.networks import attention
 from ragsam.networks.adapter import Adapter, add_adapters
 from ragsam.networks.encoder import ImageEncoder
 from ragsam.networks.frequency import FrequencyPrompts, high_frequencies
@@ -59,6 +60,22 @@ def test_training_and_inference_attend_alike(img_size):
     with torch.no_grad():
         plain = ours(image)
     torch.testing.assert_close(ours(image).detach(), plain, rtol=0, atol=1e-5)
+
+
+def test_a_bias_that_is_written_out_stays_within_its_bound(monkeypatch):
+    _, ours = pair(img_size=128, window=0)  # 64 tokens
+    image, attend, scores = torch.rand(1, 3, 128, 128), F.scaled_dot_product_attention, []
+
+    def watched(*inputs, attn_mask, **options):
+        scores.append(attn_mask.shape[-2] * attn_mask.shape[-1])
+        return attend(*inputs, attn_mask=attn_mask, **options)
+
+    with torch.no_grad():
+        plain = ours(image)
+        monkeypatch.setattr(attention, "SCORES", 5 * 64 + 1)
+        monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+        torch.testing.assert_close(ours(image), plain, rtol=0, atol=1e-5)
+    assert scores == 2 * ([5 * 64] * 12 + [4 * 64])
 
 
 def test_vit_b_whole_is_segment_anythings():

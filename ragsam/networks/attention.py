@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 
-#: Queries whose bias stands at once, where it is written out.
-PART = 128
+#: Queries whose bias stands at once, where it is written out, and scores a head: more than these leave the cache.
+PART, SCORES = 128, 2**20
 
 
 class Strip(NamedTuple):
@@ -160,7 +160,8 @@ def _attend_at_once(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, re
 def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
     """Return the same, the bias of some queries at a time written out, which takes a CPU less time."""
     query, key, value, rel_h, rel_w = map(_flat, (query, key, value, rel_h, rel_w))
-    parts = zip(*(tensor.split(PART, dim=2) for tensor in (query, rel_h, rel_w)), strict=True)
+    part = max(1, min(PART, SCORES // key.shape[2]))
+    parts = zip(*(tensor.split(part, dim=2) for tensor in (query, rel_h, rel_w)), strict=True)
     return torch.cat(
         [
             F.scaled_dot_product_attention(
