@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,21 +99,49 @@ def rows_of_table(text: str) -> Rows:
     Raises:
         ValueError, IndexError: it is none.
     """
-    head, *lines = csv.reader(io.StringIO(text))
-    if tuple(head) != COLUMNS:
+    lines = csv.reader(io.StringIO(text))
+    if tuple(next(lines, ())) != COLUMNS:
         raise ValueError("not a table of slices")
-    present = np.zeros((len(lines), 256), bool)
-    known = max((len(line[5]) for line in lines), default=0)
-    annotated = np.ones((len(lines), known), bool)
-    for index, line in enumerate(lines):
-        present[index, [int(value) for value in line[4].split()]] = True
-        if line[5]:
-            annotated[index] = [digit == "1" for digit in line[5]]
+    patients, cases, classes, annotated = (_Repeated() for _ in range(4))
+    slices, heights = [], []
+    for patient, case, number, height, held, told in lines:  # none is kept: a large bank has a million
+        for column, word in ((patients, patient), (cases, case), (classes, held), (annotated, told)):
+            column.add(word)
+        slices.append(int(number))
+        heights.append(float(height))
+    present = np.zeros((len(classes.words), 256), bool)
+    for index, word in enumerate(classes.words):
+        present[index, [int(value) for value in word.split()]] = True
+    known = np.ones((len(annotated.words), max(map(len, annotated.words), default=0)), bool)
+    for index, word in enumerate(annotated.words):
+        if word:
+            known[index] = [digit == "1" for digit in word]
     return {
-        "patients": np.array([line[0] for line in lines]),
-        "cases": np.array([line[1] for line in lines]),
-        "slices": np.array([int(line[2]) for line in lines]),
-        "heights": np.array([float(line[3]) for line in lines]),
-        "present": present[:, : int(present.any(0).nonzero()[0].max(initial=0)) + 1],
-        "annotated": annotated,
+        "patients": np.array(list(patients.words))[patients.rows],
+        "cases": np.array(list(cases.words))[cases.rows],
+        "slices": np.array(slices),
+        "heights": np.array(heights),
+        "present": present[:, : int(present.any(0).nonzero()[0].max(initial=0)) + 1][classes.rows],
+        "annotated": known[annotated.rows],
     }
+
+
+class _Repeated:
+    """A column of few words that come again and again: each is kept once.
+
+    Attributes:
+        words: and their places in the order in which they came.
+    """
+
+    def __init__(self) -> None:
+        self.words: dict[str, int] = {}
+        self._places = array("q")
+
+    def add(self, word: str) -> None:
+        """Add a row."""
+        self._places.append(self.words.setdefault(word, len(self.words)))
+
+    @property
+    def rows(self) -> np.ndarray:
+        """[N], the place of each row's word."""
+        return np.array(self._places)
