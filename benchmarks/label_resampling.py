@@ -4,15 +4,13 @@
 
 A label map is brought to a coarser spacing by either, then back to its own as a network's output would be (linear,
 class by class, the largest wins). Dice is with the map itself; volume is that on the coarse grid; a slice is lost
-where it shows an organ and the coarse one does not. Without a folder, eight phantoms. Prints a Markdown table.
+where it shows an organ and the coarse one does not. Without a folder, eight phantoms.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable
-from datetime import date
 from pathlib import Path
 
 import nibabel as nib
@@ -20,6 +18,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Orientation, Spacing
+from record import record
 from torch import Tensor
 
 from ragsam.data.cards import load_card
@@ -112,8 +111,7 @@ def main() -> None:
     labels = load_card(args.card).labels
     organs = {name: labels[name] for name in args.organs or labels}
     lines = table(phantoms if args.labels is None else lambda: files(args.labels), organs, args.factors)
-    sys.stdout.write("\n".join([*lines, "", f"n: volumes with the organ; {date.today()}; torch {torch.__version__}"]))
-    sys.stdout.write("\n")
+    record("label_resampling", [*lines, "", "n: volumes with the organ"])
 
 
 if __name__ == "__main__":

@@ -3,26 +3,24 @@
     python benchmarks/loader_memory.py [--volumes 10 100] [--cache-mb 64 1024] [--shape 192 192 64]
 
 Volumes are made in a temporary folder. Each row is a process of its own that checks and scans all volumes and then
-loads two epochs; its peak is VmHWM of /proc/self/status. Prints a Markdown table.
+loads two epochs; its peak is VmHWM of /proc/self/status.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import torch
 from monai.data import DataLoader
+from record import record
 
 from ragsam.data.cards import load_card
 from ragsam.data.datalist import Case
@@ -101,11 +99,9 @@ def main() -> None:
     out[0] += "| above the imports, MiB | volumes read an epoch |"
     out += ["|---|---|---|---|---|---|---|", *rows, ""]
     out.append(
-        f"volumes of {' x '.join(map(str, args.shape))}, {one_mb:.1f} MiB each when kept; "
-        f"two epochs of {SLICES} slices; {date.today()}; {os.cpu_count()} cores, {platform.machine()}, "
-        f"torch {torch.__version__}"
+        f"volumes of {' x '.join(map(str, args.shape))}, {one_mb:.1f} MiB each when kept; two epochs of {SLICES} slices"
     )
-    sys.stdout.write("\n".join(out) + "\n")
+    record("loader_memory", out)
 
 
 if __name__ == "__main__":

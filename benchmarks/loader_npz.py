@@ -5,19 +5,15 @@
 The npz files (image float32, label uint8, one slice each, uncompressed, as numpy.savez writes them) are made from the
 same volumes in a temporary folder. Both loaders give items of the same size, through the same random crop and
 augmentation, in batches of 32, and take turns. Without a datalist phantoms are made, their slices enlarged by a
-whole factor. Prints a Markdown table.
+whole factor.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +21,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import DataLoader
+from record import record
 from torch.utils.data import Dataset
 
 from ragsam.data.cards import Card, load_card
@@ -162,9 +159,8 @@ def main() -> None:
             data = load_datalist(args.datalist)
             card, cases = load_card(data.card), list(data.section("training"))[: args.volumes]
         lines = measure(cases, card, args.slices, folder)
-    about = f"{ROUNDS} epochs of {args.slices} slices each, in turns; {date.today()}; {os.cpu_count()} cores, "
-    about += f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    sys.stdout.write("\n".join([*lines, "", about]) + "\n")
+    about = f"{ROUNDS} epochs of {args.slices} slices each, in turns; {torch.get_num_threads()} threads"
+    record("loader_npz", [*lines, "", about])
 
 
 if __name__ == "__main__":

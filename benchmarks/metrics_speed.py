@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -23,6 +22,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
+from record import record
 from scipy.ndimage import find_objects, gaussian_filter, zoom
 
 from ragsam.data.cards import load_card
@@ -153,12 +153,12 @@ def main() -> int:
     ]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "scipy", "medpy"))
     volume = " x ".join(map(str, SHAPE))
-    sys.stdout.write(f"{volume} voxels, {len(scores)} organs, two files of {size / 1e6:.1f} MB; {versions}\n\n")
-    sys.stdout.write("| ours | s | against | s | times as fast | target |\n|---|---|---|---|---|---|\n")
+    lines = ["| ours | s | against | s | times as fast | target |", "|---|---|---|---|---|---|"]
     for name, mine, other, theirs, ratio, target in rows:
-        sys.stdout.write(f"| {name} | {mine:.2f} | {other} | {theirs:.2f} | {ratio:.2f} | {target:.2f} |\n")
+        lines.append(f"| {name} | {mine:.2f} | {other} | {theirs:.2f} | {ratio:.2f} | {target:.2f} |")
     gap = max(apart(scores, their_scores), apart(shares, their_shares))
-    sys.stdout.write(f"\nlargest difference between ours and theirs: {gap:.1e}\n")
+    about = f"{volume} voxels, {len(scores)} organs, two files of {size / 1e6:.1f} MB; {versions}; "
+    record("metrics_speed", [*lines, "", f"{about}largest difference between ours and theirs: {gap:.1e}"])
     return int(gap > 1e-6 or any(ratio < target for *_, ratio, target in rows))
 
 

@@ -3,16 +3,16 @@
     python benchmarks/phantom_mean_label.py [--training 24] [--test 6] [--seed 0]
 
 The label maps, turned to RAS, are laid on a common grid, once by relative index and once in mm from the volume's
-middle; their mean one-hot map's argmax is the guess for every test patient. Prints Dice by organ for both.
+middle; their mean one-hot map's argmax is the guess for every test patient. The table is of Dice by organ.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 
 import nibabel
 import numpy as np
+from record import record
 from scipy.ndimage import map_coordinates
 
 from ragsam.data.cards import load_card
@@ -62,13 +62,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     by_index, by_mm = (mean_label_dice(args.training, args.test, args.seed, by_mm=mm) for mm in (False, True))
-    out = sys.stdout.write
-    out(f"mean label map of {args.training} phantoms on {args.test} others, seed {args.seed}: Dice\n")
-    out(f"{'organ':<26}{'by index':>10}{'by mm':>10}\n")
+    lines = [f"mean label map of {args.training} phantoms on {args.test} others, seed {args.seed}: Dice", ""]
+    lines += ["| organ | by index | by mm |", "|---|---|---|"]
     for organ in load_card("phantom").organs:
         column = organ.value - 1
-        out(f"{organ.name:<26}{by_index[:, column].mean():>10.3f}{by_mm[:, column].mean():>10.3f}\n")
-    out(f"{'mean of organs and cases':<26}{by_index.mean():>10.3f}{by_mm.mean():>10.3f}\n")
+        lines.append(f"| {organ.name} | {by_index[:, column].mean():.3f} | {by_mm[:, column].mean():.3f} |")
+    lines.append(f"| mean of organs and cases | {by_index.mean():.3f} | {by_mm.mean():.3f} |")
+    record("phantom_mean_label", lines)
 
 
 if __name__ == "__main__":

@@ -3,19 +3,18 @@
     python benchmarks/report_size.py [--cases 30] [--size 192 192 64] [--viewer 3] [--output runs/report_size]
 
 Makes `--cases` patients (the phantom's 13 organs, enlarged to `--size`, with a CT's noise), predictions that are
-shifted and in part grown, with an organ missed in every other case, and a trace of four neighbours a slice. Prints
-seconds and MB.
+shifted and in part grown, with an organ missed in every other case, and a trace of four neighbours a slice.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from record import record
 from scipy.ndimage import zoom
 
 from ragsam.data.cards import load_card
@@ -74,7 +73,7 @@ def main() -> None:
     parser.add_argument("--viewer", type=int, default=3, help="cases with a 3D view")
     parser.add_argument("--output", type=Path, default=Path("runs/report_size"))
     args = parser.parse_args()
-    out, size, card = sys.stdout.write, tuple(args.size), load_card("phantom")
+    size, card = tuple(args.size), load_card("phantom")
     pairs = [make_case(args.output / "volumes", number, size) for number in range(args.cases)]
     support = {f"c{p.case}": Case(p.case, p.patient, p.image, p.reference, None, {}) for p in pairs}
     started = time.perf_counter()
@@ -85,9 +84,10 @@ def main() -> None:
     options["provenance"] = {"evaluated with": versions()}
     write_report(metrics, page, card=card, pairs=pairs, viewer=args.viewer, **options)
     done = time.perf_counter()
-    out(f"{args.cases} cases of {size}, {len(card.organs)} organs; {args.viewer} in the 3D view\n")
-    out(f"metrics {measured - started:8.1f} s\nreport  {done - measured:8.1f} s\n")
-    out(f"page    {page.stat().st_size / 1e6:8.1f} MB\n")
+    lines = ["| metrics, s | report, s | page, MB |", "|---|---|---|"]
+    lines.append(f"| {measured - started:.1f} | {done - measured:.1f} | {page.stat().st_size / 1e6:.1f} |")
+    about = f"{args.cases} cases of {size}, {len(card.organs)} organs; {args.viewer} in the 3D view"
+    record("report_size", [*lines, "", about])
 
 
 if __name__ == "__main__":
