@@ -141,8 +141,8 @@ class IvfPqStore(FaissStore):
 
     fewest = few = 10_000
     code_width = 2  # dimensions a byte
-    probes = 128
-    ranked_again = 64  # times k
+    probes = 192
+    ranked_again = 96  # times k
 
     def build(self, vectors: np.ndarray) -> Any:
         """See `FaissStore`."""
