@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(BIN)/ragsam demo --output runs/demo
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -183,6 +183,7 @@ def test_the_networks_own_result_is_corrected_where_it_is_wrong(monkeypatch):
 
         def decode_prompted(self, embedded, prompts):
             asked.append((embedded.embedding, prompts))
+            return PromptedMasks(*torch.zeros(3, 1))
 
     answered = PromptedInferer()(torch.rand(6, 1, 2, 2), Network(), drawn=[found])
     ((embedding, prompts),) = asked
