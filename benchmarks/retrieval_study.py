@@ -274,6 +274,8 @@ def draw_gains(path: Path, by_set: dict[str, list[dict[str, Any]]]) -> None:
         counts = list(dict.fromkeys(row["patients"] for row in rows))
         for number, test in enumerate(TESTS[:-1]):
             mine = {row["patients"]: row["gain"] for row in rows if row["test"] == test and row["gain"]["ci95"]}
+            if not mine:
+                continue
             places = [counts.index(count) + 0.08 * (number - 2) for count in mine]
             means = np.array([gain["mean_difference"] for gain in mine.values()])
             bounds = np.array([gain["ci95"] for gain in mine.values()]).reshape(-1, 2).T
