@@ -36,6 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "test_scales=[0.9, 1.1]": {"knobs": {"test_scales": [0.9, 1.1]}},
     "keep_pieces=true": {"knobs": {"keep_pieces": True}},
     "fill_holes=true": {"knobs": {"fill_holes": True}},
+    "precision=bfloat16": {"knobs": {"precision": "bfloat16"}},
 }
 
 
