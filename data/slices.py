@@ -68,7 +68,7 @@ class SliceDataset(Dataset, Randomizable):
 
     Attributes:
         vote: gives what the neighbours of training slices say as further entries of their items: "vote" [K + 1, S, S],
-            which is augmented with the item, and what else it likes; of the items before augmentation and whether each
+            which is augmented with the item, and others that are not; of the items before augmentation and whether each
             is always the same. None: items have none.
         copies: of each slice that are drawn in place of new ones; an item has the number of its own as "copy", and is
             the same to the bit whenever that comes. None: every item is augmented anew.
