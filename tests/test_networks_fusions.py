@@ -15,7 +15,7 @@ from ragsam.networks.memory import MemoryAttention
 from ragsam.networks.prototypes import PrototypeTokens
 from ragsam.networks.sam import build_sam
 from ragsam.networks.supports import Memory, label_prior
-from ragsam.networks.two_way import attend, attentions, heads
+from ragsam.networks.two_way import attend, attentions
 
 SIZE, CLASSES, GRID = 32, 2, 4
 EVERY = "+".join(FUSIONS)
@@ -84,7 +84,7 @@ def test_a_bias_of_zeros_changes_no_bit_and_a_great_one_decides(transformer):
     generator = torch.Generator().manual_seed(3)
     embedding, position = torch.randn(2, 2, 256, GRID, GRID, generator=generator).unbind(0)
     tokens = torch.randn(2, 3, 256, generator=generator)
-    bias = torch.zeros(attentions(transformer), 2, heads(transformer), 3, GRID * GRID)
+    bias = torch.zeros(attentions(transformer), 2, transformer.num_heads, 3, GRID * GRID)
     expected = transformer(embedding, position, tokens)
     for got, want in zip(attend(transformer, embedding, position, tokens, bias), expected, strict=True):
         assert torch.equal(got, want)
@@ -112,7 +112,7 @@ def test_a_prototype_is_what_the_votes_places_look_like(transformer):
     assert tokens.tolist() == [[[0.0, 0.0], [0.0, 2.0], [1.5, 1.0]]]
     length = 3.25**0.5
     expected = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.5 / length, 1 / length]])
-    assert bias.shape == (attentions(transformer), 1, heads(transformer), 3, 2)
+    assert bias.shape == (attentions(transformer), 1, transformer.num_heads, 3, 2)
     torch.testing.assert_close(bias, expected.expand_as(bias))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ragsam.networks.two_way import attentions, heads
+from ragsam.networks.two_way import attentions
 
 
 class PrototypeTokens(nn.Module):
@@ -27,7 +27,7 @@ class PrototypeTokens(nn.Module):
         super().__init__()
         dim = transformer.embedding_dim
         self.to_token = nn.Linear(dim, dim, bias=False)
-        self.gain = nn.Parameter(self.to_token.weight.new_zeros(attentions(transformer), heads(transformer)))
+        self.gain = nn.Parameter(self.to_token.weight.new_zeros(attentions(transformer), transformer.num_heads))
         nn.init.zeros_(self.to_token.weight)
 
     def forward(self, embedding: Tensor, vote: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,6 @@ def attentions(transformer: nn.Module) -> int:
     return len(transformer.layers) + 1
 
 
-def heads(transformer: nn.Module) -> int:
-    """Return the heads of each of these attentions."""
-    return transformer.num_heads
-
-
 def attend(transformer: nn.Module, embedding: Tensor, position: Tensor, tokens: Tensor, bias: Tensor | None) -> tuple:
     """Run segment-anything's `TwoWayTransformer`, with a bias where there is one.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -160,9 +160,8 @@ class Retriever:
         """
         bank, device, there = self.bank, image.device, torch.from_numpy(found.rows >= 0)
         if not self.carry or not there.any():
-            labels, weights = _read(bank.labels, found.rows), torch.from_numpy(found.weights).float()
-            memory = self.memory_of(found.rows, weights)
-            return Supports(labels, weights, self._annotated(found.rows), memory=memory).to(device), found
+            weights = torch.from_numpy(found.weights).float()
+            return Supports(_read(bank.labels, found.rows), weights, self._annotated(found.rows)).to(device), found
         query = matching_image(image).nan_to_num(0.0)  # a slice that is not finite finds nothing
         images, there = _read(bank.images, found.rows).to(device).float() / 255, there.to(device)
         if alter is not None:
@@ -189,9 +188,15 @@ class Retriever:
         weights = carried.weights * sound[:, None]
         every = torch.zeros(found.rows.shape, device=device).scatter(1, chosen, weights)
         vote = carried.vote * sound[:, None, None, None]
-        memory = None if alter is not None else self.memory_of(rows, weights)
-        supports = Supports(labels, weights, annotated, vote, memory).to(device)
+        supports = Supports(labels, weights, annotated, vote).to(device)
         return supports, _ordered(found, every.cpu().numpy().astype(float))
+
+    def with_memory(self, supports: Supports, near: Neighbours) -> Supports:
+        """Return what `supports` gave with the neighbours themselves, where the network looks at them."""
+        if not self.memory:
+            return supports
+        rows, weights = near.rows[:, : self.neighbours], torch.from_numpy(near.weights[:, : self.neighbours])
+        return replace(supports, memory=self.memory_of(rows, weights.float()).to(supports.weights.device))
 
     def memory_of(self, rows: np.ndarray, weights: Tensor) -> Memory | None:
         """Return the neighbours of rows [B, k] and weights [B, k] themselves, where the network looks at them."""
@@ -212,6 +217,7 @@ class Retriever:
             embedding = None if embedding is None else embedding.float()
             found = self.search(self.describe(image, embedding, height), [own] * len(image))
             supports, found = self.supports(found, image)
+            supports = self.with_memory(supports, found)
         if self.record:
             self.trace.append((height.cpu().numpy(), found))
         return supports
