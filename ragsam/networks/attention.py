@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 
+from ragsam.networks.linear import Linear
+
 #: Queries whose bias stands at once, where it is written out, and scores a head: more than these leave the cache.
 PART, SCORES = 128, 2**20
 
@@ -58,8 +60,8 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
         rows, columns = self.window = (window_size, window_size) if window_size else grid
         self.strips = _strips(grid[0], rows), _strips(grid[1], columns)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * rows - 1, dim // num_heads))

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ragsam.networks.adapter import MLP_SCALE, Adapter
 from ragsam.networks.attention import Attention
 from ragsam.networks.frequency import FrequencyPrompts
+from ragsam.networks.linear import Linear
 
 #: What is worked out again in the backward pass: nothing, the MLP of every block, every block whole.
 CHECKPOINTING = (None, "mlp", "blocks")
@@ -41,6 +42,7 @@ class Block(nn.Module):
         self.attn = Attention(dim, num_heads=num_heads, grid=grid, window_size=window_size)
         self.norm2 = _norm(dim)
         self.mlp = MLPBlock(embedding_dim=dim, mlp_dim=4 * dim)
+        self.mlp.lin1, self.mlp.lin2 = Linear(dim, 4 * dim), Linear(4 * dim, dim)
         self.space_adapter: Adapter | None = None
         self.mlp_adapter: Adapter | None = None
         self.depth_adapter: Adapter | None = None
