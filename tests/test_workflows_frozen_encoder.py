@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_encoded_again(caplog):
 @pytest.mark.parametrize(("first", "views"), [(0, 4), ("soon", 4), (True, 4), (1, 0)])
 def test_numbers_below_one_are_refused(first, views):
     with pytest.raises(InputError, match=r"frozen_(from|views): .* is not a whole number from 1 on"):
-        FrozenEncoder(None, None, first_epoch=first, views=views)
+        FrozenEncoder(None, None, first_epoch=first, views=views).attach(Engine(lambda engine, batch: None))
 
 
 def test_copies_have_seeds_of_their_own():
@@ -199,12 +199,17 @@ def test_what_encodes_how_often_by_hand():
     assert handler.expect(1) == (1, size)
 
 
-def test_a_check_tells_both_kinds_of_steps(study, tmp_path):
-    knobs = {"epochs": 7, "steps_per_epoch": 5, "batch_size": 2, "image_size": 32, "frozen_from": 4}
-    found = try_training("sam_lora", study, tmp_path / "run", knobs)
-    assert (found.steps, found.frozen_steps, found.encodings) == (35, 20, 40)
-    assert found.frozen_step_s > 0
+def test_a_check_tells_every_kind_of_step(study, tmp_path):
+    knobs = {"epochs": 7, "steps_per_epoch": 5, "batch_size": 2, "image_size": 32}
+    found = try_training("sam_lora", study, tmp_path / "run", {**knobs, "frozen_from": 4, "retrieval_from": 6})
+    assert [(stage.first_epoch, stage.steps) for stage in found.stages] == [(1, 15), (4, 10), (6, 10)]
+    assert found.encodings == 40
     assert found.encode_s > 0
-    (line,) = (line for line in estimate_lines(found) if "frozen" in line)
-    assert line.startswith("with a frozen encoder: 20 of the steps, ")
-    assert line.endswith(" to encode 40 slices at most")
+    assert all(stage.step_s > 0 for stage in found.stages)
+    assert found.stages[2].ready_s > found.stages[1].ready_s  # the bank
+    lines = estimate_lines(found)
+    assert [line.split(":")[0] for line in lines if line.startswith("from epoch")] == [
+        "from epoch 4 on",
+        "from epoch 6 on",
+    ]
+    assert any(line.endswith(" for 40 slices at most") for line in lines)

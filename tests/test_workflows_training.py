@@ -1,5 +1,6 @@
 """Training: the same seed gives the same weights and masks, and every batch carries other patients' supports."""
 
+import csv
 import logging
 
 import numpy as np
@@ -10,6 +11,7 @@ from monai.bundle import ConfigWorkflow
 from small_study import KNOBS, TRAINING
 
 from ragsam.data.datalist import load_datalist, write_datalist
+from ragsam.errors import InputError
 from ragsam.networks.checkpoints import load_weights
 from ragsam.networks.supports import Supports
 from ragsam.retrieval.bank import pseudonym
@@ -37,6 +39,11 @@ def prepared(study, folder, **knobs):
     )
     workflow.initialize()
     return workflow
+
+
+def read_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def retrieval_of(workflow):
@@ -110,6 +117,24 @@ def test_every_batch_carries_supports_of_other_patients(study, tmp_path):
             assert np.array_equal(supports.labels[index].numpy(), bank.labels[rows])
             patients_seen.add(patient)
     assert patients_seen == set(TRAINING.values())
+
+
+def test_until_neighbours_come_a_training_is_one_without_retrieval_to_the_bit(study, tmp_path):
+    logs = []
+    for name, knobs in (("later", {"retrieval_from": 2}), ("never", {"retrieval": False})):
+        workflow = prepared(study, tmp_path / name, **knobs, epochs=2)
+        carried = ["supports" in batch for batch in batches_of(workflow)]
+        assert carried == [False, False, name == "later", name == "later"]
+        logs.append([float(row["loss"]) for row in read_rows(tmp_path / name / "log.csv")])
+    assert logs[0][0] == logs[1][0]
+    assert logs[0][1] != logs[1][1]
+
+
+@pytest.mark.parametrize(("knob", "number"), [("retrieval_from", 3), ("frozen_from", 3), ("retrieval_from", 0)])
+def test_an_epoch_that_never_comes_is_refused(study, tmp_path, knob, number):
+    told = "there is no epoch 3, the last one is 2" if number else "0 is not a whole number from 1 on"
+    with pytest.raises(InputError, match=f"{knob}: {told}"):
+        train_run("sam_lora", study, tmp_path / "run", {**SHORT, "epochs": 2, knob: number})
 
 
 def test_carried_votes_are_of_other_patients_and_move_with_the_slice(study, tmp_path):

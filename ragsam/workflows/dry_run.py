@@ -26,30 +26,42 @@ STEPS = 4  # the first warms up, the others are timed
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Epochs of a training whose steps are alike.
+
+    Attributes:
+        first_epoch: counted from 1.
+        steps: how many.
+        ready_s: until the first of them: files checked and read, the bank built.
+        step_s: for a step, without what a frozen encoder encodes.
+    """
+
+    first_epoch: int
+    steps: int
+    ready_s: float
+    step_s: float
+
+
+@dataclass(frozen=True)
 class TrainingEstimate:
     """What a training takes, as far as a few of its steps can tell.
 
     Attributes:
-        batch_size, steps, validations, volumes: slices a step, and how many there are of the others.
-        ready_s: until the first step: files checked and read, the bank built.
-        step_s, volume_s, keep_s: for a step, for a validation volume on average, for what is kept after an epoch.
-        frozen_steps, frozen_step_s: how many of the steps have a frozen encoder, and what each takes beside encoding.
-        encodings, encode_s: how many slices are encoded for these at most, and what each takes.
+        batch_size, validations, volumes: slices a step, and how many there are of the others.
+        stages: in their order; more than one where neighbours, or a frozen encoder, come later.
+        volume_s, keep_s: for a validation volume on average, and for what is kept after an epoch.
+        encodings, encode_s: how many slices are encoded for a frozen encoder at most, and what each takes.
         total_s: for all of it.
         memory_bytes, gpu_bytes: the process's peak, with all embeddings that are kept, and the GPU's; 0 without one.
         disk_bytes, free_bytes: what is written at most, old and new at once, and what is free where it is written.
     """
 
     batch_size: int
-    steps: int
     validations: int
     volumes: int
-    ready_s: float
-    step_s: float
+    stages: tuple[Stage, ...]
     volume_s: float
     keep_s: float
-    frozen_steps: int
-    frozen_step_s: float
     encodings: int
     encode_s: float
     total_s: float
@@ -62,27 +74,32 @@ class TrainingEstimate:
 class _Clock:
     """Notes when what happens, and the ends of steps on a clock that stands still while a frozen encoder is asked."""
 
-    def __init__(self, trainer: Engine, validator: Engine, frozen: FrozenEncoder | None) -> None:
+    def __init__(self, trainer: Engine, validator: Engine, frozen: FrozenEncoder | None, begin: float) -> None:
         self.steps: list[float] = []
-        self.at: dict[str, float] = {}
+        self.at = {"begin": begin}
+        self.ready_s: list[float] = []
         self.frozen = frozen
-        trainer.add_event_handler(Events.GET_BATCH_STARTED, self._note, "first batch", first=True)
+        trainer.add_event_handler(Events.GET_BATCH_STARTED, self._first_batch)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._note, "begin")
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
         validator.add_event_handler(Events.STARTED, self._note, "validation")
         validator.add_event_handler(Events.COMPLETED, self._note, "validated")
         trainer.add_event_handler(Events.COMPLETED, self._note, "end")
 
     def step_s(self, epoch: int) -> float:
-        """Return the seconds of a step of the epoch that was tried as the first, 0, or the last, -1."""
-        last = self.steps[epoch * STEPS :][:STEPS]
-        return (last[-1] - last[0]) / (STEPS - 1)
+        """Return the seconds of a step of the epoch that was tried as this one, counted from 0."""
+        own = self.steps[epoch * STEPS :][:STEPS]
+        return (own[-1] - own[0]) / (STEPS - 1)
 
     def _end_step(self, engine: Engine) -> None:
         self.steps.append(time.monotonic() - (self.frozen.seconds if self.frozen else 0.0))
 
-    def _note(self, engine: Engine, name: str, *, first: bool = False) -> None:
-        if not first or name not in self.at:
-            self.at[name] = time.monotonic()
+    def _first_batch(self, engine: Engine) -> None:
+        if len(self.ready_s) < engine.state.epoch:
+            self.ready_s.append(time.monotonic() - self.at["begin"])
+
+    def _note(self, engine: Engine, name: str) -> None:
+        self.at[name] = time.monotonic()
 
 
 def try_training(
@@ -111,10 +128,11 @@ def _try_run(run: Path, output: Path) -> TrainingEstimate:
     plan = config_workflow(run, "train").parser
     names = ("epochs", "validate_every", "steps_per_epoch", "batch_size")
     epochs, every, steps, batch_size = (plan.get_parsed_content(name) for name in names)
-    frozen_from = plan.get("frozen_from")
-    short = {"epochs": 1, "steps_per_epoch": STEPS, "validate_every": 1}
-    if type(frozen_from) is int and 1 < frozen_from <= epochs:
-        short |= {"epochs": 2, "validate_every": 2, "frozen_from": 2}
+    later = {name: plan.get_parsed_content(name) for name in ("retrieval_from", "frozen_from")}
+    later = {name: epoch for name, epoch in later.items() if type(epoch) is int and 1 < epoch <= epochs}
+    first_epochs = sorted({1, *later.values()})
+    short = {"epochs": len(first_epochs), "steps_per_epoch": STEPS, "validate_every": len(first_epochs)}
+    short |= {name: first_epochs.index(epoch) + 1 for name, epoch in later.items()}
     workflow = config_workflow(run, "train", **short)
     try:
         workflow.initialize()
@@ -124,37 +142,34 @@ def _try_run(run: Path, output: Path) -> TrainingEstimate:
         volumes[:] = [volumes[largest]]
         workflow.evaluator.state.epoch_length = 1
         frozen = next((item for item in workflow.train_handlers if isinstance(item, FrozenEncoder)), None)
-        clock = _Clock(workflow.trainer, workflow.evaluator, frozen)
+        clock = _Clock(workflow.trainer, workflow.evaluator, frozen, start)
         workflow.run()
         workflow.finalize()
     except Exception as error:
         raise root_cause(error) from error
     validations = epochs // every + (epochs % every > 0)
-    ready_s, step_s, frozen_step_s = clock.at["first batch"] - start, clock.step_s(0), clock.step_s(-1)
-    frozen_steps = encodings = kept_bytes = 0
-    encode_s = 0.0
+    ends = [*first_epochs[1:], epochs + 1]
+    stages = tuple(
+        Stage(first, (end - first) * steps, clock.ready_s[index], clock.step_s(index))
+        for index, (first, end) in enumerate(zip(first_epochs, ends, strict=True))
+    )
+    encodings, encode_s, kept_bytes = 0, 0.0, 0
     if frozen is not None and frozen.encoded:
-        frozen_steps, encode_s = (epochs - frozen_from + 1) * steps, frozen.seconds / frozen.encoded
-        encodings, kept_bytes = frozen.expect(frozen_steps * batch_size)
+        encode_s = frozen.seconds / frozen.encoded
+        encodings, kept_bytes = frozen.expect((epochs - later.get("frozen_from", 1) + 1) * steps * batch_size)
     volume_s = (clock.at["validated"] - clock.at["validation"]) * sum(voxels) / voxels[largest] / len(voxels)
     keep_s = clock.at["end"] - clock.at["validated"]
     process, gpu = peak_memory()
     return TrainingEstimate(
         batch_size=batch_size,
-        steps=epochs * steps,
         validations=validations,
         volumes=len(voxels),
-        ready_s=ready_s,
-        step_s=step_s,
+        stages=stages,
         volume_s=volume_s,
         keep_s=keep_s,
-        frozen_steps=frozen_steps,
-        frozen_step_s=frozen_step_s,
         encodings=encodings,
         encode_s=encode_s,
-        total_s=ready_s
-        + (epochs * steps - frozen_steps) * step_s
-        + frozen_steps * frozen_step_s
+        total_s=sum(stage.ready_s + stage.steps * stage.step_s for stage in stages)
         + encodings * encode_s
         + epochs * keep_s
         + validations * len(voxels) * volume_s,
@@ -171,15 +186,15 @@ def _voxels(case: Case) -> int:
 
 def estimate_lines(estimate: TrainingEstimate) -> list[str]:
     """Return an estimate as lines for a person."""
-    e, frozen = estimate, []
-    if e.frozen_steps:
-        told = f"with a frozen encoder: {e.frozen_steps} of the steps, {e.frozen_step_s:.2f} s each"
-        frozen = [f"{told}, and {duration(e.encodings * e.encode_s)} to encode {e.encodings} slices at most"]
+    e, (first, *others) = estimate, estimate.stages
+    told = [f"from epoch {s.first_epoch} on: {s.step_s:.2f} s; {s.steps} steps" for s in others]
+    if e.encodings:
+        told.append(f"the frozen encoder: {duration(e.encodings * e.encode_s)} for {e.encodings} slices at most")
     return [
         f"{STEPS} batches of {e.batch_size} slices and the largest validation volume went through everything",
-        f"ready to train after {duration(e.ready_s)}",
-        f"a step: {e.step_s:.2f} s, {e.batch_size / e.step_s:.0f} slices a second; {e.steps} steps",
-        *frozen,
+        f"ready to train after {duration(first.ready_s)}",
+        f"a step: {first.step_s:.2f} s, {e.batch_size / first.step_s:.0f} slices a second; {first.steps} steps",
+        *told,
         f"a validation: {duration(e.volumes * e.volume_s)} for {e.volumes} volumes; {e.validations} of them",
         f"memory: {e.memory_bytes / 1e9:.1f} GB" + (f", the GPU's: {e.gpu_bytes / 1e9:.1f} GB" if e.gpu_bytes else ""),
         f"disk: {e.disk_bytes / 1e6:.0f} MB, {e.free_bytes / 1e9:.1f} GB are free",

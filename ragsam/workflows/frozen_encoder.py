@@ -15,6 +15,7 @@ from ragsam.data.slices import SliceDataset
 from ragsam.errors import InputError
 from ragsam.networks.segmenter import Segmenter
 from ragsam.workflows.retrieval_handler import encode_alone
+from ragsam.workflows.stages import require_reached
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class FrozenEncoder:
         encoded, seconds: how many slices have been encoded so far, and what that took.
 
     Raises:
-        InputError: an epoch or a number of copies below 1.
+        InputError: a number of copies below 1; when attached, an epoch below 1; at the start, one beyond the last.
     """
 
     def __init__(
@@ -54,9 +55,8 @@ class FrozenEncoder:
         seed: int = 0,
         limit_gb: float = 4.0,
     ) -> None:
-        for name, value in (("frozen_from", first_epoch), ("frozen_views", views)):
-            if type(value) is not int or value < 1:
-                raise InputError(f"{name}: {value!r} is not a whole number from 1 on")
+        if type(views) is not int or views < 1:
+            raise InputError(f"frozen_views: {views!r} is not a whole number from 1 on")
         self.network = network
         self.dataset = dataset
         self.first_epoch = first_epoch
@@ -70,6 +70,7 @@ class FrozenEncoder:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer, before the handlers that look at the encoder or at the batch's embeddings."""
+        require_reached(engine, "frozen_from", self.first_epoch)
         engine.add_event_handler(Events.EPOCH_STARTED, self.freeze)
         engine.add_event_handler(Events.ITERATION_STARTED, self.inject)
 

@@ -86,7 +86,7 @@ class Checkpoints:
         state = read_checkpoint(self.folder / LAST_NAME)
         _check_length(state, engine)
         Checkpoint.load_objects(self.parts, state)
-        if self.retriever is not None:
+        if self.retriever is not None and (self.folder / _BANK_NAME).is_dir():  # neighbours may come later
             self._kept_bank = Bank.open(self.folder / _BANK_NAME)
             self.retriever.attach(self._kept_bank)
         logger.info("train: resumed after epoch %d of %d", engine.state.epoch, engine.state.max_epochs)

@@ -29,6 +29,7 @@ from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.novelty import Novelty, novelty
 from ragsam.retrieval.retriever import Neighbours, Retriever
 from ragsam.workflows.slice_votes import FEW, SliceVotes
+from ragsam.workflows.stages import require_reached
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +90,9 @@ def encode_alone(network: Segmenter, image: torch.Tensor) -> torch.Tensor:
 class TrainingRetrieval:
     """Injects `supports` into every training batch, found among the other training patients.
 
-    The bank is built when training starts. Where the descriptor looks at the encoder, it is built anew at every
-    `refresh_epochs`-th epoch in which the encoder has moved, and when it is frozen. Where labels are carried over, that
-    is done on a slice as it is, and the vote augmented with it: as good as it will be on whole volumes.
+    The bank is built in the first epoch that has supports. Where the descriptor looks at the encoder, it is built anew
+    at every `refresh_epochs`-th epoch in which the encoder has moved, and when it is frozen. Where labels are carried
+    over, that is done on a slice as it is, and the vote augmented with it: as good as it will be on whole volumes.
 
     Args:
         network: the segmenter that trains.
@@ -102,6 +103,11 @@ class TrainingRetrieval:
         wrong: share of queries that see another query's supports, so that the network learns to distrust.
         refresh_epochs: epochs between rebuilds.
         frozen_from: the first epoch in which the encoder stands still, see `FrozenEncoder`; None: it moves to the end.
+        first_epoch: the first one with supports; the batches before it have none, and cost what they cost without
+            retrieval.
+
+    Raises:
+        InputError: when attached, a first epoch below 1; at the start, one beyond the last.
     """
 
     def __init__(
@@ -115,6 +121,7 @@ class TrainingRetrieval:
         wrong: float = 0.1,
         refresh_epochs: int = 5,
         frozen_from: int | None = None,
+        first_epoch: int = 1,
     ) -> None:
         self.network = network
         self.retriever = retriever
@@ -124,15 +131,19 @@ class TrainingRetrieval:
         self.wrong = wrong
         self.refresh_epochs = refresh_epochs
         self.frozen_from = frozen_from
+        self.first_epoch = first_epoch
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
+        require_reached(engine, "retrieval_from", self.first_epoch)
         engine.add_event_handler(Events.EPOCH_STARTED, self.refresh)
         engine.add_event_handler(Events.ITERATION_STARTED, self.inject)
 
     def refresh(self, engine: Engine) -> None:
         """Build the bank where there is none, or where its encoder has moved; and let its neighbours vote."""
         bank, epoch = self.retriever.bank, engine.state.epoch
+        if epoch < self.first_epoch:
+            return
         due = (epoch - 1) % self.refresh_epochs == 0 or epoch == self.frozen_from
         if bank is None or (due and bank.fit != bank_fit(self.retriever, self.network, self.preparation)):
             bank = build_bank(self.retriever, self.network, self.dataset, self.preparation)
@@ -154,6 +165,8 @@ class TrainingRetrieval:
 
     def inject(self, engine: Engine) -> None:
         """Put the supports of the batch's slices into the batch."""
+        if engine.state.epoch < self.first_epoch:
+            return
         batch = engine.state.batch
         supports = self._of_votes(batch) if "vote" in batch else self._of_labels(batch)
         kept = torch.rand(len(batch["image"])) >= self.withheld
