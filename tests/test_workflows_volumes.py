@@ -5,12 +5,14 @@ from itertools import combinations
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from ignite.engine import Engine, Events
 from small_study import SPACING_MM, affine_of, anatomy, files_below, flipped, rotation, save_volume
 
 from ragsam.data.datalist import load_datalist
 from ragsam.metrics.overlap import dice
 from ragsam.workflows.jobs import index_run, segment_with_run, train_run
-from ragsam.workflows.volume_writer import write_label_volume
+from ragsam.workflows.volume_writer import LabelVolumeWriter, write_label_volume
 
 FLIPS = [axes for count in (1, 2, 3) for axes in combinations((0, 1, 2), count)]
 
@@ -163,3 +165,26 @@ def test_labels_of_another_grid_are_never_written(study, tmp_path):
     with pytest.raises(ValueError, match=r"labels are \(4, 4, 2\), the image is \(32, 32, 6\)"):
         write_label_volume(tmp_path / "x.nii.gz", np.zeros((4, 4, 2), np.uint8), case.image)
     assert files_below(tmp_path) == []
+
+
+def test_all_is_written_when_it_completes_and_what_cannot_be_fails_the_evaluator(study, tmp_path):
+    cases = {case.case: case for case in load_datalist(study).section("test")}
+    names = list(cases)[:2]
+    shape = nib.load(cases[names[0]].image).shape
+
+    def evaluator(folder, shapes):
+        engine = Engine(lambda *_: [{"pred": torch.full((1, *shapes.pop(0)), 2.0)}])
+        LabelVolumeWriter(folder, {name: cases[name].image for name in names}).attach(engine)
+        return engine
+
+    present = []
+    engine = evaluator(tmp_path / "whole", [shape, shape])
+    engine.add_event_handler(Events.COMPLETED, lambda _: present.extend(files_below(tmp_path / "whole")))
+    engine.run([[{"case": name}] for name in names])
+    assert present == sorted(f"{name}.nii.gz" for name in names)
+    assert (labels_of(tmp_path / "whole" / present[0])[0] == 2).all()
+    with pytest.raises(ValueError, match=r"labels are \(4, 4, 2\)"):
+        evaluator(tmp_path / "first", [(4, 4, 2), shape]).run([[{"case": name}] for name in names])
+    with pytest.raises(ValueError, match=r"labels are \(4, 4, 2\)"):
+        evaluator(tmp_path / "last", [shape, (4, 4, 2)]).run([[{"case": name}] for name in names])
+    assert files_below(tmp_path / "last") == [f"{names[0]}.nii.gz"]

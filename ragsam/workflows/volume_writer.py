@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ class LabelVolumeWriter:
     """Writes each prediction as `CASE.nii.gz`, with the grid and affine of the case's own image.
 
     Where the output has them, it writes `uncertainty/CASE.nii.gz` and `probabilities/CASE/ORGAN.nii.gz` too: 0 to 1,
-    in 255 steps.
+    in 255 steps. A volume is compressed and written in a thread while the next one is segmented; what fails there fails
+    the evaluator when that is done, and all is written when it completes.
 
     Args:
         folder: where to write.
@@ -38,19 +40,34 @@ class LabelVolumeWriter:
         self.folder = Path(folder)
         self.images = images
         self.organs = [re.sub(r"[^\w-]+", "_", organ) for organ in organs]
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="volume-writer")
+        self._written: Future[None] | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Register with an evaluator."""
+        """Register with an evaluator, before the handlers that look at the files when it completes."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def write(self, engine: Engine) -> None:
-        """Write the predictions of the current batch."""
+        """Have the predictions of the current batch written, when the last ones are."""
+        volumes: list[tuple[str, str, np.ndarray, float | None]] = []
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
-            case, image = batch["case"], self.images[batch["case"]]
+            case = batch["case"]
             labels = output["pred"].cpu().numpy()[0].round().astype(np.uint8)
-            write_label_volume(self.folder / f"{case}.nii.gz", labels, image)
-            for name, channel in self._maps(case, output):
-                write_label_volume(self.folder / name, channel.cpu().numpy(), image, unit=1 / 255)
+            volumes.append((case, f"{case}.nii.gz", labels, None))
+            volumes += [(case, name, channel.cpu().numpy(), 1 / 255) for name, channel in self._maps(case, output)]
+        self.finish(engine)
+        self._written = self._pool.submit(self._write, volumes)
+
+    def finish(self, engine: Engine) -> None:
+        """Wait until the last predictions are written."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def _write(self, volumes: Sequence[tuple[str, str, np.ndarray, float | None]]) -> None:
+        for case, name, values, unit in volumes:
+            write_label_volume(self.folder / name, values, self.images[case], unit=unit)
 
     def _maps(self, case: str, output: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
         """Return file names and maps [X, Y, Z], uint8."""
