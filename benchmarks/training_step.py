@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ragsam.networks import Segmenter
 from ragsam.networks.attention import Attention
+from ragsam.networks.linear import Linear
 from ragsam.networks.supports import Supports
 from ragsam.workflows.losses import PartialDiceCELoss, Target
 
@@ -38,6 +39,7 @@ SIDES = {
     "samed": "SAMed's step",
     "folded": "+ attention folded and fused",
     "unpadded": "+ padded window tokens left out",
+    "onednn": "+ the encoder's linear layers by oneDNN",
     "ours": "ours: + LoRA in one sum, our decoder and loss",
     "mlp": "ours, checkpointing: mlp",
     "blocks": "ours, checkpointing: blocks",
@@ -69,6 +71,17 @@ def with_our_attention(network: SAMed, *, padded: bool) -> SAMed:
     return network
 
 
+def with_our_linear(network: SAMed) -> SAMed:
+    """Put our linear layers into an encoder's blocks."""
+    for block in network.sam.image_encoder.blocks:
+        for owner, name in ((block.attn.qkv, "qkv"), (block.attn, "proj"), (block.mlp, "lin1"), (block.mlp, "lin2")):
+            old = getattr(owner, name)
+            new = Linear(old.in_features, old.out_features)
+            new.weight, new.bias = old.weight, old.bias
+            setattr(owner, name, new)
+    return network
+
+
 def build(side: str, folder: Path) -> tuple[nn.Module, Any]:
     """Return a side's network and its loss, of logits and labels [B, h, w]."""
     if side in ("ours", "mlp", "blocks"):
@@ -77,7 +90,9 @@ def build(side: str, folder: Path) -> tuple[nn.Module, Any]:
         network = ours(folder, BACKBONE, checkpointing=None if side == "ours" else side)
         return network, lambda logits, label: loss(logits, Target(label[:, None], seen))
     network = theirs(folder, BACKBONE)
-    return network if side == "samed" else with_our_attention(network, padded=side == "folded"), samed_loss
+    if side != "samed":
+        network = with_our_attention(network, padded=side == "folded")
+    return with_our_linear(network) if side == "onednn" else network, samed_loss
 
 
 def made_batch() -> tuple[Tensor, Tensor]:
