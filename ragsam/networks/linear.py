@@ -22,10 +22,15 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` [..., inputs] to [..., outputs]."""
-        return _Product.apply(x, self.weight, self.bias) if _taken(x, self.weight) else super().forward(x)
+        if not _taken(x, self.weight):
+            return super().forward(x)
+        out = _Product.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias)
+        return out.view(*x.shape[:-1], -1)  # viewed here: what a function views itself may not be written into
 
 
 class _Product(torch.autograd.Function):
+    """The product of rows [N, inputs] with a weight [outputs, inputs], plus a bias."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)  # a frozen weight needs no input
@@ -36,17 +41,15 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        flat = gradient.reshape(-1, gradient.shape[-1])
         return (
             _product(gradient, weight.t(), None) if of_x else None,
-            flat.t() @ x.reshape(-1, x.shape[-1]) if of_weight else None,
-            flat.sum(0) if of_bias else None,
+            gradient.t() @ x if of_weight else None,
+            gradient.sum(0) if of_bias else None,
         )
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    flat = x.reshape(-1, x.shape[-1])
-    return _ONEDNN(flat, weight, bias, "none", [], "").view(*x.shape[:-1], -1)
+    return _ONEDNN(x, weight, bias, "none", [], "")
 
 
 def _taken(x: Tensor, weight: Tensor) -> bool:
