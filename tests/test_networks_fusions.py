@@ -1,6 +1,7 @@
 """Fusions that enter before the decoder: nothing at first, and then what the neighbours say, worked out by hand."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from ragsam.errors import InputError
 from ragsam.networks import Segmenter, Supports
 from ragsam.networks.deployable import Whole, prepare
 from ragsam.networks.fusions import FUSIONS, fusion_names
+from ragsam.networks.logit_prior import LogitPriorFusion
 from ragsam.networks.memory import MemoryAttention
 from ragsam.networks.prototypes import PrototypeTokens
 from ragsam.networks.sam import build_sam
@@ -61,7 +63,7 @@ def test_a_fusion_starts_at_nothing_and_never_touches_a_query_without_neighbours
     assert (steered[1] - plain[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("fusion", ["label_prior", EVERY])
+@pytest.mark.parametrize("fusion", ["label_prior", "logit_prior", EVERY])
 @torch.no_grad()
 def test_with_supports_and_without_at_once(fusion):
     network, image, near = make(fusion), slices(), supports([[0.6, 0.4], [0.7, 0.3]])
@@ -77,6 +79,31 @@ def test_every_fusion_learns():
     network(slices(), supports=supports([[0.6, 0.4], [0.7, 0.3]])).square().mean().backward()
     still = [name for name, p in network.fusion.named_parameters() if p.grad is None or not p.grad.any()]
     assert not still
+
+
+@torch.no_grad()
+def test_a_vote_reaches_the_logits_as_far_as_the_features_trust_it():
+    fusion, near = LogitPriorFusion(2, 1), Supports.of_vote(torch.tensor([[[[0.25]], [[0.75]]]]), torch.ones(1))
+    features = torch.ones(1, 1, 1, 1)
+    assert not fusion(features, near).any()
+    nn.init.dirac_(fusion.to_logits.weight)  # each class's own vote
+    torch.testing.assert_close(fusion(features, near).flatten(), torch.tensor([2.5, 7.5]))
+    fusion.trust.weight[1] = math.log(3)  # 0.75 of the class 1, of 0.5 at first; a feature of -1 gives 0.25
+    torch.testing.assert_close(fusion(features, near).flatten(), torch.tensor([2.5, 1.5 * 7.5]))
+    torch.testing.assert_close(fusion(-features, near).flatten(), torch.tensor([2.5, 0.5 * 7.5]))
+    nobody = Supports.of_vote(near.vote, torch.zeros(1))
+    assert not fusion(features, nobody).any()
+
+
+def test_a_vote_to_the_logits_alone_has_the_last_block_run_once():
+    """With `label_prior` it runs for the steered features and for the plain ones."""
+    runs = {}
+    for fusion in ("label_prior", "logit_prior"):
+        network, seen = make(fusion), []
+        network.detail.block.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        network(slices(), supports=supports([[0.6, 0.4], [0.7, 0.3]]), both=True)
+        runs[fusion] = len(seen)
+    assert runs == {"label_prior": 2, "logit_prior": 1}
 
 
 @torch.no_grad()
@@ -148,7 +175,7 @@ def test_memory_without_neighbours_is_left_out():
 
 @torch.no_grad()
 def test_what_is_exported_takes_a_vote_or_is_refused():
-    network, image, near = make("label_prior+dense_prior+prototypes"), slices(), supports([[0.6, 0.4], [0.0, 0.0]])
+    network, image, near = make("label_prior+logit_prior+dense_prior+prototypes"), slices(), supports([[0.6, 0.4], [0.0, 0.0]])
     wake_zeros(network.fusion)
     ready = Whole(prepare(copy.deepcopy(network)))
     vote = label_prior(near, CLASSES + 1)

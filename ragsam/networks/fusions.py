@@ -8,12 +8,13 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ragsam.networks.label_prior import LabelPriorFusion
+from ragsam.networks.logit_prior import LogitPriorFusion
 from ragsam.networks.memory import MemoryAttention
 from ragsam.networks.prototypes import PrototypeTokens
 from ragsam.networks.supports import Supports, label_prior, resize_prior
 
 #: Names of fusions. They are combined by a plus sign.
-FUSIONS = ("label_prior", "dense_prior", "prototypes", "memory")
+FUSIONS = ("label_prior", "logit_prior", "dense_prior", "prototypes", "memory")
 
 
 class Steered(NamedTuple):
@@ -34,8 +35,9 @@ class Fusions(nn.Module):
     """Lets supports steer the decoder.
 
     Args:
-        names: of `FUSIONS`. `label_prior` brings the vote to full resolution and to the logits, `dense_prior` to the
-            embedding, as a dense prompt; `prototypes` see `PrototypeTokens`, `memory` see `MemoryAttention`.
+        names: of `FUSIONS`. `label_prior` brings the vote to full resolution and to the logits, `logit_prior` to the
+            logits alone, `dense_prior` to the embedding, as a dense prompt; for the others see `LogitPriorFusion`,
+            `PrototypeTokens` and `MemoryAttention`.
         transformer: of the mask decoder.
         num_classes: with background (K + 1).
         channels: of the features at full resolution.
@@ -45,6 +47,7 @@ class Fusions(nn.Module):
         super().__init__()
         self.num_classes, dim = num_classes, transformer.embedding_dim
         self.label_prior = LabelPriorFusion(num_classes, channels) if "label_prior" in names else None
+        self.logit_prior = LogitPriorFusion(num_classes, channels) if "logit_prior" in names else None
         self.dense_prior = nn.Conv2d(num_classes, dim, 1) if "dense_prior" in names else None
         self.prototypes = PrototypeTokens(transformer) if "prototypes" in names else None
         self.memory = MemoryAttention(num_classes, dim) if "memory" in names else None
@@ -79,8 +82,12 @@ class Fusions(nn.Module):
         return Steered(steered, tokens, bias)
 
     def after(self, features: Tensor, supports: Supports) -> tuple[Tensor, Tensor | None]:
-        """Steer features [B, C, H, W] before the last block; return them and what is added to logits."""
-        return (features, None) if self.label_prior is None else self.label_prior(features, supports)
+        """Steer features [B, C, H, W] before the last block; return them, or others, and what is added to logits."""
+        steered, added = (features, None) if self.label_prior is None else self.label_prior(features, supports)
+        if self.logit_prior is None:
+            return steered, added
+        more = self.logit_prior(features, supports)
+        return steered, more if added is None else added + more
 
 
 def fusion_names(fusion: str | None) -> tuple[str, ...]:

@@ -255,10 +255,15 @@ class Segmenter(nn.Module):
         return self._logits(self._decoded(embedded, supports), supports)
 
     def decode_both(self, embedded: Embedded, supports: Supports) -> Both:
-        """Return the logits of embedded slices with the supports and without; what comes before them runs once."""
+        """Return the logits of embedded slices with the supports and without; what is common to both runs once."""
         decoded = self._decoded(embedded, supports)
-        plain = self._decoded(embedded, None) if self.fusion is not None and self.fusion.early else decoded
-        return Both(self._logits(decoded, supports), self._logits(plain, None))
+        if self.fusion is None or self.fusion.early:
+            plain = decoded if self.fusion is None else self._decoded(embedded, None)
+            return Both(self._logits(decoded, supports), self._logits(plain, None))
+        features, prior = self.fusion.after(decoded.features, supports)
+        plain = self._product(decoded, decoded.features)
+        steered = plain if features is decoded.features else self._product(decoded, features)
+        return Both(self._summed(decoded, steered, prior), self._summed(decoded, plain, None))
 
     def _decoded(self, embedded: Embedded, supports: Supports | None) -> _Decoded:
         """Run the decoder up to full resolution, steered by the fusions that enter before."""
@@ -281,16 +286,20 @@ class Segmenter(nn.Module):
 
     def _logits(self, decoded: _Decoded, supports: Supports | None) -> Tensor:
         """Return what is decoded as logits, steered by the supports."""
-        features, weights, coarse = decoded
-        prior = None
+        features, prior = decoded.features, None
         if supports is not None and self.fusion is not None:
             features, prior = self.fusion.after(features, supports)
-        if coarse is not None:
-            features = self.detail.finish(features)
-        logits = _mask_product(weights, features)
+        return self._summed(decoded, self._product(decoded, features), prior)
+
+    def _product(self, decoded: _Decoded, features: Tensor) -> Tensor:
+        """Return the product of the masks' weights with features, those at full resolution finished first."""
+        return _mask_product(decoded.weights, features if decoded.coarse is None else self.detail.finish(features))
+
+    def _summed(self, decoded: _Decoded, logits: Tensor, prior: Tensor | None) -> Tensor:
+        """Return logits with what the supports and the coarse masks add to them, as `forward` gives them."""
         logits = logits if prior is None else logits + prior
-        if coarse is not None:
-            return coarse + logits
+        if decoded.coarse is not None:
+            return decoded.coarse + logits
         return logits if self.coarse_training and self.training else self._to_full_size(logits)
 
     def decode_prompted(self, embedded: Embedded, prompts: Prompts) -> PromptedMasks:
