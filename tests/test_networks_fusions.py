@@ -175,7 +175,8 @@ def test_memory_without_neighbours_is_left_out():
 
 @torch.no_grad()
 def test_what_is_exported_takes_a_vote_or_is_refused():
-    network, image, near = make("label_prior+logit_prior+dense_prior+prototypes"), slices(), supports([[0.6, 0.4], [0.0, 0.0]])
+    network, image = make("label_prior+logit_prior+dense_prior+prototypes"), slices()
+    near = supports([[0.6, 0.4], [0.0, 0.0]])
     wake_zeros(network.fusion)
     ready = Whole(prepare(copy.deepcopy(network)))
     vote = label_prior(near, CLASSES + 1)
