@@ -9,8 +9,9 @@ with the bank of its training patients, with a bank grown to all patients (no fu
 off, with banks grown to fewer patients, with fewer neighbours, and with controls: the labels of its bank shuffled among
 slices, and neighbours drawn at random. The neighbours' vote alone, without a network's opinion, stands beside them, and
 a third network that has as many parameters as the second and learns one vote for all slices in the neighbours' place.
-Test: whole volumes of other patients. Differences are paired by patient, a patient's score being the mean over seeds;
-the p-value is Wilcoxon's, corrected by Holm over a set's rows. Finished trials stand in the output folder and are not
+Test: whole volumes of other patients. Differences, to the first network and to the second one's own weights without
+retrieval, are paired by patient, a patient's score being the mean over seeds; the p-value is Wilcoxon's, of the former,
+corrected by Holm over a set's rows. Finished trials stand in the output folder and are not
 run again. Writes result.json and gains.png and prints Markdown tables.
 """
 
@@ -236,8 +237,11 @@ def summarise(done: Sequence[dict[str, Any]], data: str) -> list[dict[str, Any]]
             tests.append(("learned constant", "switched off", "learned constant"))
         for arm, test, name in tests:
             table = scores([case for t in by_arm[arm] for case in t["tests"][test]])
-            row = {"patients": patients, "test": name, "dice": mean_interval(table)}
-            rows.append({**row, "gain": paired_difference(table, base), **_effort(by_arm[arm])})
+            row = {"patients": patients, "test": name, "dice": mean_interval(table), **_effort(by_arm[arm])}
+            if test != "switched off" and "switched off" in by_arm[arm][0]["tests"]:
+                off = scores([case for t in by_arm[arm] for case in t["tests"]["switched off"]])
+                row["over_itself"] = paired_difference(table, off)
+            rows.append({**row, "gain": paired_difference(table, base)})
     for index, p_value in holm({index: row["gain"]["p"] for index, row in enumerate(rows) if "gain" in row}).items():
         rows[index]["p"] = p_value
     return rows
@@ -252,21 +256,26 @@ def _effort(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def table_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return a set's rows as a Markdown table."""
     lines = [
-        "| patients | tested | seeds | steps | minutes | Dice (95 % interval) | gain (95 % interval) | p | better |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| patients | tested | seeds | steps | minutes | Dice (95 % interval) | gain (95 % interval) | p | better "
+        "| over itself switched off |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         low, high = row["dice"]["ci95"] or (float("nan"),) * 2
-        gain, told = row.get("gain"), " | | "
+        gain, told = row.get("gain"), " | | | "
         if gain:
-            less, more = gain["ci95"] or (float("nan"),) * 2
-            told = f"{gain['mean_difference']:+.3f} ({less:.3f} to {more:.3f}) | {row['p']:.2g} "
-            told += f"| {gain['wins']} of {gain['n']}"
+            own = _difference(row["over_itself"]) if "over_itself" in row else ""
+            told = f"{_difference(gain)} | {row['p']:.2g} | {gain['wins']} of {gain['n']} | {own}"
         lines.append(
             f"| {row['patients'] or 'all'} | {row['test']} | {row['seeds']} | {row['steps']:.0f} "
             f"| {row['minutes']:.2f} | **{row['dice']['mean']:.3f}** ({low:.3f} to {high:.3f}) | {told} |"
         )
     return lines
+
+
+def _difference(found: dict[str, Any]) -> str:
+    less, more = found["ci95"] or (float("nan"),) * 2
+    return f"{found['mean_difference']:+.3f} ({less:.3f} to {more:.3f})"
 
 
 def draw_gains(path: Path, by_set: dict[str, list[dict[str, Any]]]) -> None:
