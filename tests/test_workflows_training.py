@@ -17,6 +17,7 @@ from ragsam.networks.supports import Supports
 from ragsam.retrieval.bank import pseudonym
 from ragsam.workflows.batches import prepare_slices
 from ragsam.workflows.bundle import make_run
+from ragsam.workflows.dry_run import try_training
 from ragsam.workflows.jobs import index_run, segment_with_run, train_run
 from ragsam.workflows.retrieval_handler import TrainingRetrieval, encoder_fingerprint
 
@@ -133,8 +134,10 @@ def test_until_neighbours_come_a_training_is_one_without_retrieval_to_the_bit(st
 @pytest.mark.parametrize(("knob", "number"), [("retrieval_from", 3), ("frozen_from", 3), ("retrieval_from", 0)])
 def test_an_epoch_that_never_comes_is_refused(study, tmp_path, knob, number):
     told = "there is no epoch 3, the last one is 2" if number else "0 is not a whole number from 1 on"
-    with pytest.raises(InputError, match=f"{knob}: {told}"):
-        train_run("sam_lora", study, tmp_path / "run", {**SHORT, "epochs": 2, knob: number})
+    knobs = {**SHORT, "epochs": 2, knob: number}
+    for way in (train_run, try_training):
+        with pytest.raises(InputError, match=f"{knob}: {told}"):
+            way("sam_lora", study, tmp_path / way.__name__, knobs)
 
 
 def test_carried_votes_are_of_other_patients_and_move_with_the_slice(study, tmp_path):

@@ -21,6 +21,7 @@ from ragsam.workflows.disk_space import free_bytes
 from ragsam.workflows.durations import duration
 from ragsam.workflows.frozen_encoder import FrozenEncoder
 from ragsam.workflows.memory import peak_memory
+from ragsam.workflows.stages import refuse_unreached
 
 STEPS = 4  # the first warms up, the others are timed
 
@@ -129,7 +130,9 @@ def _try_run(run: Path, output: Path) -> TrainingEstimate:
     names = ("epochs", "validate_every", "steps_per_epoch", "batch_size")
     epochs, every, steps, batch_size = (plan.get_parsed_content(name) for name in names)
     later = {name: plan.get_parsed_content(name) for name in ("retrieval_from", "frozen_from")}
-    later = {name: epoch for name, epoch in later.items() if type(epoch) is int and 1 < epoch <= epochs}
+    later = {name: epoch for name, epoch in later.items() if type(epoch) is int and epoch > 1}
+    for name, epoch in later.items():
+        refuse_unreached(name, epoch, epochs)  # here, since fewer epochs are tried
     first_epochs = sorted({1, *later.values()})
     short = {"epochs": len(first_epochs), "steps_per_epoch": STEPS, "validate_every": len(first_epochs)}
     short |= {name: first_epochs.index(epoch) + 1 for name, epoch in later.items()}

@@ -23,6 +23,15 @@ def require_reached(engine: Engine, knob: str, first_epoch: Any) -> None:
     engine.add_event_handler(Events.STARTED, _refuse, knob, first_epoch)
 
 
+def refuse_unreached(knob: str, first_epoch: int, epochs: int) -> None:
+    """Refuse an epoch beyond the last one.
+
+    Raises:
+        InputError: there is no such epoch.
+    """
+    if first_epoch > epochs:
+        raise InputError(f"{knob}: there is no epoch {first_epoch}, the last one is {epochs}")
+
+
 def _refuse(engine: Engine, knob: str, first_epoch: int) -> None:
-    if first_epoch > engine.state.max_epochs:
-        raise InputError(f"{knob}: there is no epoch {first_epoch}, the last one is {engine.state.max_epochs}")
+    refuse_unreached(knob, first_epoch, engine.state.max_epochs)
