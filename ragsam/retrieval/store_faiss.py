@@ -113,7 +113,7 @@ class HnswStore(FaissStore):
 
     links = 32
     build_candidates = 80
-    candidates = 192
+    candidates = 512
     most_left_out = 2048
     few = 10_000
 
