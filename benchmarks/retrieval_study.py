@@ -11,8 +11,8 @@ slices, and neighbours drawn at random. The neighbours' vote alone, without a ne
 a third network that has as many parameters as the second and learns one vote for all slices in the neighbours' place.
 Test: whole volumes of other patients. Differences, to the first network and to the second one's own weights without
 retrieval, are paired by patient, a patient's score being the mean over seeds; the p-value is Wilcoxon's, of the former,
-corrected by Holm over a set's rows. Finished trials stand in the output folder and are not
-run again. Writes result.json and gains.png and prints Markdown tables.
+corrected by Holm over a set's rows. Finished trials stand in the output folder and are not run again. Writes
+result.json and gains.png and prints Markdown tables.
 """
 
 from __future__ import annotations

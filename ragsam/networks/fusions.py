@@ -11,7 +11,7 @@ from ragsam.networks.label_prior import LabelPriorFusion
 from ragsam.networks.logit_prior import LogitPriorFusion
 from ragsam.networks.memory import MemoryAttention
 from ragsam.networks.prototypes import PrototypeTokens
-from ragsam.networks.supports import Supports, label_prior, resize_prior
+from ragsam.networks.supports import Supports, label_prior, resize_prior, votes_found
 
 #: Names of fusions. They are combined by a plus sign.
 FUSIONS = ("label_prior", "logit_prior", "dense_prior", "prototypes", "memory")
@@ -68,7 +68,7 @@ class Fusions(nn.Module):
         Args:
             position: [1 or B, C, h, w], of the embedding.
         """
-        found = _found(supports, embedding)
+        found = votes_found(supports, embedding)
         vote = label_prior(supports, self.num_classes).to(embedding.dtype)
         vote = resize_prior(vote, tuple(embedding.shape[-2:])) * found
         steered, bias = embedding, None
@@ -101,7 +101,3 @@ def fusion_names(fusion: str | None) -> tuple[str, ...]:
         known = ", ".join(FUSIONS)
         raise ValueError(f"fusion {wrong[0]!r} is unknown or named twice; choose of {known}, joined by +, or null")
     return names
-
-
-def _found(supports: Supports, like: Tensor) -> Tensor:
-    return (supports.weights.sum(1) > 0).to(like.dtype)[:, None, None, None]

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ragsam.networks.supports import Supports, label_prior, resize_prior
+from ragsam.networks.supports import Supports, label_prior, resize_prior, votes_found
 
 #: How much faster the way to the logits learns than other layers: a good vote is worth much from the start.
 LOGIT_RATE = 10.0
 #: Up to so many classes the vote for each reaches the logits of all. Beyond, it reaches its own class's alone: the cost
 #: would grow with their square, and at 105 take a fifth of a ViT-B's arithmetic.
 ALL_TO_ALL = 32
+
+
+def vote_to_logits(num_classes: int) -> nn.Conv2d:
+    """Return a convolution, zero-initialised, of votes to logits, both [B, num_classes, h, w]; see `ALL_TO_ALL`."""
+    groups = 1 if num_classes <= ALL_TO_ALL else num_classes
+    convolution = nn.Conv2d(num_classes, num_classes, 3, padding=1, groups=groups)
+    nn.init.zeros_(convolution.weight)
+    nn.init.zeros_(convolution.bias)
+    return convolution
 
 
 class LabelPriorFusion(nn.Module):
@@ -30,11 +39,9 @@ class LabelPriorFusion(nn.Module):
         self.convs = nn.Sequential(
             nn.Conv2d(num_classes, channels, 3, padding=1), nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1)
         )
-        groups = 1 if num_classes <= ALL_TO_ALL else num_classes
-        self.to_logits = nn.Conv2d(num_classes, num_classes, 3, padding=1, groups=groups)
-        for layer in (self.convs[-1], self.to_logits):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.to_logits = vote_to_logits(num_classes)
+        nn.init.zeros_(self.convs[-1].weight)
+        nn.init.zeros_(self.convs[-1].bias)
 
     def forward(self, features: Tensor, supports: Supports) -> tuple[Tensor, Tensor]:
         """Return features [B, C, h, w] with the prior added, and what it adds to logits [B, K + 1, h, w].
@@ -42,5 +49,5 @@ class LabelPriorFusion(nn.Module):
         A query whose weights are all zero is left untouched.
         """
         prior = resize_prior(label_prior(supports, self.num_classes).to(features.dtype), features.shape[-2:])
-        found = (supports.weights.sum(1) > 0).to(features.dtype)[:, None, None, None]
+        found = votes_found(supports, features)
         return features + found * self.convs(prior), found * LOGIT_RATE * self.to_logits(prior)

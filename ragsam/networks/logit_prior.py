@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ragsam.networks.label_prior import ALL_TO_ALL, LOGIT_RATE
-from ragsam.networks.supports import Supports, label_prior, resize_prior
+from ragsam.networks.label_prior import LOGIT_RATE, vote_to_logits
+from ragsam.networks.supports import Supports, label_prior, resize_prior, votes_found
 
 
 class LogitPriorFusion(nn.Module):
@@ -23,15 +23,12 @@ class LogitPriorFusion(nn.Module):
     def __init__(self, num_classes: int, channels: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        groups = 1 if num_classes <= ALL_TO_ALL else num_classes
-        self.to_logits = nn.Conv2d(num_classes, num_classes, 3, padding=1, groups=groups)
+        self.to_logits = vote_to_logits(num_classes)
         self.trust = nn.Conv2d(channels, num_classes, 1)
-        for layer in (self.to_logits, self.trust):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.trust.weight)
+        nn.init.zeros_(self.trust.bias)
 
     def forward(self, features: Tensor, supports: Supports) -> Tensor:
         """Return what is added to logits [B, K + 1, h, w] of features [B, C, h, w]; zeros where no neighbour votes."""
         prior = resize_prior(label_prior(supports, self.num_classes).to(features.dtype), features.shape[-2:])
-        found = (supports.weights.sum(1) > 0).to(features.dtype)[:, None, None, None]
-        return found * 2 * self.trust(features).sigmoid() * LOGIT_RATE * self.to_logits(prior)
+        return votes_found(supports, features) * 2 * self.trust(features).sigmoid() * LOGIT_RATE * self.to_logits(prior)

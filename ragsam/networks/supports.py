@@ -77,6 +77,11 @@ def label_prior(supports: Supports, num_classes: int) -> Tensor:
     return weighted_vote(supports.labels, supports.weights[:, :, None, None], num_classes, supports.annotated)
 
 
+def votes_found(supports: Supports, like: Tensor) -> Tensor:
+    """Return 1 for each query that any neighbour votes for, else 0: [B, 1, 1, 1], of the type of `like`."""
+    return (supports.weights.sum(1) > 0).to(like.dtype)[:, None, None, None]
+
+
 def weighted_vote(labels: Tensor, weights: Tensor, num_classes: int, annotated: Tensor | None = None) -> Tensor:
     """Return the vote [B, num_classes, H, W] of labels [B, k, H, W], summing to the sum of the weights.
 
