@@ -144,7 +144,7 @@ def decoding(value: int, folder: Path) -> Costs:
     dataset = SliceDataset([case], card_of(value), preprocessing(window=WINDOW), image_size=SIDE)
     build_bank(retriever, network, dataset, {})
     retriever.query, network.lookup = ("someone", "long"), retriever
-    encoding, fusing = clock(network.sam.image_encoder), clock(network.fusion.label_prior)
+    encoding, fusing = clock(network.sam.image_encoder), clock(network.fusion.vote_product)
     with spent(found, "all"):
         segment(folder, network)
     seconds, mb = found["all"]

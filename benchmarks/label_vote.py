@@ -1,11 +1,12 @@
-"""How well neighbours' labels agree with the query's: Dice of their vote alone, by descriptor and by how they vote.
+"""How well neighbours' labels agree with the query's: Dice of their vote alone, by descriptor, number and kind of vote.
 
     python benchmarks/label_vote.py --hippocampus SOURCE --head-neck SOURCE [--run RUN ...]
 
-For banks of 5, 22 and all training patients, every descriptor is searched for the slices of the test patients, and the
-neighbours vote pixel on pixel, or with their labels carried over. Beside the package's own descriptors stand those that
-it has not: `centred` without the height; of a trained run of the set's card the embedding without the height, or pooled
-at 1, 2 and 4; and `trained`, a linear map of `centred` learnt on the bank so that cosines tell the overlap of labels.
+For banks of 5, 22 and all training patients every descriptor is searched for the slices of the test patients, and so
+many neighbours as are named vote pixel on pixel, or with their labels carried over. Beside the package's own
+descriptors stand those that it has not: `centred` without the height; of a trained run of the set's card the embedding
+without the height, or pooled at 1, 2 and 4; and `trained`, a linear map of `centred` learnt on the bank so that cosines
+tell the overlap of labels.
 Dice is of whole volumes on the prepared grid (every third slice on head and neck), a mean over organs and patients.
 Prints a Markdown table.
 """
@@ -21,6 +22,7 @@ import time
 from collections.abc import Sequence
 from datetime import date
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +184,14 @@ def main() -> None:
     parser.add_argument("--head-neck", type=Path, help="folder with images, labels and manifest.csv")
     parser.add_argument("--run", type=Path, nargs="+", default=[], help="trained runs, whose encoders describe slices")
     parser.add_argument("--patients", type=int, nargs="+", default=[5, 22, 0], help="in the bank; 0: all")
+    parser.add_argument("--neighbours", type=int, nargs="+", default=[24])
+    parser.add_argument("--descriptors", nargs="+", help="those to compare; all, if none is named")
     args = parser.parse_args()
     torch.set_num_threads(1)
     encoders = {load_card(run / "configs" / "card.yaml").name: encoder_of(run) for run in args.run}
     lines = [
-        "| set | patients in the bank | descriptor | vote | Dice (95 % interval) | ms a slice |",
-        "|---|---|---|---|---|---|",
+        "| set | patients in the bank | descriptor | neighbours | vote | Dice (95 % interval) | ms a slice |",
+        "|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
         for name, source, options in (
@@ -203,15 +207,15 @@ def main() -> None:
                 bank = slices_of([case for case in data.section("training") if case.patient in names], name)
                 retriever = Retriever(descriptor="centred")
                 tried = candidates(retriever.build(loader(bank), {}), encoder=name in encoders)
-                for descriptor in tried:
+                for descriptor in args.descriptors or tried:
                     DESCRIPTORS[descriptor] = tried[descriptor]
-                    for carry in (False, True):
-                        retriever = Retriever(descriptor=descriptor, carry=carry)
+                    for neighbours, carry in product(args.neighbours, (False, True)):
+                        retriever = Retriever(descriptor=descriptor, neighbours=neighbours, carry=carry)
                         retriever.build(loader(bank), {}, encoders.get(name))
                         score, ms = vote_dice(retriever, queries, name, encoders.get(name))
                         low, high = score["ci95"]
                         lines.append(
-                            f"| {name}, {score['n']} patients | {count or 'all'} | {descriptor} "
+                            f"| {name}, {score['n']} patients | {count or 'all'} | {descriptor} | {neighbours} "
                             f"| {'carried over' if carry else 'pixel on pixel'} "
                             f"| **{score['mean']:.3f}** ({low:.3f} to {high:.3f}) | {ms:.1f} |"
                         )

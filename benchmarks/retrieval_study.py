@@ -2,8 +2,8 @@
 
     python benchmarks/retrieval_study.py --hippocampus SOURCE --head-neck SOURCE --output runs/retrieval
 
-For each set, number of training patients and seed two networks train from scratch for the same minutes of one core, the
-search and carrying of labels included: one without retrieval (and without its parameters), one with it. What a step
+For each set, number of training patients and seed, two networks train from scratch for the same minutes of one core,
+the search and carrying of labels included: one without retrieval (and without its parameters), one with it. What a step
 costs is measured once for each set, number of patients and network, by the process's own clock. The latter is tested
 with the bank of its training patients, with a bank grown to all patients (no further training), with retrieval switched
 off, with banks grown to fewer patients, with fewer neighbours, and with controls: the labels of its bank shuffled among
@@ -11,7 +11,9 @@ slices, and neighbours drawn at random. The neighbours' vote alone, without a ne
 a third network that has as many parameters as the second and learns one vote for all slices in the neighbours' place.
 Test: whole volumes of other patients. Differences, to the first network and to the second one's own weights without
 retrieval, are paired by patient, a patient's score being the mean over seeds; the p-value is Wilcoxon's, of the former,
-corrected by Holm over a set's rows. Finished trials stand in the output folder and are not run again. Writes
+corrected by Holm over a set's rows. With a fusion that has nothing to learn (`vote_product`) the network without
+retrieval is that with it, to the bit; one is trained, and its test with retrieval switched off is the former. Finished
+trials stand in the output folder and are not run again. Writes
 result.json and gains.png and prints Markdown tables.
 """
 
@@ -73,6 +75,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "retrieval": {},
     "learned constant": {"retrieval": False},
 }
+#: Fusions that have nothing to learn; with these a constant is learnt by another one.
+UNLEARNT, LEARNT = ("vote_product",), "label_prior"
 TESTS = ("own bank", "grown bank", "switched off", "shuffled labels", "random neighbours", "vote alone")
 #: More tests: the own bank with fewer neighbours, and banks grown to so many patients in all.
 MORE_TESTS = ("1 neighbour", "2 neighbours", "4 neighbours", "grown to 5", "grown to 10", "grown to 20", "grown to 40")
@@ -120,7 +124,8 @@ def run_trial(trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, 
     data = load_datalist(datalist)
     sections = chosen(data, trial["patients"], trial["seed"], trial["test_patients"], trial.get("tests", ()))
     write_datalist(folder / "datalist.json", data.card, sections)
-    knobs = {**SETS[trial["set"]], "fusion": trial["fusion"], **ARMS[trial["arm"]], "seed": trial["seed"]}
+    fusion = LEARNT if trial["arm"] == "learned constant" and trial["fusion"] in UNLEARNT else trial["fusion"]
+    knobs = {**SETS[trial["set"]], "fusion": fusion, **ARMS[trial["arm"]], "seed": trial["seed"]}
     knobs["steps_per_epoch"] = STEPS_PER_EPOCH
     epochs, every = (trial["epochs"], trial["epochs"]) if "epochs" in trial else (TIMED_EPOCHS, 1)
     run = make_run(
@@ -219,20 +224,23 @@ def summarise(done: Sequence[dict[str, Any]], data: str) -> list[dict[str, Any]]
     for patients in dict.fromkeys(trial["patients"] for trial in done if trial["set"] == data):
         mine = [trial for trial in done if (trial["set"], trial["patients"]) == (data, patients)]
         seeds = {arm: {trial["seed"] for trial in mine if trial["arm"] == arm} for arm in ARMS}
-        shared = seeds["no retrieval"] & seeds["retrieval"]
+        plain = "no retrieval" if seeds["no retrieval"] else "retrieval"
+        shared = seeds[plain] & seeds["retrieval"]
         by_arm = {arm: [t for t in mine if t["arm"] == arm and t["seed"] in shared] for arm in ARMS}
         if not shared:
             continue
-        base = scores([case for t in by_arm["no retrieval"] for case in t["tests"]["switched off"]])
+        base = scores([case for t in by_arm[plain] for case in t["tests"]["switched off"]])
         rows.append(
             {
                 "patients": patients,
                 "test": "trained without retrieval",
                 "dice": mean_interval(base),
-                **_effort(by_arm["no retrieval"]),
+                **_effort(by_arm[plain]),
             }
         )
         tests = [("retrieval", test, test) for test in by_arm["retrieval"][0]["tests"]]
+        if plain == "retrieval":
+            tests.remove(("retrieval", "switched off", "switched off"))
         if len(by_arm["learned constant"]) == len(shared):
             tests.append(("learned constant", "switched off", "learned constant"))
         for arm, test, name in tests:
@@ -313,7 +321,7 @@ def main() -> None:
     parser.add_argument("--patients", type=int, nargs="+", default=[1, 2, 5, 10, 0], help="0: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, nargs=2, default=[1.5, 5.0], help="of training, by set")
-    parser.add_argument("--fusion", default="label_prior", help="of the network; another needs its own output")
+    parser.add_argument("--fusion", default="vote_product", help="of the network; another needs its own output")
     parser.add_argument("--constant", action="store_true", help="also train with a learned constant for neighbours")
     parser.add_argument("--test-patients", type=int, default=0, help="0: all")
     parser.add_argument("--tests", nargs="+", default=list(TESTS), choices=TESTS + MORE_TESTS)
@@ -333,7 +341,9 @@ def main() -> None:
     if args.head_neck:
         path = output / "openkbp_hn.json"
         datalists["openkbp_hn"] = prepare("openkbp_hn", args.head_neck, path, validation=4, test=8)
-    arms = ("no retrieval", "retrieval", *(["learned constant"] if args.constant else []))
+    arms = tuple(arm for arm in ARMS if args.constant or arm != "learned constant")
+    if args.fusion in UNLEARNT:
+        arms = arms[1:]
     kinds = [(data, patients) for data in datalists for patients in args.patients]
     epochs = {}
     for data, patients in kinds:  # one at a time: trials beside each other take from each other's speed

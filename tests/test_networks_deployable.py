@@ -28,7 +28,7 @@ SIZE, CLASSES = 32, 2
 def trained(**options):
     """A network whose zeros have moved, as training would move them, and the same prepared."""
     torch.manual_seed(0)
-    network = Segmenter(CLASSES, image_size=SIZE, **{"lora": {"rank": 2}, **options}).eval()
+    network = Segmenter(CLASSES, image_size=SIZE, **{"lora": {"rank": 2}, "fusion": "label_prior", **options}).eval()
     for parameter in network.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)

@@ -32,6 +32,8 @@ def wake_zeros(module):
     for parameter in module.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.2)
+    if getattr(module, "vote_product", None) is not None:
+        module.vote_product.weight.fill_(1.0)
 
 
 def slices():
@@ -63,7 +65,7 @@ def test_a_fusion_starts_at_nothing_and_never_touches_a_query_without_neighbours
     assert (steered[1] - plain[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("fusion", ["label_prior", "logit_prior", EVERY])
+@pytest.mark.parametrize("fusion", ["vote_product", "label_prior", "logit_prior", EVERY])
 @torch.no_grad()
 def test_with_supports_and_without_at_once(fusion):
     network, image, near = make(fusion), slices(), supports([[0.6, 0.4], [0.7, 0.3]])
@@ -175,7 +177,7 @@ def test_memory_without_neighbours_is_left_out():
 
 @torch.no_grad()
 def test_what_is_exported_takes_a_vote_or_is_refused():
-    network, image = make("label_prior+logit_prior+dense_prior+prototypes"), slices()
+    network, image = make("vote_product+label_prior+logit_prior+dense_prior+prototypes"), slices()
     near = supports([[0.6, 0.4], [0.0, 0.0]])
     wake_zeros(network.fusion)
     ready = Whole(prepare(copy.deepcopy(network)))
@@ -191,7 +193,7 @@ def test_names_are_joined_by_a_plus():
     assert fusion_names(None) == ()
     assert fusion_names("memory+label_prior") == ("memory", "label_prior")
     for wrong in ("vote", "memory+vote", "memory+memory", "", "label_prior, memory"):
-        with pytest.raises(ValueError, match="is unknown or named twice; choose of label_prior"):
+        with pytest.raises(ValueError, match="is unknown or named twice; choose of vote_product"):
             fusion_names(wrong)
     with pytest.raises(ValueError, match="no token a class"):
         Segmenter(1, image_size=SIZE, fusion="prototypes", mask_tokens=4)

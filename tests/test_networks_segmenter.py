@@ -35,7 +35,7 @@ def bases(tmp_path_factory):
 
 def make(seed=0, **options):
     torch.manual_seed(seed)
-    return Segmenter(CLASSES, image_size=SIZE, **{"lora": {"rank": 2}, **options}).eval()
+    return Segmenter(CLASSES, image_size=SIZE, **{"lora": {"rank": 2}, "fusion": "label_prior", **options}).eval()
 
 
 def slices(count=2):

@@ -171,7 +171,7 @@ def anterior_only(case):
 
 
 def test_training_sends_no_gradient_to_what_is_not_annotated(partial_study, tmp_path):
-    workflow = prepared(partial_study, tmp_path / "run", epochs=1, steps_per_epoch=6)
+    workflow = prepared(partial_study, tmp_path / "run", epochs=1, steps_per_epoch=6, fusion="label_prior")
     steps = watch_gradients(workflow.trainer)
     workflow.run()
     assert len(steps) == 2 * 6
@@ -304,7 +304,8 @@ def test_what_the_manifest_lacks_is_not_annotated_in_the_report(openkbp_cases, t
 def test_an_epoch_on_head_and_neck_trains_with_partial_labels(openkbp_cases, tmp_path):
     sections = {"training": openkbp_cases[:3], "validation": openkbp_cases[3:]}
     write_datalist(tmp_path / "datalist.json", "openkbp_hn", sections)
-    workflow = prepared(tmp_path / "datalist.json", tmp_path / "run", epochs=1, steps_per_epoch=3, image_size=64)
+    knobs = {"steps_per_epoch": 3, "image_size": 64, "fusion": "label_prior"}
+    workflow = prepared(tmp_path / "datalist.json", tmp_path / "run", epochs=1, **knobs)
     steps = watch_gradients(workflow.trainer)
     scores = []
     workflow.evaluator.add_event_handler(Events.COMPLETED, lambda e: scores.append(e.state.metrics["val_mean_dice"]))

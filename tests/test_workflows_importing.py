@@ -151,7 +151,7 @@ def test_a_training_starts_with_it(imported, place, study, tmp_path):
     text = (run / "configs" / "train.yaml").read_text()
     knobs = yaml.safe_load(text)
     assert (knobs["image_size"], knobs["context_slices"], knobs["detail"], knobs["fusion"]) == (
-        SIZE, 0, True, "label_prior"
+        SIZE, 0, True, "vote_product"
     )  # fmt: skip
     assert knobs["network_def"]["lora"] == {"rank": 3, "targets": ["q", "v"]}
     state, about = load_weights(run / "models" / "model.safetensors")
@@ -164,7 +164,8 @@ def test_a_training_starts_with_it(imported, place, study, tmp_path):
 
 def test_the_log_tells_what_became_of_every_key(imported, place, study, tmp_path, caplog):
     caplog.set_level("INFO", logger="ragsam")
-    network = Segmenter(2, image_size=SIZE, base=place / "sam.pth", lora={"rank": 3}, detail=False)
+    options = {"base": place / "sam.pth", "lora": {"rank": 3}, "detail": False, "fusion": "label_prior"}
+    network = Segmenter(2, image_size=SIZE, **options)
     StartWeights(network, imported / "samed.safetensors", ["anterior", "posterior"]).load()
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("start: ")]
     assert lines[0].startswith("start: used, ")
@@ -179,7 +180,7 @@ def test_a_training_starts_with_another_run(run, study, tmp_path):
     made = make_run("sam_lora", study, tmp_path / "next", {"start": str(run)})
     knobs = knobs_of(made)
     assert knobs["start"] == str(run / "models" / "model.safetensors")
-    assert (knobs["image_size"], knobs["detail"], knobs["fusion"]) == (32, True, "label_prior")
+    assert (knobs["image_size"], knobs["detail"], knobs["fusion"]) == (32, True, "vote_product")
     assert knobs["network_def"]["adapter"] is None
 
 

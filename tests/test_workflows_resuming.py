@@ -31,7 +31,7 @@ KNOBS = {
     "validate_every": 2,
     "descriptor": "embedding",
 }
-KNOBS |= {"image_size": 32, "elastic": 0.5, "mirror": True, "low_resolution": 0.5}
+KNOBS |= {"fusion": "label_prior+vote_product", "image_size": 32, "elastic": 0.5, "mirror": True, "low_resolution": 0.5}
 
 
 class StopError(Exception):

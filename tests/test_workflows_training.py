@@ -21,7 +21,8 @@ from ragsam.workflows.dry_run import try_training
 from ragsam.workflows.jobs import index_run, segment_with_run, train_run
 from ragsam.workflows.retrieval_handler import TrainingRetrieval, encoder_fingerprint
 
-SHORT = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 4, "validate_every": 1}
+#: With a fusion that learns.
+SHORT = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 4, "validate_every": 1, "fusion": "label_prior"}
 
 
 def weights_of(run):

@@ -12,9 +12,10 @@ from ragsam.networks.logit_prior import LogitPriorFusion
 from ragsam.networks.memory import MemoryAttention
 from ragsam.networks.prototypes import PrototypeTokens
 from ragsam.networks.supports import Supports, label_prior, resize_prior, votes_found
+from ragsam.networks.vote_product import VoteProduct
 
 #: Names of fusions. They are combined by a plus sign.
-FUSIONS = ("label_prior", "logit_prior", "dense_prior", "prototypes", "memory")
+FUSIONS = ("vote_product", "label_prior", "logit_prior", "dense_prior", "prototypes", "memory")
 
 
 class Steered(NamedTuple):
@@ -35,8 +36,9 @@ class Fusions(nn.Module):
     """Lets supports steer the decoder.
 
     Args:
-        names: of `FUSIONS`. `label_prior` brings the vote to full resolution and to the logits, `logit_prior` to the
-            logits alone, `dense_prior` to the embedding, as a dense prompt; for the others see `LogitPriorFusion`,
+        names: of `FUSIONS`. `vote_product` multiplies the probabilities by the vote, once the network is trained;
+            `label_prior` brings the vote to full resolution and to the logits, `logit_prior` to the logits alone,
+            `dense_prior` to the embedding, as a dense prompt; for the others see `VoteProduct`, `LogitPriorFusion`,
             `PrototypeTokens` and `MemoryAttention`.
         transformer: of the mask decoder.
         num_classes: with background (K + 1).
@@ -46,6 +48,7 @@ class Fusions(nn.Module):
     def __init__(self, names: Sequence[str], transformer: nn.Module, *, num_classes: int, channels: int) -> None:
         super().__init__()
         self.num_classes, dim = num_classes, transformer.embedding_dim
+        self.vote_product = VoteProduct(num_classes) if "vote_product" in names else None
         self.label_prior = LabelPriorFusion(num_classes, channels) if "label_prior" in names else None
         self.logit_prior = LogitPriorFusion(num_classes, channels) if "logit_prior" in names else None
         self.dense_prior = nn.Conv2d(num_classes, dim, 1) if "dense_prior" in names else None
@@ -54,6 +57,11 @@ class Fusions(nn.Module):
         if self.dense_prior is not None:
             nn.init.zeros_(self.dense_prior.weight)
             nn.init.zeros_(self.dense_prior.bias)
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to be learnt with supports."""
+        return any(True for _ in self.parameters())
 
     @property
     def early(self) -> bool:

@@ -116,7 +116,7 @@ class Segmenter(nn.Module):
         peft: str | Sequence[str] | None = None,
         full_tuning: bool = False,
         detail: bool = True,
-        fusion: str | None = "label_prior",
+        fusion: str | None = "vote_product",
         prompts: str | None = None,
         normalisation: str = "unit",
         mask_tokens: int | None = None,
@@ -263,7 +263,8 @@ class Segmenter(nn.Module):
         features, prior = self.fusion.after(decoded.features, supports)
         plain = self._product(decoded, decoded.features)
         steered = plain if features is decoded.features else self._product(decoded, features)
-        return Both(self._summed(decoded, steered, prior), self._summed(decoded, plain, None))
+        multiplied = self._multiplied(self._summed(decoded, steered, prior), supports)
+        return Both(multiplied, self._summed(decoded, plain, None))
 
     def _decoded(self, embedded: Embedded, supports: Supports | None) -> _Decoded:
         """Run the decoder up to full resolution, steered by the fusions that enter before."""
@@ -289,7 +290,7 @@ class Segmenter(nn.Module):
         features, prior = decoded.features, None
         if supports is not None and self.fusion is not None:
             features, prior = self.fusion.after(features, supports)
-        return self._summed(decoded, self._product(decoded, features), prior)
+        return self._multiplied(self._summed(decoded, self._product(decoded, features), prior), supports)
 
     def _product(self, decoded: _Decoded, features: Tensor) -> Tensor:
         """Return the product of the masks' weights with features, those at full resolution finished first."""
@@ -301,6 +302,12 @@ class Segmenter(nn.Module):
         if decoded.coarse is not None:
             return decoded.coarse + logits
         return logits if self.coarse_training and self.training else self._to_full_size(logits)
+
+    def _multiplied(self, logits: Tensor, supports: Supports | None) -> Tensor:
+        """Return logits with the vote of the supports; while training as they are: that vote is not trained with."""
+        if supports is None or self.fusion is None or self.fusion.vote_product is None or self.training:
+            return logits
+        return self.fusion.vote_product(logits, supports)
 
     def decode_prompted(self, embedded: Embedded, prompts: Prompts) -> PromptedMasks:
         """Return the masks of prompted objects.
@@ -382,6 +389,7 @@ class Segmenter(nn.Module):
         if self.base_sha256 is None:
             return state
         names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        names |= {f"fusion.{name}" for name, _ in self.fusion.named_buffers()} if self.fusion is not None else set()
         return {name: tensor for name, tensor in state.items() if name in names}
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:

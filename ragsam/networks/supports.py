@@ -42,6 +42,7 @@ class Supports:
             the fainter the less they look like it there, see `ragsam.retrieval.carrying`; classes that it leaves out
             get nothing. None: the labels vote pixel on pixel.
         memory: the neighbours themselves; None where no fusion looks at them.
+        patients: how many there are in the bank that was searched; None: not known.
     """
 
     labels: Tensor
@@ -49,6 +50,7 @@ class Supports:
     annotated: Tensor | None = None
     vote: Tensor | None = None
     memory: Memory | None = None
+    patients: int | None = None
 
     @classmethod
     def of_vote(cls, vote: Tensor, found: Tensor) -> Supports:
@@ -57,7 +59,7 @@ class Supports:
 
     def to(self, device: object) -> Supports:
         """Move the tensors to a device."""
-        return replace(self, **{name: x.to(device) for name, x in vars(self).items() if x is not None})
+        return replace(self, **{name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor | Memory)})
 
 
 #: What a network asks for its supports: (image [B, 3, H, W], embedding [B, C, h, w], height [B]) -> Supports.

@@ -139,6 +139,11 @@ class Bank:
         """The patients' pseudonyms, and which of them each row has."""
         return np.unique(self.patients, return_inverse=True)
 
+    @property
+    def patient_count(self) -> int:
+        """How many patients there are."""
+        return len(self._patient_codes[0])
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the bank into `folder`; an older bank there is replaced whole.
 

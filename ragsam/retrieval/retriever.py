@@ -161,7 +161,8 @@ class Retriever:
         bank, device, there = self.bank, image.device, torch.from_numpy(found.rows >= 0)
         if not self.carry or not there.any():
             weights = torch.from_numpy(found.weights).float()
-            return Supports(_read(bank.labels, found.rows), weights, self._annotated(found.rows)).to(device), found
+            supports = Supports(_read(bank.labels, found.rows), weights, self._annotated(found.rows))
+            return replace(supports, patients=bank.patient_count).to(device), found
         query = matching_image(image).nan_to_num(0.0)  # a slice that is not finite finds nothing
         images, there = _read(bank.images, found.rows).to(device).float() / 255, there.to(device)
         if alter is not None:
@@ -188,7 +189,7 @@ class Retriever:
         weights = carried.weights * sound[:, None]
         every = torch.zeros(found.rows.shape, device=device).scatter(1, chosen, weights)
         vote = carried.vote * sound[:, None, None, None]
-        supports = Supports(labels, weights, annotated, vote).to(device)
+        supports = Supports(labels, weights, annotated, vote, patients=bank.patient_count).to(device)
         return supports, _ordered(found, every.cpu().numpy().astype(float))
 
     def with_memory(self, supports: Supports, near: Neighbours) -> Supports:

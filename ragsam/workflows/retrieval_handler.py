@@ -93,6 +93,7 @@ class TrainingRetrieval:
     The bank is built in the first epoch that has supports. Where the descriptor looks at the encoder, it is built anew
     at every `refresh_epochs`-th epoch in which the encoder has moved, and when it is frozen. Where labels are carried
     over, that is done on a slice as it is, and the vote augmented with it: as good as it will be on whole volumes.
+    Where the fusion has nothing to learn, no slice gets supports: to the bit it is a training without retrieval.
 
     Args:
         network: the segmenter that trains.
@@ -147,8 +148,10 @@ class TrainingRetrieval:
         due = (epoch - 1) % self.refresh_epochs == 0 or epoch == self.frozen_from
         if bank is None or (due and bank.fit != bank_fit(self.retriever, self.network, self.preparation)):
             bank = build_bank(self.retriever, self.network, self.dataset, self.preparation)
-            self._tell(len(bank), len(set(bank.patients)))
-        if not self.retriever.carry:
+            self._tell(len(bank), bank.patient_count)
+        if self.network.fusion.vote_product is not None and epoch == self.first_epoch:
+            self.network.fusion.vote_product.start(bank.patient_count)
+        if not (self.retriever.carry and self._learns):
             return
         frozen = self.frozen_from is not None and epoch >= self.frozen_from
         if getattr(self.dataset.vote, "bank", None) is not bank or epoch == self.frozen_from:
@@ -156,8 +159,14 @@ class TrainingRetrieval:
             encode = partial(way, self.network) if self.retriever.needs_embedding else None
             self.dataset.vote = SliceVotes(self.retriever, self.network.num_classes + 1, encode, frozen=frozen)
 
+    @property
+    def _learns(self) -> bool:
+        return self.network.fusion.learns
+
     def _tell(self, slices: int, patients: int) -> None:
         logger.info("bank: %d slices of %d patients", slices, patients)
+        if not self._learns:
+            return
         if patients <= FEW and self.retriever.carry:
             logger.warning("bank: so few patients that altered copies of a patient's own distant slices vote too")
         elif patients == 1:
@@ -165,7 +174,7 @@ class TrainingRetrieval:
 
     def inject(self, engine: Engine) -> None:
         """Put the supports of the batch's slices into the batch."""
-        if engine.state.epoch < self.first_epoch:
+        if engine.state.epoch < self.first_epoch or not self._learns:
             return
         batch = engine.state.batch
         supports = self._of_votes(batch) if "vote" in batch else self._of_labels(batch)
@@ -267,7 +276,7 @@ class VolumeRetrieval:
         bank = self.retriever.bank
         if self.trace_path is not None and bank is not None:
             fingerprint = hashlib.sha256(bank.descriptors.tobytes()).hexdigest()[:16]
-            about = {"slices": len(bank), "patients": len(set(bank.patients)), "fingerprint": fingerprint}
+            about = {"slices": len(bank), "patients": bank.patient_count, "fingerprint": fingerprint}
             write_json_atomic(self.trace_path, {"bank": about, "cases": self.cases})
 
     def fail(self, engine: Engine, error: Exception) -> None:

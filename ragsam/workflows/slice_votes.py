@@ -53,7 +53,7 @@ class SliceVotes:
         self.encode = encode
         self.keeps = frozen or encode is None
         self.bank = retriever.bank
-        self.few = len(set(retriever.bank.patients)) <= FEW
+        self.few = retriever.bank.patient_count <= FEW
         self._kept: dict[tuple[str, int], dict[str, Tensor]] = {}
         self._bytes = 0
 

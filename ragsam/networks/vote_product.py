@@ -1,0 +1,71 @@
+"""The product of two opinions: a network's own, trained without neighbours, and the vote of the neighbours.
+
+A network that trains with the vote of its own training patients learns less from the picture, and trusts the vote as
+little as its few training slices need it. So here nothing is learnt of the vote: it multiplies the network's
+probabilities, raised to a power. The power grows with the number of patients that can vote, and is weighed by what
+validation patients show, see `ragsam.workflows.vote_weight`.
+
+Source: a product of experts, Hinton, Neural Computation 14, 2002 (doi 10.1162/089976602760128018), whose experts are
+not trained together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ragsam.networks.supports import Supports, label_prior, resize_prior, votes_found
+from ragsam.networks.voting import vote_shares
+
+#: What is added to every share of the vote, and to every probability of the network: neither is ever sure. A network
+#: that has not learnt an organ yet denies it everywhere, and no vote would outweigh that.
+VOTE_DOUBT, NETWORK_DOUBT = 0.02, 0.01
+#: The power of the vote of a single patient's slices, and that of the number of patients by which it grows.
+POWER, GROWTH = 0.75, 0.25
+
+
+class VoteProduct(nn.Module):
+    """Multiplies the classes' probabilities by the neighbours' vote. It has no parameters.
+
+    Args:
+        num_classes: with background (K + 1).
+
+    Attributes:
+        weight: scalar, of the vote; 0, and so no effect, until a training sets it. Kept with the weights.
+        patients: scalar, how many can vote where the supports do not tell: those of the training. Kept too.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.register_buffer("weight", torch.zeros(()))
+        self.register_buffer("patients", torch.ones(()))
+
+    def start(self, patients: int) -> None:
+        """Give the vote a weight of 1, where so many patients can vote."""
+        self.weight.fill_(1.0)
+        self.patients.fill_(patients)
+
+    def forward(self, logits: Tensor, supports: Supports) -> Tensor:
+        """Return logits [B, K + 1, H, W] with the vote; those of a query that nobody votes for as they are."""
+        evidence = self.evidence(supports, tuple(logits.shape[-2:]))
+        heeded = self.weight * votes_found(supports, evidence) > 0
+        return torch.where(heeded, multiplied(logits, self.weight * evidence), logits)
+
+    def evidence(self, supports: Supports, size: tuple[int, int]) -> Tensor:
+        """Return the logarithm of the vote's power [B, K + 1, H, W], at a weight of 1, for slices of this size.
+
+        A class that no neighbour annotates is as likely, beside the others, as the background that it lies in.
+        """
+        vote = resize_prior(label_prior(supports, self.num_classes).float(), size)
+        odds = (vote_shares(vote) + VOTE_DOUBT).log()
+        if supports.annotated is not None:
+            known = (supports.annotated & (supports.weights > 0)[..., None]).any(1)[..., None, None]
+            odds = torch.where(known, odds, odds[:, :1])
+        patients = self.patients if supports.patients is None else odds.new_tensor(supports.patients)
+        return POWER * patients**GROWTH * odds
+
+
+def multiplied(logits: Tensor, evidence: Tensor) -> Tensor:
+    """Return logits [B, K + 1, H, W] whose probabilities are multiplied by what `evidence` is the logarithm of."""
+    return ((logits.float().softmax(1) + NETWORK_DOUBT).log() + evidence).to(logits.dtype)
