@@ -178,7 +178,7 @@ def test_monai_finds_optional_properties_of_training(run):
     for name in ("train_preprocessing", "val_preprocessing", "val_postprocessing", "val_inferer", "val_dataset"):
         assert getattr(made, name) is not None, name
     assert len(made.train_handlers) == 9
-    assert len(made.val_handlers) == 3
+    assert len(made.val_handlers) == 4
 
 
 def test_device_may_come_as_a_text_as_monai_label_gives_it(own_run, study, tmp_path):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from ragsam.networks.supports import weighted_vote
@@ -109,8 +110,9 @@ def best_shifts(query: Tensor, images: Tensor) -> Tensor:
     """Return by how much of the side to look aside in each of images [B, k, s, s] to see query [B, s, s]: [B, k, 2]."""
     side = query.shape[-1]
     farthest = round(FARTHEST * side)
-    spectra = [torch.fft.rfft2(_unit(x), s=(2 * side, 2 * side)) for x in (query, images)]
-    products = torch.fft.irfft2(spectra[0].conj()[:, None] * spectra[1], s=(2 * side, 2 * side))
+    size = (next_fast_len(side + farthest, real=True),) * 2  # beyond the farthest shift pictures may wrap around
+    spectra = [torch.fft.rfft2(_unit(x), s=size) for x in (query, images)]
+    products = torch.fft.irfft2(spectra[0].conj()[:, None] * spectra[1], s=size)
     reach = torch.arange(-farthest, farthest + 1, device=query.device, dtype=query.dtype)
     cost = FARTHEST_COST * (reach[:, None] ** 2 + reach**2) / max(farthest, 1) ** 2
     near = products.roll((farthest, farthest), (2, 3))[:, :, : len(reach), : len(reach)] - cost
@@ -121,19 +123,27 @@ def best_shifts(query: Tensor, images: Tensor) -> Tensor:
 def local_shifts(query: Tensor, images: Tensor) -> Tensor:
     """Return by how much of the side to look aside from each pixel, in images [B, k, s, s]: [B, k, 2, s, s]."""
     side = query.shape[-1]
-    steps = range(-REACH, REACH + 1)
-    padded = F.pad(images, (REACH, REACH, REACH, REACH))
-    costs = []
-    for down in steps:
-        for right in steps:
-            moved = padded[..., REACH + down : REACH + down + side, REACH + right : REACH + right + side]
-            cost = _box((query[:, None] - moved).square(), stride=GRID)
-            costs.append(cost + REACH_COST * (down**2 + right**2))
-    chances = (-torch.stack(costs, dim=-1) / PLACE_SCALE).softmax(-1)
-    offsets = torch.cartesian_prod(*[torch.tensor(steps, dtype=chances.dtype, device=chances.device)] * 2)
-    shifts = (chances @ offsets).movedim(-1, 2).flatten(0, 1) / side
+    # On a CPU one query at a time: what is compared then stays in its cache.
+    pairs = zip(query.split(1), images.split(1), strict=True) if query.device.type == "cpu" else [(query, images)]
+    chances = (-torch.cat([_place_costs(*pair) for pair in pairs], dim=1) / PLACE_SCALE).softmax(0)
+    steps = torch.arange(-REACH, REACH + 1, dtype=chances.dtype, device=chances.device)
+    places = torch.cartesian_prod(steps, steps)
+    shifts = torch.einsum("pbkhw,pc->bkchw", chances, places).flatten(0, 1).contiguous() / side
     smooth = F.avg_pool2d(F.pad(shifts, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     return _resize(smooth, query.shape[1:]).unflatten(0, images.shape[:2])
+
+
+def _place_costs(query: Tensor, images: Tensor) -> Tensor:
+    """Return what every place of a patch costs, on a grid of patches: [places, B, k, h, w]; see `local_shifts`."""
+    side, query = query.shape[-1], query[:, None]
+    padded = F.pad(images, (REACH, REACH, REACH, REACH)).contiguous(memory_format=torch.channels_last)
+    costs = []
+    for down in range(-REACH, REACH + 1):
+        for right in range(-REACH, REACH + 1):
+            moved = padded[..., REACH + down : REACH + down + side, REACH + right : REACH + right + side]
+            cost = _box((moved - query).square_(), stride=GRID)
+            costs.append(cost + REACH_COST * (down**2 + right**2))
+    return torch.stack(costs)
 
 
 def correlation(query: Tensor, images: Tensor) -> Tensor:
@@ -164,6 +174,7 @@ def _sample(images: Tensor, shifts: Tensor, mode: str = "bilinear") -> Tensor:
 
 def _box(x: Tensor, stride: int = 1) -> Tensor:
     """Average [B, k, s, s] over patches; beyond the border nothing is counted."""
+    x = x.contiguous(memory_format=torch.channels_last)  # all neighbours at once, which torch is quicker with
     return F.avg_pool2d(x, PATCH, stride, PATCH // 2, count_include_pad=False)
 
 

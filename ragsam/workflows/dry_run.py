@@ -22,6 +22,7 @@ from ragsam.workflows.durations import duration
 from ragsam.workflows.frozen_encoder import FrozenEncoder
 from ragsam.workflows.memory import peak_memory
 from ragsam.workflows.stages import refuse_unreached
+from ragsam.workflows.vote_weight import VoteWeight
 
 STEPS = 4  # the first warms up, the others are timed
 
@@ -50,7 +51,8 @@ class TrainingEstimate:
     Attributes:
         batch_size, validations, volumes: slices a step, and how many there are of the others.
         stages: in their order; more than one where neighbours, or a frozen encoder, come later.
-        volume_s, keep_s: for a validation volume on average, and for what is kept after an epoch.
+        validation_s, keep_s: for a validation, the choice of the vote's weight among it, and for what is kept after an
+            epoch.
         encodings, encode_s: how many slices are encoded for a frozen encoder at most, and what each takes.
         total_s: for all of it.
         memory_bytes, gpu_bytes: the process's peak, with all embeddings that are kept, and the GPU's; 0 without one.
@@ -61,7 +63,7 @@ class TrainingEstimate:
     validations: int
     volumes: int
     stages: tuple[Stage, ...]
-    volume_s: float
+    validation_s: float
     keep_s: float
     encodings: int
     encode_s: float
@@ -160,7 +162,8 @@ def _try_run(run: Path, output: Path) -> TrainingEstimate:
     if frozen is not None and frozen.encoded:
         encode_s = frozen.seconds / frozen.encoded
         encodings, kept_bytes = frozen.expect((epochs - later.get("frozen_from", 1) + 1) * steps * batch_size)
-    volume_s = (clock.at["validated"] - clock.at["validation"]) * sum(voxels) / voxels[largest] / len(voxels)
+    validation_s = (clock.at["validated"] - clock.at["validation"]) * sum(voxels) / voxels[largest]
+    validation_s += sum(item.seconds for item in workflow.val_handlers if isinstance(item, VoteWeight))
     keep_s = clock.at["end"] - clock.at["validated"]
     process, gpu = peak_memory()
     return TrainingEstimate(
@@ -168,14 +171,14 @@ def _try_run(run: Path, output: Path) -> TrainingEstimate:
         validations=validations,
         volumes=len(voxels),
         stages=stages,
-        volume_s=volume_s,
+        validation_s=validation_s,
         keep_s=keep_s,
         encodings=encodings,
         encode_s=encode_s,
         total_s=sum(stage.ready_s + stage.steps * stage.step_s for stage in stages)
         + encodings * encode_s
         + epochs * keep_s
-        + validations * len(voxels) * volume_s,
+        + validations * validation_s,
         memory_bytes=process + kept_bytes,
         gpu_bytes=gpu,
         disk_bytes=2 * sum(path.stat().st_size for path in run.rglob("*") if path.is_file()),
@@ -198,7 +201,7 @@ def estimate_lines(estimate: TrainingEstimate) -> list[str]:
         f"ready to train after {duration(first.ready_s)}",
         f"a step: {first.step_s:.2f} s, {e.batch_size / first.step_s:.0f} slices a second; {first.steps} steps",
         *told,
-        f"a validation: {duration(e.volumes * e.volume_s)} for {e.volumes} volumes; {e.validations} of them",
+        f"a validation: {duration(e.validation_s)} for {e.volumes} volumes; {e.validations} of them",
         f"memory: {e.memory_bytes / 1e9:.1f} GB" + (f", the GPU's: {e.gpu_bytes / 1e9:.1f} GB" if e.gpu_bytes else ""),
         f"disk: {e.disk_bytes / 1e6:.0f} MB, {e.free_bytes / 1e9:.1f} GB are free",
         f"the whole training: about {duration(e.total_s)}",
