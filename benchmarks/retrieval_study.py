@@ -246,7 +246,7 @@ def summarise(done: Sequence[dict[str, Any]], data: str) -> list[dict[str, Any]]
         for arm, test, name in tests:
             table = scores([case for t in by_arm[arm] for case in t["tests"][test]])
             row = {"patients": patients, "test": name, "dice": mean_interval(table), **_effort(by_arm[arm])}
-            if test != "switched off" and "switched off" in by_arm[arm][0]["tests"]:
+            if plain != "retrieval" and test != "switched off" and "switched off" in by_arm[arm][0]["tests"]:
                 off = scores([case for t in by_arm[arm] for case in t["tests"]["switched off"]])
                 row["over_itself"] = paired_difference(table, off)
             rows.append({**row, "gain": paired_difference(table, base)})
@@ -263,17 +263,19 @@ def _effort(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def table_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return a set's rows as a Markdown table."""
+    itself = any("over_itself" in row for row in rows)
     lines = [
-        "| patients | tested | seeds | steps | minutes | Dice (95 % interval) | gain (95 % interval) | p | better "
-        "| over itself switched off |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| patients | tested | seeds | steps | minutes | Dice (95 % interval) | gain (95 % interval) | p | better |"
+        + itself * " over itself switched off |",
+        "|---|---|---|---|---|---|---|---|---|" + itself * "---|",
     ]
     for row in rows:
         low, high = row["dice"]["ci95"] or (float("nan"),) * 2
-        gain, told = row.get("gain"), " | | | "
+        gain, told = row.get("gain"), " | |"
         if gain:
-            own = _difference(row["over_itself"]) if "over_itself" in row else ""
-            told = f"{_difference(gain)} | {row['p']:.2g} | {gain['wins']} of {gain['n']} | {own}"
+            told = f"{_difference(gain)} | {row['p']:.2g} | {gain['wins']} of {gain['n']}"
+        if itself:
+            told += " | " + (_difference(row["over_itself"]) if "over_itself" in row else "")
         lines.append(
             f"| {row['patients'] or 'all'} | {row['test']} | {row['seeds']} | {row['steps']:.0f} "
             f"| {row['minutes']:.2f} | **{row['dice']['mean']:.3f}** ({low:.3f} to {high:.3f}) | {told} |"

@@ -287,7 +287,7 @@ def prepared(study, folder, **knobs):
 
 @pytest.mark.parametrize("prompts", [None, "trained"])
 def test_prompts_are_drawn_only_where_the_network_trains_to_answer_them(study, tmp_path, prompts):
-    workflow = prepared(study, tmp_path / "run", prompts=prompts)
+    workflow = prepared(study, tmp_path / "run", prompts=prompts, fusion="label_prior")
     assert any(isinstance(item, PromptDrawing) for item in workflow.train_handlers) == (prompts == "trained")
     seen = []
     workflow.trainer.add_event_handler(
@@ -298,7 +298,7 @@ def test_prompts_are_drawn_only_where_the_network_trains_to_answer_them(study, t
     assert len(seen) == 3
     for asked, prediction in seen:
         assert bool(asked) == bool(prediction.groups) == (prompts == "trained")
-        assert prediction.plain is not None  # with retrieval, what it is without is learnt too
+        assert prediction.plain is not None  # with a fusion that learns, what it is without is learnt too
 
 
 def test_a_run_that_trains_to_answer_prompts_is_the_same_again(study, tmp_path):
