@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 from small_study import KNOBS
+from test_workflows_training import prepared
 
 from ragsam.data.datalist import load_datalist, write_datalist
 from ragsam.networks.checkpoints import load_weights, read_checkpoint
-from ragsam.workflows.bundle import make_run
 from ragsam.workflows.jobs import train_run
 from ragsam.workflows.vote_weight import WEIGHTS, VoteWeight, _overlaps
 
@@ -33,17 +32,10 @@ def two_validation_patients(study, folder):
     return folder / "datalist.json"
 
 
-def prepared(study, folder):
-    run = make_run("sam_lora", two_validation_patients(study, folder), folder / "run", KNOBS)
-    configs = run / "configs"
-    workflow = ConfigWorkflow(
-        config_file=str(configs / "train.yaml"),
-        meta_file=str(configs / "metadata.json"),
-        logging_file=str(configs / "logging.conf"),
-        workflow_type="train",
-        bundle_root=str(run),
-    )
-    workflow.initialize()
+def chooser_of(study, folder):
+    """A training that is ready to run, and what chooses the weight in it."""
+    knobs = {**KNOBS, "fusion": "vote_product"}
+    workflow = prepared(two_validation_patients(study, folder), folder / "run", **knobs)
     (chooser,) = [handler for handler in workflow.val_handlers if isinstance(handler, VoteWeight)]
     return workflow, chooser
 
@@ -51,7 +43,7 @@ def prepared(study, folder):
 @pytest.fixture(scope="module")
 def trained(study, tmp_path_factory):
     """What chooses the weight, of a workflow that has been run."""
-    workflow, chooser = prepared(study, tmp_path_factory.mktemp("trained"))
+    workflow, chooser = chooser_of(study, tmp_path_factory.mktemp("trained"))
     workflow.run()
     return chooser
 
@@ -124,7 +116,7 @@ def test_overlaps_by_hand():
 
 
 def test_nothing_is_chosen_without_a_bank(study, tmp_path):
-    _, chooser = prepared(study, tmp_path)
+    _, chooser = chooser_of(study, tmp_path)
     chooser.choose(None)
     assert chooser.slices is None
     assert float(chooser.network.fusion.vote_product.weight) == 0.0
