@@ -3,8 +3,8 @@
     python benchmarks/retrieval_cost.py [--slices 100000]
 
 24 neighbours, `vit_b` at 512 pixels and `vit_tiny` at 64, 9 classes, random weights, made descriptors in clusters by
-patient; one thread, the process's own clock, everything in one run, the fastest of a few
-rounds. Prints a Markdown table.
+patient; one thread, the process's own clock, everything in one run, the fastest of a few rounds. Prints a
+Markdown table.
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ Test: whole volumes of other patients. Differences, to the first network and to 
 retrieval, are paired by patient, a patient's score being the mean over seeds; the p-value is Wilcoxon's, of the former,
 corrected by Holm over a set's rows. With a fusion that has nothing to learn (`vote_product`) the network without
 retrieval is that with it, to the bit; one is trained, and its test with retrieval switched off is the former. Finished
-trials stand in the output folder and are not run again. Writes
-result.json and gains.png and prints Markdown tables.
+trials stand in the output folder and are not run again. Writes result.json and gains.png and prints Markdown tables.
 """
 
 from __future__ import annotations

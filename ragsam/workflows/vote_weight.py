@@ -39,7 +39,8 @@ class VoteWeight:
     Args:
         network: the segmenter that trains.
         retriever: with a bank, or nothing is chosen.
-        slices: makes the slices of the validation patients, without augmentation; called once, and only where needed.
+        slices: makes the slices of the validation patients, without augmentation; called at the first validation that
+            has a bank.
 
     Attributes:
         seconds: what the last choice took, the slices' making left out.
@@ -91,8 +92,8 @@ class VoteWeight:
             embedded = network.embed(image)
             vectors = self.retriever.describe(image, embedded.embedding, batch["height"])
             queries = zip(batch["patient"], batch["case"], strict=True)
-            found = self.retriever.search(vectors, [self.retriever.bank.own_patients(*query) for query in queries])
-            supports = self.retriever.with_memory(*self.retriever.supports(found, image))
+            near = self.retriever.search(vectors, [self.retriever.bank.own_patients(*query) for query in queries])
+            supports = self.retriever.with_memory(*self.retriever.supports(near, image))
             logits = network.decode(embedded, supports)
             evidence = product.evidence(supports, tuple(logits.shape[-2:]))
             truth = batch["label"][:, 0].to(device)
