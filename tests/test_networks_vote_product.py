@@ -75,6 +75,20 @@ def test_a_class_that_nobody_annotates_keeps_its_chance_beside_the_background():
     assert float(every[2] / every[0]) == pytest.approx(float(own[2] / own[0]) * (0.02 / 0.12) ** POWER, rel=1e-3)
 
 
+def test_a_class_whose_vote_cannot_be_trusted_keeps_its_chance_beside_the_background():
+    own = OWN + NETWORK_DOUBT
+    for trust, share in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0)):
+        seen = chances(product(), voted(0.1, 0.2, 0.7, trust=torch.tensor([1.0, 1.0, trust])))
+        assert float(seen[2] / seen[0]) == pytest.approx(
+            float(own[2] / own[0]) * (0.72 / 0.12) ** (POWER * share), rel=1e-3
+        )
+        assert float(seen[1] / seen[0]) == pytest.approx(float(own[1] / own[0]) * (0.22 / 0.12) ** POWER, rel=1e-3)
+    assert torch.equal(
+        chances(product(), voted(0.1, 0.2, 0.7, trust=torch.tensor([1.0, 0.5]))),
+        chances(product(), voted(0.1, 0.2, 0.7, trust=torch.tensor([1.0, 0.5, 1.0]))),
+    )
+
+
 def make(seed=0, **options):
     torch.manual_seed(seed)
     return Segmenter(CLASSES, image_size=SIZE, lora={"rank": 2}, **options).eval()

@@ -2,13 +2,16 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from functools import partial
 
+import nibabel as nib
 import numpy as np
 import pytest
 from small_study import HEADER_NAME, TRAINING, files_below
 
 from ragsam.cli import main
+from ragsam.data.cards import load_card
 from ragsam.data.datalist import load_datalist, write_datalist
 from ragsam.errors import InputError
 from ragsam.retrieval import Bank
@@ -109,6 +112,39 @@ def test_add_refuses_a_case_that_is_there_and_data_of_other_organs(run, study, o
         index_run(run, tmp_path / "none", add=study, section="validation")
     assert files_below(own_bank) == files
     assert not (tmp_path / "none").exists()
+
+
+def test_a_bank_knows_how_well_it_agrees_with_itself(run, study, own_bank, caplog):
+    """Made, it is measured, told and kept; grown, anew; pruned, the next who needs it measures."""
+    organs = load_card(load_datalist(study).card).labels
+    with caplog.at_level(logging.INFO):
+        index_run(run, own_bank)
+    made = Bank.open(own_bank).agreement
+    assert made.patients == 4
+    assert min(made.dice[1:]) > 0.5
+    told = [record.getMessage() for record in caplog.records if "finds its labels" in record.getMessage()]
+    assert told == [f"bank: the vote of other patients finds its labels with a Dice of {made.in_words(organs)}"]
+    index_run(run, own_bank, add=study, section="validation")
+    assert Bank.open(own_bank).agreement.patients == 5
+    assert main(["index", str(run), "--output", str(own_bank), "--remove", "patient-anna"]) == 0
+    assert Bank.open(own_bank).agreement is None
+
+
+def test_a_bank_of_wrong_labels_is_told_and_its_vote_counts_for_nothing(run, study, own_bank, tmp_path, caplog):
+    """Labels that lie elsewhere in the body, another place in each patient."""
+    cases = []
+    for number, case in enumerate(load_datalist(study).section("training")):
+        label = nib.load(case.label)
+        moved = np.roll(np.asarray(label.dataobj), (3 * number, -4 * number), axis=(0, 1))[:, :, ::-1]
+        nib.save(nib.Nifti1Image(moved, label.affine), tmp_path / f"{number}.nii.gz")
+        cases.append(replace(case, label=tmp_path / f"{number}.nii.gz"))
+    path = tmp_path / "wrong.json"
+    write_datalist(path, load_datalist(study).card, {"training": cases})
+    with caplog.at_level(logging.INFO):
+        index_run(None, tmp_path / "wrong", data=path)
+    agreement = Bank.open(tmp_path / "wrong").agreement
+    assert min(agreement.trust[1:]) < 0.6
+    assert any("its vote counts" in r.getMessage() and r.levelname == "WARNING" for r in caplog.records)
 
 
 def test_remove_takes_a_patient_out_without_naming_anyone(run, own_bank, capsys):

@@ -43,6 +43,8 @@ class Supports:
             get nothing. None: the labels vote pixel on pixel.
         memory: the neighbours themselves; None where no fusion looks at them.
         patients: how many there are in the bank that was searched; None: not known.
+        trust: [K + 1 or fewer], float, 0-1, how far the vote on each class can be trusted, see
+            `ragsam.retrieval.agreement`; None: not known.
     """
 
     labels: Tensor
@@ -51,6 +53,7 @@ class Supports:
     vote: Tensor | None = None
     memory: Memory | None = None
     patients: int | None = None
+    trust: Tensor | None = None
 
     @classmethod
     def of_vote(cls, vote: Tensor, found: Tensor) -> Supports:

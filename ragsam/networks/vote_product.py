@@ -12,6 +12,7 @@ not trained together.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ragsam.networks.supports import Supports, label_prior, resize_prior, votes_found
@@ -55,13 +56,17 @@ class VoteProduct(nn.Module):
     def evidence(self, supports: Supports, size: tuple[int, int]) -> Tensor:
         """Return the logarithm of the vote's power [B, K + 1, H, W], at a weight of 1, for slices of this size.
 
-        A class that no neighbour annotates is as likely, beside the others, as the background that it lies in.
+        A class that no neighbour annotates is as likely, beside the others, as the background that it lies in; one that
+        cannot be trusted is the more so, the less it can.
         """
         vote = resize_prior(label_prior(supports, self.num_classes).float(), size)
         odds = (vote_shares(vote) + VOTE_DOUBT).log()
         if supports.annotated is not None:
             known = (supports.annotated & (supports.weights > 0)[..., None]).any(1)[..., None, None]
             odds = torch.where(known, odds, odds[:, :1])
+        if supports.trust is not None:
+            trust = F.pad(supports.trust, (0, self.num_classes - len(supports.trust)), value=1.0)
+            odds = odds[:, :1].lerp(odds, trust.to(odds)[:, None, None])
         patients = self.patients if supports.patients is None else odds.new_tensor(supports.patients)
         return POWER * patients**GROWTH * odds
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ragsam.errors import InputError
+from ragsam.retrieval.agreement import Agreement
 from ragsam.retrieval.bank_arrays import PartedArray
 from ragsam.retrieval.bank_manifest import read_manifest, read_rows
 from ragsam.retrieval.bank_rows import Rows, classes_present, joined, pseudonym, rows_of_batch
@@ -46,6 +47,7 @@ class Bank:
         embeddings: [N, C, h, w], float16, by the encoder; None where they are not kept.
         present: [N, C], bool, the classes of which the slice has a pixel; None finds it out.
         stored_scores: `scores` as a manifest has them; None works them out when they are asked for.
+        agreement: of the bank with itself; None where it has not been measured, see `Retriever.agreement`.
     """
 
     descriptors: np.ndarray
@@ -61,6 +63,7 @@ class Bank:
     embeddings: np.ndarray | PartedArray | None = None
     present: np.ndarray | None = None
     stored_scores: dict[str, float] | None = None
+    agreement: Agreement | None = None
 
     def __post_init__(self) -> None:
         if self.present is None:
@@ -178,7 +181,10 @@ class Bank:
             manifest = read_manifest(folder, fit)
             try:
                 rows = read_rows(folder, manifest)
-                return cls._of_rows(rows, manifest["fit"], manifest["salt"], manifest.get("scores"))
+                bank = cls._of_rows(rows, manifest["fit"], manifest["salt"], manifest.get("scores"))
+                if "agreement" in manifest:
+                    bank.agreement = Agreement.of_json(manifest["agreement"])
+                return bank
             except InputError:
                 if read_manifest(folder, fit) == manifest:
                     raise

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ragsam.errors import InputError
 from ragsam.networks.supports import Memory, Supports
+from ragsam.retrieval.agreement import Agreement
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.carrying import best_matches, carry, matching_image
 from ragsam.retrieval.descriptors import DESCRIPTORS
+from ragsam.retrieval.measured_agreement import measured_agreement
 from ragsam.retrieval.store import STORES, VectorStore, make_store
 
 
@@ -42,6 +44,7 @@ class Retriever:
             then those of twice as many candidates that look most like it, and their weights are what they contribute.
             Otherwise they vote pixel on pixel.
         memory: whether the network looks at the neighbours' embeddings, which the bank then holds.
+        weigh: whether the network looks at how far the bank's vote can be trusted.
 
     Attributes:
         bank: where it looks; None until one is attached, and then every query comes back without supports.
@@ -59,6 +62,7 @@ class Retriever:
         store: str = "auto",
         carry: bool = False,
         memory: bool = False,
+        weigh: bool = False,
     ) -> None:
         if descriptor not in DESCRIPTORS:
             raise InputError(f"descriptor {descriptor!r} is unknown; choose one of {', '.join(DESCRIPTORS)}")
@@ -70,6 +74,7 @@ class Retriever:
         self.temperature = temperature
         self.carry = carry
         self.memory = memory
+        self.weigh = weigh
         self.keeps = tuple(name for name, wanted in (("images", carry), ("embeddings", memory)) if wanted)
         self.bank: Bank | None = None
         self.query: tuple[str | None, str | None] = (None, None)
@@ -192,12 +197,33 @@ class Retriever:
         supports = Supports(labels, weights, annotated, vote, patients=bank.patient_count).to(device)
         return supports, _ordered(found, every.cpu().numpy().astype(float))
 
-    def with_memory(self, supports: Supports, near: Neighbours) -> Supports:
-        """Return what `supports` gave with the neighbours themselves, where the network looks at them."""
-        if not self.memory:
-            return supports
-        rows, weights = near.rows[:, : self.neighbours], torch.from_numpy(near.weights[:, : self.neighbours])
-        return replace(supports, memory=self.memory_of(rows, weights.float()).to(supports.weights.device))
+    def completed(self, supports: Supports, near: Neighbours) -> Supports:
+        """Return what `supports` gave with what else the network looks at: the neighbours themselves, and trust."""
+        if self.memory:
+            rows, weights = near.rows[:, : self.neighbours], torch.from_numpy(near.weights[:, : self.neighbours])
+            memory = self.memory_of(rows, weights.float()).to(supports.weights.device)
+            supports = replace(supports, memory=memory)
+        if self.weigh:
+            trust = torch.tensor(self.agreement.trust, device=supports.weights.device)
+            supports = replace(supports, trust=trust)
+        return supports
+
+    @property
+    def agreement(self) -> Agreement:
+        """How well the bank agrees with itself: as its manifest says, else as measured at the first call."""
+        if self.bank.agreement is None:
+            self.bank.agreement = measured_agreement(self.bank, self._ask)
+        return self.bank.agreement
+
+    def _ask(self, rows: np.ndarray, allowed: Sequence[np.ndarray | None]) -> tuple[Supports, np.ndarray]:
+        """Return the supports of slices of the bank itself, found among the allowed rows, and the neighbours' rows."""
+        found = self.search(self.bank.descriptors[rows], [set()] * len(rows), allowed)
+        if self.bank.images is None:
+            images = torch.zeros(len(rows), 1, 1)
+        else:
+            images = torch.from_numpy(np.asarray(self.bank.images[rows])).float() / 255
+        supports, near = self.supports(found, images[:, None])
+        return supports, np.where(near.weights > 0, near.rows, -1)
 
     def memory_of(self, rows: np.ndarray, weights: Tensor) -> Memory | None:
         """Return the neighbours of rows [B, k] and weights [B, k] themselves, where the network looks at them."""
@@ -218,7 +244,7 @@ class Retriever:
             embedding = None if embedding is None else embedding.float()
             found = self.search(self.describe(image, embedding, height), [own] * len(image))
             supports, found = self.supports(found, image)
-            supports = self.with_memory(supports, found)
+            supports = self.completed(supports, found)
         if self.record:
             self.trace.append((height.cpu().numpy(), found))
         return supports

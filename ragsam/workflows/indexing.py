@@ -17,7 +17,9 @@ from tqdm import tqdm
 from ragsam.data.cards import load_card
 from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
-from ragsam.retrieval.bank_manifest import read_manifest
+from ragsam.retrieval.agreement import Agreement
+from ragsam.retrieval.bank import Bank
+from ragsam.retrieval.bank_manifest import read_manifest, write_manifest
 from ragsam.retrieval.bank_writer import BankWriter
 from ragsam.workflows.bundle import require_plain, root_cause
 from ragsam.workflows.checkpoint_handler import WeightsLoader
@@ -82,9 +84,24 @@ def write_bank(
                 batches = bank_batches(retriever, network, dataset, keeps)
                 for batch in progress(batches, done=len(cases) - len(todo), total=len(cases)):
                     writer.add(batch)
-            return writer.commit()
+            manifest = writer.commit()
+            retriever.attach(Bank.open(folder))
+            manifest["agreement"] = retriever.agreement.as_json()
+            write_manifest(Path(folder), manifest)
+        _tell_agreement(retriever.agreement, preparation["labels"])
+        return manifest
     except Exception as error:
         raise root_cause(error) from error
+
+
+def _tell_agreement(found: Agreement, organs: Sequence[str]) -> None:
+    """Tell how well a bank agrees with itself, and of which organs its vote counts less."""
+    among = "other patients" if found.patients > 1 else "the patient's own farther slices"
+    logger.info("bank: the vote of %s finds its labels with a Dice of %s", among, found.in_words(organs) or "nothing")
+    for organ, dice, chance, trust in zip(organs, found.dice[1:], found.chance[1:], found.trust[1:], strict=False):
+        if trust < 1:
+            told = "bank: %s: found with a Dice of %.2f, %.2f by chance; its vote counts %.0f %%; look at its labels"
+            logger.warning(told, organ, dice, chance or 0.0, 100 * trust)
 
 
 def _parser(run: Path) -> Any:

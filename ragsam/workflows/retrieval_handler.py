@@ -197,7 +197,7 @@ class TrainingRetrieval:
             embedding = encoding(self.network, images)
         vectors = self.retriever.describe(images, embedding, batch["height"])
         own = [self.retriever.bank.own_patients(patient, None) for patient in batch["patient"]]
-        return self.retriever.with_memory(*self.retriever.supports(self.retriever.search(vectors, own), images))
+        return self.retriever.completed(*self.retriever.supports(self.retriever.search(vectors, own), images))
 
 
 class VolumeRetrieval:

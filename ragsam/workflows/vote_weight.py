@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Subset
 from ragsam.data.slices import SliceDataset
 from ragsam.networks.segmenter import Segmenter
 from ragsam.networks.vote_product import multiplied
+from ragsam.retrieval.measured_agreement import overlaps
 from ragsam.retrieval.retriever import Retriever
 
 logger = logging.getLogger(__name__)
@@ -93,14 +94,14 @@ class VoteWeight:
             vectors = self.retriever.describe(image, embedded.embedding, batch["height"])
             queries = zip(batch["patient"], batch["case"], strict=True)
             near = self.retriever.search(vectors, [self.retriever.bank.own_patients(*query) for query in queries])
-            supports = self.retriever.with_memory(*self.retriever.supports(near, image))
+            supports = self.retriever.completed(*self.retriever.supports(near, image))
             logits = network.decode(embedded, supports)
             evidence = product.evidence(supports, tuple(logits.shape[-2:]))
             truth = batch["label"][:, 0].to(device)
             for index, weight in enumerate(WEIGHTS):
                 found = multiplied(logits, weight * evidence).argmax(1)
                 for place, patient in enumerate(batch["patient"]):
-                    counted = _overlaps(found[place], truth[place], network.num_classes + 1)
+                    counted = overlaps(found[place], truth[place], network.num_classes + 1)
                     counts[patient][index] += counted * batch["annotated"][place]
         network.train(training)
         both, found, truth = torch.stack(list(counts.values())).unbind(2)  # each [patients, weights, K + 1]
@@ -108,9 +109,3 @@ class VoteWeight:
         means = dice.nanmean(0).nanmean(1)
         return dict(zip(WEIGHTS, means.nan_to_num(0.0).tolist(), strict=True))
 
-
-def _overlaps(found: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """Return for every class how many pixels are right, found and true: [3, classes]."""
-    right = torch.where(found == truth, found, classes)
-    counted = [torch.bincount(x.flatten(), minlength=classes)[:classes] for x in (right, found, truth)]
-    return torch.stack(counted).double().cpu()

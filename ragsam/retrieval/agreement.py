@@ -1,0 +1,50 @@
+"""Agreement: how well the labels of a bank's slices are found by the vote of its other patients, and what to trust.
+
+Where the vote finds no more of an organ than chance does, neighbours are poor or labels are wrong, and it deserves no
+trust.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+#: So much Dice beyond chance is full trust.
+ENOUGH = 0.2
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well a bank agrees with itself, by class, background first.
+
+    Attributes:
+        dice: of the vote, over all slices that asked; None for a class that none of them has.
+        chance: of the same votes with the labels of slices drawn at random.
+        patients: how many were asked. One has only itself to agree with.
+    """
+
+    dice: tuple[float | None, ...]
+    chance: tuple[float | None, ...]
+    patients: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a manifest keeps."""
+        return asdict(self)
+
+    @classmethod
+    def of_json(cls, content: dict[str, Any]) -> Agreement:
+        """Return what `as_json` gave."""
+        return cls(tuple(content["dice"]), tuple(content["chance"]), content["patients"])
+
+    @property
+    def trust(self) -> tuple[float, ...]:
+        """How far the vote on each class can be trusted, 0-1: 1 for the background, and where it is not known."""
+        pairs = zip(self.dice[1:], self.chance[1:], strict=True)
+        found = (1.0 if a is None else min(max((a - (b or 0.0)) / ENOUGH, 0.0), 1.0) for a, b in pairs)
+        return (1.0, *found)
+
+    def in_words(self, organs: Sequence[str]) -> str:
+        """Return the Dice of each organ that is known."""
+        pairs = zip(organs, self.dice[1:], strict=False)
+        return ", ".join(f"{name} {dice:.2f}" for name, dice in pairs if dice is not None)

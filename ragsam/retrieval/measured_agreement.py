@@ -1,0 +1,83 @@
+"""Measuring how well a bank agrees with itself, without any network.
+
+Its slices ask as queries do, their own patient left out, and the vote is compared with the labels that they have, and
+with those of slices drawn at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ragsam.networks.supports import Supports, label_prior, resize_prior
+from ragsam.retrieval.agreement import Agreement
+from ragsam.retrieval.bank import Bank
+
+#: Slices that ask, evenly spaced among those with an organ, and how many at once.
+SLICES, BATCH = 160, 8
+#: Where a bank has one patient, that patient's slices that are so far away answer.
+APART = 2
+#: How often labels are drawn at random.
+DRAWS = 4
+
+Ask = Callable[[np.ndarray, Sequence[np.ndarray | None]], tuple[Supports, np.ndarray]]
+
+
+def measured_agreement(bank: Bank, ask: Ask) -> Agreement:
+    """Let slices of a bank ask the others.
+
+    Slices whose neighbours do not annotate a class, or that do not themselves, say nothing of it.
+
+    Args:
+        ask: what a search in the bank finds for some of its rows [n], of those that masks [N] allow: the supports, and
+            the neighbours' rows [n, k].
+    """
+    classes = bank.present.shape[1]
+    rows = np.flatnonzero(bank.present[:, 1:].any(1))
+    rows = rows[np.linspace(0, len(rows) - 1, min(SLICES, len(rows))).round().astype(int)]
+    draw = np.random.default_rng(0)
+    drawn = [draw.permutation(rows) for _ in range(DRAWS)]
+    counts = torch.zeros(2, 3, classes, dtype=torch.float64)  # with the slices' own labels, and with others'
+    for start in range(0, len(rows), BATCH):
+        block = slice(start, start + BATCH)
+        votes, asked = _votes(bank, ask, rows[block], classes)
+        for compared in (rows, *drawn):
+            labels = torch.from_numpy(np.asarray(bank.labels[compared[block]])).long()
+            known = asked & _annotated(bank, compared[block], classes)
+            for vote, label, both in zip(votes, labels, known, strict=True):
+                counts[int(compared is not rows)] += overlaps(vote, label, classes) * both
+    right, found, there = counts.unbind(1)
+    dice = torch.where(there > 0, 2 * right / (found + there), -1.0).tolist()
+    return Agreement(*(tuple(None if x < 0 else round(x, 4) for x in values) for values in dice), bank.patient_count)
+
+
+def _votes(bank: Bank, ask: Ask, rows: np.ndarray, classes: int) -> tuple[Tensor, Tensor]:
+    """Return what others say of rows [n] of the bank: classes [n, S, S], and which of them were asked [n, classes]."""
+    supports, near = ask(rows, [_allowed(bank, row) for row in rows])
+    votes = resize_prior(label_prior(supports, classes), tuple(bank.labels.shape[1:]))
+    answers = _annotated(bank, near, classes) & torch.from_numpy(near >= 0)[..., None]
+    return votes.argmax(1), answers.any(1)
+
+
+def _annotated(bank: Bank, rows: np.ndarray, classes: int) -> Tensor:
+    """Return the classes [..., classes] that the slices of rows annotate."""
+    if bank.annotated is None:
+        return torch.ones(*rows.shape, classes, dtype=torch.bool)
+    return torch.from_numpy(bank.annotated[rows][..., :classes])
+
+
+def _allowed(bank: Bank, row: int) -> np.ndarray | None:
+    """Return as a mask the rows that may answer a row: those of other patients, or the farther ones of its own."""
+    if bank.patient_count > 1:
+        return bank.allowed(without=[bank.patients[row]])
+    return (bank.cases != bank.cases[row]) | (np.abs(bank.slices - bank.slices[row]) >= APART)
+
+
+def overlaps(found: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """Return for every class how many pixels are right, found and true: [3, classes]."""
+    right = torch.where(found == truth, found, classes)
+    counted = [torch.bincount(x.flatten(), minlength=classes)[:classes] for x in (right, found, truth)]
+    return torch.stack(counted).double().cpu()

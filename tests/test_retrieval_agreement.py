@@ -1,0 +1,119 @@
+"""How well a bank agrees with itself, on slices whose neighbours and labels are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from ragsam.retrieval import Bank, Retriever
+from ragsam.retrieval.agreement import ENOUGH, Agreement
+
+SIDE, HEIGHTS = 16, 12
+
+
+def labels_of(place):
+    """Organ 1 in every slice, organ 2 beside it, both walking down with the slice."""
+    label = np.zeros((HEIGHTS, SIDE, SIDE), np.uint8)
+    for z in range(HEIGHTS):
+        label[z, z : z + 4, place : place + 3] = 1
+        label[z, z : z + 4, place + 4 : place + 7] = 2
+    return label
+
+
+def bank_of(*patients, cases=None):
+    """A bank of patients' labels [HEIGHTS, SIDE, SIDE]; the nearest slices are those of the same height."""
+    angle = np.tile(np.linspace(0, np.pi / 2, HEIGHTS), len(patients))
+    names = np.repeat([f"p{number}" for number in range(len(patients))], HEIGHTS)
+    vectors = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
+    numbers = np.tile(np.arange(HEIGHTS), len(patients))
+    return Bank(vectors, np.concatenate(patients), names, names, numbers, np.zeros(len(names)), {})
+
+
+def measured(bank, **options):
+    retriever = Retriever(neighbours=1, **options)
+    retriever.attach(bank)
+    return retriever.agreement
+
+
+def test_patients_with_the_same_labels_agree_wholly_and_are_trusted():
+    found = measured(bank_of(labels_of(2), labels_of(2)))
+    assert found.dice == (1.0, 1.0, 1.0)
+    assert found.chance[1] < 0.6
+    assert found.trust == (1.0, 1.0, 1.0)
+    assert found.patients == 2
+    assert found.in_words(["left", "right"]) == "left 1.00, right 1.00"
+
+
+def test_the_dice_is_that_of_the_nearest_slice_of_another_patient():
+    """One pixel of three aside: 2 of 3 columns are shared, and a patient's own slices would agree wholly."""
+    assert measured(bank_of(labels_of(2), labels_of(3))).dice[1] == pytest.approx(2 / 3, abs=1e-4)
+
+
+def test_an_organ_whose_labels_are_somebody_elses_is_not_trusted_and_the_other_one_is():
+    drawn = np.random.default_rng(0)
+    right = [labels_of(2), labels_of(2), labels_of(2)]
+    wrong = [np.where(label == 1, 1, 2 * (label == 2)[drawn.permutation(HEIGHTS)]).astype(np.uint8) for label in right]
+    found = measured(bank_of(*wrong))
+    assert found.trust[1] == 1.0
+    assert found.trust[2] < 0.5
+    assert found.dice[2] - found.chance[2] < ENOUGH / 2
+
+
+def test_a_bank_of_one_patient_is_asked_for_its_own_slices_that_are_not_beside():
+    """Two slices on, half of an organ's four rows is shared."""
+    found = measured(bank_of(labels_of(2)))
+    assert found.patients == 1
+    assert found.dice[1] == pytest.approx(0.5, abs=1e-4)
+
+
+def test_what_neighbours_do_not_annotate_is_not_known_and_costs_no_trust():
+    bank = bank_of(labels_of(2), np.where(labels_of(2) == 2, 0, labels_of(2)))
+    bank.annotated = np.repeat([[True, True, True], [True, True, False]], HEIGHTS, axis=0)
+    found = measured(bank)
+    assert found.dice[2] is None
+    assert found.trust == (1.0, 1.0, 1.0)
+    assert found.in_words(["left", "right"]) == "left 1.00"
+
+
+def test_a_bank_without_any_organ_knows_nothing_of_itself():
+    found = measured(bank_of(np.zeros((HEIGHTS, SIDE, SIDE), np.uint8)))
+    assert found.dice == (None,)
+    assert found.trust == (1.0,)
+
+
+def test_trust_grows_from_chance_on():
+    assert Agreement((0.9, 0.1, 0.2, 0.05), (0.8, 0.1, 0.1, 0.3), 5).trust == pytest.approx((1.0, 0.0, 0.5, 0.0))
+
+
+def test_supports_tell_it_to_a_network_that_asks_and_it_is_measured_once():
+    image, height = torch.rand(2, 3, SIDE, SIDE), torch.zeros(2)
+    for weigh in (False, True):
+        retriever = Retriever(neighbours=1, descriptor="thumbnail", weigh=weigh)
+        batch = {"image": torch.rand(4, 3, SIDE, SIDE), "label": torch.ones(4, 1, SIDE, SIDE, dtype=torch.long)}
+        batch |= {"patient": ["a", "a", "b", "b"], "case": ["a", "a", "b", "b"], "slice": torch.arange(4)}
+        bank = retriever.build([{**batch, "height": torch.zeros(4)}], {})
+        trust = retriever(image, None, height).trust
+        assert (trust is None) is not weigh
+        assert (bank.agreement is None) is not weigh
+    bank.agreement = Agreement((1.0, 0.1), (1.0, 0.1), 2)
+    assert retriever(image, None, height).trust.tolist() == [1.0, 0.0]
+
+
+def test_labels_that_are_carried_over_are_compared_as_carried(tmp_path):
+    """The same picture elsewhere: carried over the labels agree, pixel on pixel they do not."""
+    yy, xx = np.mgrid[:48, :48]
+    slices = []
+    for patient, shift in enumerate((0, 5)):
+        for z in range(6):
+            disc = (yy - 20 - z) ** 2 + (xx - 20 - shift) ** 2 < 30
+            image = torch.from_numpy(0.2 + 0.6 * disc).float().expand(3, -1, -1)
+            slices.append((image, torch.from_numpy(disc).long()[None], f"p{patient}", z))
+    images, labels, patients, numbers = zip(*slices, strict=True)
+    batch = {"image": torch.stack(images), "label": torch.stack(labels), "patient": patients, "case": patients}
+    batch |= {"slice": torch.tensor(numbers), "height": torch.tensor(numbers) / 5}
+    found = {}
+    for carry in (False, True):
+        retriever = Retriever(neighbours=2, carry=carry)
+        retriever.build([batch], {})
+        found[carry] = retriever.agreement.dice[1]
+    assert found[True] > found[False] + 0.1
+    assert found[True] > 0.9
