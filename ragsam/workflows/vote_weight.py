@@ -108,4 +108,3 @@ class VoteWeight:
         dice = torch.where(found + truth > 0, 2 * both / (found + truth), torch.nan)[..., 1:]
         means = dice.nanmean(0).nanmean(1)
         return dict(zip(WEIGHTS, means.nan_to_num(0.0).tolist(), strict=True))
-
