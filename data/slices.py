@@ -35,12 +35,12 @@ from ragsam.transforms.slicing import (
 
 @dataclass(frozen=True, slots=True)
 class SliceKey:
-    """Where an item of a `SliceDataset` lies: case, slice and window."""
+    """Where an item of a `SliceDataset` lies, case, slice and window, and which organs the slice has."""
 
     case: int
     slice: int
     window: tuple[slice, slice]
-    foreground: bool
+    organs: tuple[int, ...]
 
 
 class SliceDataset(Dataset, Randomizable):
@@ -134,8 +134,9 @@ class SliceDataset(Dataset, Randomizable):
             windows = [(slice(0, rows), slice(0, columns))]
         else:
             windows = slice_windows((rows, columns), self.image_size)
-        present = (label > 0).flatten(0, 1).any(0).tolist()
-        return [SliceKey(index, z, window, present[z]) for z in range(count) for window in windows]
+        counted = [plane.flatten().int().bincount() for plane in label.unbind(-1)]
+        organs = [tuple((numbers[1:].nonzero()[:, 0] + 1).tolist()) for numbers in counted]
+        return [SliceKey(index, z, window, organs[z]) for z in range(count) for window in windows]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -224,21 +225,30 @@ class SliceDataset(Dataset, Randomizable):
         other.keys = [key for index in range(len(self.cases)) for key in other._case_keys(index)]
         return other
 
-    def sampler(self, samples: int, *, background_share: float = 0.15) -> Sampler[int]:
-        """Return a sampler that draws slices without any organ at a set share, and patients evenly.
+    def sampler(self, samples: int, *, background_share: float = 0.15, class_balanced: bool = True) -> Sampler[int]:
+        """Return a sampler that draws patients evenly, slices without any organ at a set share, and organs evenly.
 
         Where the volumes do not fit the cache together, an epoch's slices are ordered so that each is read once.
 
         Args:
             samples: slices an epoch.
             background_share: share of a patient's drawn slices that hold no labelled pixel, where it has both kinds.
+            class_balanced: draw as many of the others for each of a patient's organs, however few slices it is in;
+                False draws them all alike.
         """
-        kinds = [(self.cases[key.case].patient, key.foreground) for key in self.keys]
-        totals, share = Counter(kinds), {True: 1 - background_share, False: background_share}
-        present: dict[str, float] = {}
-        for patient, foreground in totals:
-            present[patient] = present.get(patient, 0.0) + share[foreground]
-        weights = [share[kind[1]] / (totals[kind] * (present[kind[0]] or 1.0)) for kind in kinds]
+        patients = [self.cases[key.case].patient for key in self.keys]
+        # What each slice is drawn for: its organs, or 0, background.
+        drawn_for = [(key.organs if class_balanced else (1,)) if key.organs else (0,) for key in self.keys]
+        totals = Counter((patient, kind) for patient, kinds in zip(patients, drawn_for, strict=True) for kind in kinds)
+        organs = Counter(patient for patient, kind in totals if kind)
+        shares = {}
+        for patient, kind in totals:
+            background = background_share if organs[patient] else 1.0
+            rest = (1.0 - background_share if totals[patient, 0] else 1.0) / max(organs[patient], 1)
+            shares[patient, kind] = (rest if kind else background) / totals[patient, kind]
+        weights = [
+            sum(shares[patient, kind] for kind in kinds) for patient, kinds in zip(patients, drawn_for, strict=True)
+        ]
         drawn = WeightedRandomSampler(weights, samples)
         if sum(self._sizes.values()) <= self.volumes.limit_bytes:
             return drawn

@@ -154,8 +154,9 @@ def test_flipped_files_of_one_anatomy_give_one_item(tmp_path):
 def test_labels_say_where_organs_are(cases):
     dataset = make(cases)
     for index, key in enumerate(dataset.keys):
-        assert key.foreground == (key.slice in STUDY[cases[key.case].case][3])
-        assert key.foreground == bool(dataset[index]["label"].any())
+        assert bool(key.organs) == (key.slice in STUDY[cases[key.case].case][3])
+        assert set(key.organs) >= set(dataset[index]["label"].unique().tolist()) - {0}
+        assert bool(key.organs) == bool(dataset[index]["label"].any())
 
 
 def test_the_cache_keeps_its_bound_and_reloads_equal_data(cases):
@@ -308,11 +309,35 @@ def test_slices_without_organs_are_drawn_at_their_share_and_patients_evenly(unev
     dataset = make(uneven)
     keys = drawn_keys(dataset, 12000, background_share=share)
     assert len(keys) == 12000
-    assert np.mean([not key.foreground for key in keys]) == pytest.approx(share, abs=0.015)
+    assert np.mean([not bool(key.organs) for key in keys]) == pytest.approx(share, abs=0.015)
     patients = Counter(dataset.cases[key.case].patient for key in keys)
     for patient in ("1", "2", "3"):
         assert patients[patient] / 12000 == pytest.approx(1 / 3, abs=0.02)
-    assert {(key.case, key.slice) for key in keys} >= {(key.case, key.slice) for key in dataset.keys if key.foreground}
+    assert {(key.case, key.slice) for key in keys} >= {(key.case, key.slice) for key in dataset.keys if key.organs}
+
+
+def test_an_organ_in_few_slices_is_drawn_as_often_as_one_in_many(tmp_path):
+    """Patient 1 has organ 1 in slices 0 to 7 and organ 2 in slice 7; patient 2 has organ 1 alone; slice 8 is empty."""
+    for name, second in (("a", (7,)), ("b", ())):
+        label = np.zeros((8, 8, 9), np.uint8)
+        label[2:4, 2:4, :8] = 1
+        label[5:7, 5:7, list(second)] = 2
+        nib.save(nib.Nifti1Image(np.zeros((8, 8, 9), np.float32), np.eye(4)), tmp_path / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / f"{name}_label.nii.gz")
+    dataset = make([case_of(tmp_path, name, patient) for name, patient in (("a", "1"), ("b", "2"))])
+    shares = {}
+    for balanced in (True, False):
+        keys = drawn_keys(dataset, 12000, background_share=0.2, class_balanced=balanced)
+        shares[balanced] = {
+            place: count / 12000 for place, count in Counter((key.case, key.slice) for key in keys).items()
+        }
+    # Of patient 1's half, 0.8 is for organs: one half of it for each, organ 1's over its eight slices.
+    assert shares[True][0, 7] == pytest.approx(0.5 * (0.4 + 0.4 / 8), abs=0.015)
+    assert shares[True][0, 0] == pytest.approx(0.5 * 0.4 / 8, abs=0.006)
+    assert shares[False][0, 7] == pytest.approx(0.5 * 0.8 / 8, abs=0.01)
+    for found in shares.values():
+        assert found[1, 7] == pytest.approx(0.5 * 0.8 / 8, abs=0.01)
+        assert found[0, 8] == pytest.approx(0.5 * 0.2, abs=0.015)
 
 
 def test_a_patient_without_empty_slices_is_drawn_as_often_as_the_others(tmp_path):
@@ -323,7 +348,7 @@ def test_a_patient_without_empty_slices_is_drawn_as_often_as_the_others(tmp_path
     keys = drawn_keys(dataset, 12000)
     patients = Counter(dataset.cases[key.case].patient for key in keys)
     assert all(patients[patient] / 12000 == pytest.approx(1 / 3, abs=0.02) for patient in "123")
-    second = [key.foreground for key in keys if key.case == 1]
+    second = [bool(key.organs) for key in keys if key.case == 1]
     assert np.mean(second) == pytest.approx(0.85, abs=0.02)
 
 

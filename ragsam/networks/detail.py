@@ -9,6 +9,9 @@ pretrained weights it leaves the patch embedding alone and starts at exactly zer
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,6 +19,12 @@ STEM_CHANNELS = {1: 16, 2: 48, 4: 96}
 
 #: Channels at full resolution, where the fusion of supports enters.
 FULL_CHANNELS = 16
+
+#: How much rarer than background an organ is before anything is learnt. Masks have no constant term of their own:
+#: without this one the features of a network trained from scratch would first learn that nearly all is background, and
+#: organs be hard to tell apart in them. Source: Lin et al., "Focal Loss for Dense Object Detection", 2017
+#: (arXiv:1708.02002), 3.3.
+RARITY = 0.01
 
 
 class ResidualBlock(nn.Module):
@@ -94,13 +103,17 @@ class DetailDecoder(nn.Module):
     Args:
         dim: channels of the image embedding (256 in SAM); the decoder upscales to dim / 4, then dim / 8.
         patch_size: stride of the embedding, pixels.
+        num_classes: with background (K + 1).
         zero_init: start with no effect at all, for pretrained weights.
+
+    Attributes:
+        prior: [K + 1], what the classes' logits start from, see `RARITY`; None on pretrained weights.
 
     Raises:
         ValueError: a patch size that is not a power of two from 4 on, which doubling could not bring to full size.
     """
 
-    def __init__(self, dim: int, patch_size: int, *, zero_init: bool) -> None:
+    def __init__(self, dim: int, patch_size: int, num_classes: int, *, zero_init: bool) -> None:
         super().__init__()
         if patch_size < 4 or patch_size & (patch_size - 1):
             raise ValueError(f"patch_size {patch_size} is not 4, 8, 16, 32, ..., as the detail branch needs")
@@ -126,6 +139,8 @@ class DetailDecoder(nn.Module):
             nn.Conv2d(FULL_CHANNELS, FULL_CHANNELS, 3, padding=1),
         )
         self.gate = nn.Conv2d(FULL_CHANNELS, width, 1)
+        rare = [0.0, *[math.log(RARITY)] * (num_classes - 1)]
+        self.prior = None if zero_init else nn.Parameter(torch.tensor(rare))
         if zero_init:
             for layer in (*(skip for stride, skip in self.skips.items() if int(stride) in inside), self.gate):
                 _zero(layer)

@@ -170,7 +170,9 @@ class Segmenter(nn.Module):
         self.stacked = bool((tuning["adapter"] or {}).get("depth"))
         dim = self.sam.mask_decoder.transformer_dim
         self.stem = DetailStem() if detail else None
-        self.detail = DetailDecoder(dim, self.patch_size, zero_init=base is not None) if detail else None
+        self.detail = (
+            DetailDecoder(dim, self.patch_size, num_classes + 1, zero_init=base is not None) if detail else None
+        )
         if detail and not base:
             self.sam.image_encoder.patch_embed = StemPatchEmbed(self.patch_size, BACKBONES[backbone].embed_dim)
         channels = FULL_CHANNELS if detail else dim // 8
@@ -300,7 +302,8 @@ class Segmenter(nn.Module):
         """Return logits with what the supports and the coarse masks add to them, as `forward` gives them."""
         logits = logits if prior is None else logits + prior
         if decoded.coarse is not None:
-            return decoded.coarse + logits
+            logits = decoded.coarse + logits
+            return logits if self.detail.prior is None else logits + self.detail.prior[:, None, None]
         return logits if self.coarse_training and self.training else self._to_full_size(logits)
 
     def _multiplied(self, logits: Tensor, supports: Supports | None) -> Tensor:
