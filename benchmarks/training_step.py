@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ragsam.networks import Segmenter
 from ragsam.networks.attention import Attention
+from ragsam.networks.encoder import CHECKPOINTING
 from ragsam.networks.linear import Linear
 from ragsam.networks.supports import Supports
 from ragsam.workflows.losses import PartialDiceCELoss, Target
@@ -41,6 +42,7 @@ SIDES = {
     "unpadded": "+ padded window tokens left out",
     "onednn": "+ the encoder's linear layers by oneDNN",
     "ours": "ours: + LoRA in one sum, our decoder and loss",
+    "attention": "ours, checkpointing: attention",
     "mlp": "ours, checkpointing: mlp",
     "blocks": "ours, checkpointing: blocks",
 }
@@ -84,7 +86,7 @@ def with_our_linear(network: SAMed) -> SAMed:
 
 def build(side: str, folder: Path) -> tuple[nn.Module, Any]:
     """Return a side's network and its loss, of logits and labels [B, h, w]."""
-    if side in ("ours", "mlp", "blocks"):
+    if side in ("ours", "attention", "mlp", "blocks"):
         loss, annotated = PartialDiceCELoss(dice_weight=0.8, cross_entropy_weight=0.2, dice_squared=True), CLASSES + 1
         seen = torch.ones(BATCH, annotated, dtype=torch.bool)
         network = ours(folder, BACKBONE, checkpointing=None if side == "ours" else side)
@@ -146,7 +148,7 @@ def estimate(folder: Path) -> list[str]:
     weights = sum(p.numel() for p in network.parameters()) * 4
     states = sum(p.numel() for p in network.parameters() if p.requires_grad) * 4 * 3
     encoder, kept = network.sam.image_encoder, {}
-    for what in (None, "mlp", "blocks"):
+    for what in CHECKPOINTING:
         encoder.checkpoint(what)
         kept[what] = kept_bytes(network) / 1e9
     block = (kept[None] - kept["blocks"]) / len(encoder.blocks)

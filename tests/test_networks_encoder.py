@@ -10,6 +10,7 @@ from ragsam.networks import attention
 from ragsam.networks.adapter import Adapter, add_adapters
 from ragsam.networks.encoder import ImageEncoder
 from ragsam.networks.frequency import FrequencyPrompts, high_frequencies
+from ragsam.networks.lora import add_lora, lora_layers
 
 
 def pair(*, img_size, patch_size=16, dim=48, depth=2, heads=3, window=14, global_blocks=(1,)):
@@ -94,30 +95,60 @@ def test_gradients_are_segment_anythings():
         torch.testing.assert_close(other.grad, one.grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize(("what", "share"), [("mlp", 0.9), ("blocks", 0.5)])
-def test_recomputing_gives_the_same_gradients_and_keeps_less(what, share):
+def kept_bytes(encoder, run):
+    """What a run keeps for the backward pass beside parameters, each tensor once; and what it gives."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in encoder.parameters()}
+    kept = {}
+
+    def keep(x):
+        kept[x.untyped_storage().data_ptr()] = x
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        result = run()
+    return sum(x.untyped_storage().nbytes() for key, x in kept.items() if key not in own), result
+
+
+@pytest.mark.parametrize(
+    ("tuning", "what", "share"),
+    [
+        ("all", "attention", 0.85),
+        ("all", "mlp", 0.7),
+        ("all", "blocks", 0.4),
+        ("lora", "attention", 0.8),
+        ("lora", "mlp", 0.6),
+        ("lora", "blocks", 0.2),
+    ],
+)
+def test_recomputing_gives_the_same_gradients_and_keeps_less(tuning, what, share):
     _, ours = pair(img_size=240)
-    ours.frequency = FrequencyPrompts(48, 2, 16, reduction=8)
-    add_adapters(ours, depth=True)
-    wake_adapters(ours)
-    ours.requires_grad_(True).train()
+    if tuning == "all":
+        ours.frequency = FrequencyPrompts(48, 2, 16, reduction=8)
+        add_adapters(ours, depth=True)
+        wake_adapters(ours)
+        ours.requires_grad_(True)
+    else:
+        ours.requires_grad_(False)
+        add_lora(ours)
+        for layer in lora_layers(ours):
+            for update in layer.updates.values():
+                torch.nn.init.normal_(update.b.weight, std=0.1)
+    ours.train()
     image, kept, gradients = torch.rand(3, 3, 240, 240), [], []
     for option in (None, what):
         ours.checkpoint(option)
         ours.zero_grad()
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x, sizes=sizes: sizes.append(x.nbytes) or x, lambda x: x):
-            loss = ours(image, stack=3).square().mean()
-        kept.append(sum(sizes))
+        size, loss = kept_bytes(ours, lambda: ours(image, stack=3).square().mean())
+        kept.append(size)
         loss.backward()
-        gradients.append([parameter.grad.clone() for parameter in ours.parameters()])
+        gradients.append([parameter.grad.clone() for parameter in ours.parameters() if parameter.requires_grad])
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
-    assert kept[1] < share * kept[0]
+    assert kept[1] < share * kept[0], kept
 
 
 def test_unknown_checkpointing_is_refused():
     _, ours = pair(img_size=64)
-    with pytest.raises(ValueError, match="choose mlp or blocks"):
+    with pytest.raises(ValueError, match="choose attention, mlp or blocks"):
         ours.checkpoint("all")
 
 

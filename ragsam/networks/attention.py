@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 
 from ragsam.networks.linear import Linear
+from ragsam.networks.recomputing import recomputed
 
 #: Queries whose bias stands at once, where it is written out, and scores a head: more than these leave the cache.
 PART, SCORES = 128, 2**20
@@ -53,6 +55,9 @@ class Attention(nn.Module):
         grid: rows and columns of tokens.
         window_size: side of a window, tokens; 0 attends over the whole grid.
 
+    Attributes:
+        recompute: keeps nothing but queries, keys and values for the backward pass of a training.
+
     Source: Li et al., "MViTv2", arXiv:2112.01526 (the positions); Kirillov et al., arXiv:2304.02643 (SAM).
     """
 
@@ -66,6 +71,7 @@ class Attention(nn.Module):
         self.strips = _strips(grid[0], rows), _strips(grid[1], columns)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * rows - 1, dim // num_heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * columns - 1, dim // num_heads))
+        self.recompute = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Let the tokens of each grid [B, H, W, C] attend to those of their window."""
@@ -74,9 +80,9 @@ class Attention(nn.Module):
             get_rel_pos(side, side, table).to(qkv.dtype)
             for side, table in zip(self.window, (self.rel_pos_h, self.rel_pos_w), strict=True)
         ]
+        attend = partial(recomputed, self._attend) if self.recompute and self.training else self._attend
         bands = [
-            torch.cat([self._attend(qkv, row, column, *tables) for column in self.strips[1]], dim=2)
-            for row in self.strips[0]
+            torch.cat([attend(qkv, row, column, *tables) for column in self.strips[1]], dim=2) for row in self.strips[0]
         ]
         return self.proj(torch.cat(bands, dim=1))
 

@@ -46,14 +46,18 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         InputError: as `read_checkpoint`, or not a plain dict of tensors.
     """
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, mapped=True)
     if not is_state_dict(content):
         raise InputError(f"{Path(path).name}: not a plain state dict of tensors; save `model.state_dict()`")
     return content
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+def read_checkpoint(path: str | os.PathLike[str], *, mapped: bool = False) -> Any:
     """Read whatever a checkpoint holds, tensors on the CPU; `.safetensors`, or `.pth`/`.pt` with `weights_only=True`.
+
+    Args:
+        mapped: leave the tensors of a `.pth` or `.pt` in the file until they are looked at, where its format allows it:
+            what is copied into a network need not stand in memory twice. The file must not be written to meanwhile.
 
     Raises:
         InputError: missing, damaged, or with tensors larger than what the file holds of them. A pickle that carries
@@ -66,7 +70,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         _refuse_compressed(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
         _refuse_swollen(content)
     except Exception as error:  # a damaged pickle can end in any of them: KeyError, IndexError, AttributeError, ...
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__

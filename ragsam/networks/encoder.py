@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from segment_anything.modeling.common import LayerNorm2d, MLPBlock
 from segment_anything.modeling.image_encoder import PatchEmbed
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ragsam.networks.adapter import MLP_SCALE, Adapter
 from ragsam.networks.attention import Attention
 from ragsam.networks.frequency import FrequencyPrompts
 from ragsam.networks.linear import Linear
+from ragsam.networks.recomputing import recomputed
 
-#: What is worked out again in the backward pass: nothing, the MLP of every block, every block whole.
-CHECKPOINTING = (None, "mlp", "blocks")
+#: What is worked out again in the backward pass: nothing; of every block the attention; its MLP too; every block whole.
+CHECKPOINTING = (None, "attention", "mlp", "blocks")
 
 _norm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -58,23 +57,22 @@ class Block(nn.Module):
             update = update + self.depth_adapter(self._attend_along_depth(normed, stack))
         x = x + update
         normed = self.norm2(x)
-        update = _recomputed(self.mlp, normed) if self.recompute_mlp else self.mlp(normed)
+        update = self._recomputed_mlp(normed) if self.recompute_mlp and self.training else self.mlp(normed)
         if self.mlp_adapter is not None:
             update = update + MLP_SCALE * self.mlp_adapter(normed)
         return x + update
+
+    def _recomputed_mlp(self, x: Tensor) -> Tensor:
+        """Return what the MLP gives; a second layer that does not train keeps nothing, and need not run again."""
+        if any(parameter.requires_grad for parameter in self.mlp.lin2.parameters()):
+            return recomputed(self.mlp, x)
+        return self.mlp.lin2(recomputed(lambda tokens: self.mlp.act(self.mlp.lin1(tokens)), x))
 
     def _attend_along_depth(self, x: Tensor, stack: int) -> Tensor:
         """Let each token [B * stack, H, W, C] attend to those of its place in the slices of its stack."""
         columns = x.unflatten(0, (-1, stack)).permute(0, 2, 3, 1, 4)  # [B, H, W, stack, C]
         attended = self.attn.along(columns.flatten(0, 2)).view(columns.shape)
         return attended.permute(0, 3, 1, 2, 4).flatten(0, 1)
-
-
-def _recomputed(module: nn.Module, *inputs: Any) -> Tensor:
-    """Return what a module gives; in training its inputs alone are kept, and the backward pass runs it again."""
-    if not (module.training and torch.is_grad_enabled()):
-        return module(*inputs)
-    return checkpoint(module, *inputs, use_reentrant=False)
 
 
 class ImageEncoder(nn.Module):
@@ -141,9 +139,10 @@ class ImageEncoder(nn.Module):
             ValueError: another word.
         """
         if what not in CHECKPOINTING:
-            raise ValueError(f"checkpointing {what!r} is unknown; choose mlp or blocks, or null for none")
+            raise ValueError(f"checkpointing {what!r} is unknown; choose attention, mlp or blocks, or null for none")
         self.checkpointing = what
         for block in self.blocks:
+            block.attn.recompute = what in ("attention", "mlp")
             block.recompute_mlp = what == "mlp"
 
     def forward(self, x: Tensor, *, image: Tensor | None = None, stack: int = 1) -> Tensor:
@@ -160,7 +159,8 @@ class ImageEncoder(nn.Module):
         patches = self.patch_embed(x)
         tokens = patches + self.pos_embed
         prompts = None if self.frequency is None else self.frequency(x if image is None else image, patches)
+        whole = self.checkpointing == "blocks" and self.training
         for block in self.blocks:
             tokens = tokens if prompts is None else tokens + next(prompts)
-            tokens = _recomputed(block, tokens, stack) if self.checkpointing == "blocks" else block(tokens, stack)
+            tokens = recomputed(block, tokens, stack) if whole else block(tokens, stack)
         return self.neck(tokens.permute(0, 3, 1, 2))

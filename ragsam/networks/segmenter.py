@@ -89,8 +89,8 @@ class Segmenter(nn.Module):
             for the organ and 0 for the background. Such a network answers prompts by its own masks. None has a token a
             class.
         coarse_training: while training give the decoder's own logits [B, K + 1, 4 h, 4 w], as SAMed does.
-        checkpointing: what of the image encoder the backward pass works out again, for less memory in training: `mlp`,
-            `blocks`, or None for nothing.
+        checkpointing: what of the image encoder the backward pass works out again, for less memory in training:
+            `attention`, `mlp`, `blocks`, or None for nothing.
 
     Attributes:
         about: what a weights file of this network says of it.
