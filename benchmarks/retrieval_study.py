@@ -25,7 +25,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
@@ -287,30 +287,67 @@ def _difference(found: dict[str, Any]) -> str:
     return f"{found['mean_difference']:+.3f} ({less:.3f} to {more:.3f})"
 
 
-def draw_gains(path: Path, by_set: dict[str, list[dict[str, Any]]]) -> None:
-    """Draw the gain of every test against the number of training patients."""
+def draw_gains(path: Path, by_set: dict[str, list[dict[str, Any]]], everyone: dict[str, int]) -> None:
+    """Draw the gain of every test against the number of training patients, and that of a bank against its size.
+
+    Args:
+        path: of the picture.
+        by_set: rows of `summarise` by set.
+        everyone: patients of the bank grown to all, by set.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(by_set), figsize=(5.5 * len(by_set), 4), layout="constrained", squeeze=False)
-    for axis, (name, rows) in zip(axes[0], by_set.items(), strict=True):
-        counts = list(dict.fromkeys(row["patients"] for row in rows))
+    has_growth = any(row["test"].startswith("grown to ") for rows in by_set.values() for row in rows)
+    size = (5.5 * len(by_set), 8 if has_growth else 4)
+    figure, axes = pyplot.subplots(1 + has_growth, len(by_set), figsize=size, layout="constrained", squeeze=False)
+    for column, (name, rows) in enumerate(by_set.items()):
+        counts, axis = list(dict.fromkeys(row["patients"] for row in rows)), axes[0][column]
         for number, test in enumerate(TESTS[:-1]):
             mine = {row["patients"]: row["gain"] for row in rows if row["test"] == test and row["gain"]["ci95"]}
-            if not mine:
-                continue
-            places = [counts.index(count) + 0.08 * (number - 2) for count in mine]
-            means = np.array([gain["mean_difference"] for gain in mine.values()])
-            bounds = np.array([gain["ci95"] for gain in mine.values()]).reshape(-1, 2).T
-            axis.errorbar(places, means, np.abs(bounds - means), fmt="o-", capsize=3, label=test)
-        axis.axhline(0, color="0.5", linewidth=1)
+            if mine:
+                _draw_line(axis, [counts.index(count) + 0.08 * (number - 2) for count in mine], mine.values(), test)
         axis.set_xticks(range(len(counts)), [str(count or "all") for count in counts])
-        axis.set(title=name, xlabel="training patients", ylabel="Dice over the network trained without retrieval")
-    axes[0][0].legend(frameon=False)
+        axis.set(title=name, xlabel="training patients")
+        if not has_growth:
+            continue
+        for count in counts:
+            sizes = growth(rows, count, everyone[name])
+            if len(sizes) > 2:
+                told = f"trained on {count} patient{'s' * (count != 1)}"
+                _draw_line(axes[1][column], list(sizes), sizes.values(), told)
+        axes[1][column].set(xlabel="patients in the bank", xscale="log")
+        axes[1][column].xaxis.set_major_formatter("{x:g}")
+    for row in axes:
+        for axis in row:
+            axis.axhline(0, color="0.5", linewidth=1)
+            axis.set_ylabel("Dice over the network trained without retrieval")
+        row[0].legend(frameon=False)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def growth(rows: Sequence[dict[str, Any]], patients: int, everyone: int) -> dict[int, dict[str, Any]]:
+    """Return the gain of a network trained on so many patients by how many there are in its bank."""
+    sizes = {"own bank": patients or everyone, "grown bank": everyone}
+    gains = {}
+    for row in rows:
+        if row["patients"] == patients and "gain" in row and row["gain"]["ci95"]:
+            name = row["test"]
+            size = int(name.split()[-1]) if name.startswith("grown to ") else sizes.get(name)
+            if size is not None:
+                gains[size] = row["gain"]
+    return dict(sorted(gains.items()))
+
+
+def _draw_line(axis: Any, places: Sequence[float], gains: Iterable[dict[str, Any]], label: str) -> None:
+    """Draw gains with their intervals as a line."""
+    found = list(gains)
+    means = np.array([gain["mean_difference"] for gain in found])
+    bounds = np.array([gain["ci95"] for gain in found]).reshape(-1, 2).T
+    axis.errorbar(places, means, np.abs(bounds - means), fmt="o-", capsize=3, label=label)
 
 
 def main() -> None:
@@ -377,7 +414,11 @@ def main() -> None:
     where = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"
     lines.append(f"\n{date.today()}; {tested} test patients; {where}")
     sys.stdout.write("\n".join(lines) + "\n")
-    draw_gains(output / "gains.png", by_set)
+    everyone = {
+        data: len({case.patient for case in load_datalist(path).section("training")})
+        for data, path in datalists.items()
+    }
+    draw_gains(output / "gains.png", by_set, everyone)
     write_json_atomic(output / "result.json", {"table": lines, "rows": by_set})
 
 
