@@ -86,21 +86,28 @@ def chosen(
 ) -> dict[str, Sequence[Case]]:
     """Return a split with so many training patients, drawn by the seed, and the first test patients.
 
-    For each of the tests `grown to N` a section of its name has the patients beside the training's.
+    For each of the tests `grown to N` a section of its name has the patients beside the training's and the smaller
+    tests'; `rest` has those that are left.
     """
     names = sorted({case.patient for case in data.section("training")})
     order = np.random.default_rng(seed).permutation(names).tolist()
     drawn = set(order[: patients or None])
     tested = sorted({case.patient for case in data.section("test")})[: test_patients or None]
     training = data.section("training")
-    grown = {test: order[len(drawn) : int(test.split()[-1])] for test in tests if test.startswith("grown to ")}
+    steps = [len(drawn), *(size for size in growth_steps(tests) if size > len(drawn))]
+    grown = {f"grown to {size}": set(order[start:size]) for start, size in pairwise(steps)}
     return {
         **{test: [case for case in training if case.patient in more] for test, more in grown.items() if more},
         "training": [case for case in training if case.patient in drawn],
-        "rest": [case for case in training if case.patient not in drawn],
+        "rest": [case for case in training if case.patient in set(order[steps[-1] :])],
         "validation": data.section("validation")[:1],  # nothing is chosen by it
         "test": [case for case in data.section("test") if case.patient in tested],
     }
+
+
+def growth_steps(tests: Sequence[str]) -> list[int]:
+    """Return to how many patients the tests grow a bank, the fewest first."""
+    return sorted(int(test.split()[-1]) for test in tests if test.startswith("grown to "))
 
 
 def with_constant(network: Segmenter) -> Segmenter:
@@ -159,9 +166,7 @@ def run_tests(
 ) -> dict[str, Any]:
     """Segment the test patients in every way that the trial asks for, and return the cases' scores by way."""
     tests = {}
-    banks = (
-        make_banks(trial["tests"], run, folder, has_rest=bool(sections["rest"])) if trial["arm"] == "retrieval" else {}
-    )
+    banks = make_banks(trial["tests"], run, folder) if trial["arm"] == "retrieval" else {}
     for test in trial["tests"] if trial["arm"] == "retrieval" else ["switched off"]:
         overrides: dict[str, Any] = {"retrieval": test in banks, **network_of(trial["arm"])}
         if test in banks:
@@ -179,21 +184,19 @@ def run_tests(
     return tests
 
 
-def make_banks(tests: Sequence[str], run: Path, folder: Path, *, has_rest: bool) -> dict[str, Path]:
+def make_banks(tests: Sequence[str], run: Path, folder: Path) -> dict[str, Path]:
     """Make the bank of each test that looks into one."""
     own, _, _ = index_run(run)
     banks = {"own bank": own, "vote alone": own} | {test: own for test in tests if test[0].isdigit()}
-    for test in tests:
-        if test.startswith("grown to "):
+    smaller, sections = own, load_datalist(folder / "datalist.json").sections
+    grown = [(f"grown to {size}", f"grown to {size}") for size in growth_steps(tests)]
+    for test, section in [*grown, ("grown bank", "rest")]:
+        if test in tests:
             banks[test] = folder / test.replace(" ", "-")
-            shutil.copytree(own, banks[test], dirs_exist_ok=True)
-            if test in load_datalist(folder / "datalist.json").sections:
-                index_run(run, banks[test], add=folder / "datalist.json", section=test)
-    if "grown bank" in tests:
-        banks["grown bank"] = folder / "grown"
-        shutil.copytree(own, banks["grown bank"], dirs_exist_ok=True)
-        if has_rest:
-            index_run(run, banks["grown bank"], add=folder / "datalist.json", section="rest")
+            shutil.copytree(smaller, banks[test], dirs_exist_ok=True)
+            if sections.get(section):
+                index_run(run, banks[test], add=folder / "datalist.json", section=section)
+            smaller = banks[test]
     bank = Bank.open(own)
     order = np.random.default_rng(0).permutation(len(bank))
     if "shuffled labels" in tests:
