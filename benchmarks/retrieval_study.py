@@ -275,7 +275,8 @@ def table_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
         low, high = row["dice"]["ci95"] or (float("nan"),) * 2
         gain, told = row.get("gain"), " | |"
         if gain:
-            told = f"{_difference(gain)} | {row['p']:.2g} | {gain['wins']} of {gain['n']}"
+            p_value = "" if row["p"] is None else f"{row['p']:.2g}"  # there is none where nothing differs
+            told = f"{_difference(gain)} | {p_value} | {gain['wins']} of {gain['n']}"
         if itself:
             told += " | " + (_difference(row["over_itself"]) if "over_itself" in row else "")
         lines.append(
