@@ -322,8 +322,10 @@ def draw_gains(path: Path, by_set: dict[str, list[dict[str, Any]]], everyone: di
             if len(sizes) > 2:
                 told = f"trained on {count} patient{'s' * (count != 1)}"
                 _draw_line(axes[1][column], list(sizes), sizes.values(), told)
+        sizes = sorted({size for count in counts for size in growth(rows, count, everyone[name])})
         axes[1][column].set(xlabel="patients in the bank", xscale="log")
-        axes[1][column].xaxis.set_major_formatter("{x:g}")
+        axes[1][column].set_xticks(sizes, [str(size) for size in sizes])
+        axes[1][column].minorticks_off()
     for row in axes:
         for axis in row:
             axis.axhline(0, color="0.5", linewidth=1)
