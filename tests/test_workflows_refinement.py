@@ -94,6 +94,7 @@ def test_an_organ_is_replaced_in_its_slices_alone(tmp_path):
 def test_the_automatic_labels_are_those_of_the_inferer(tmp_path, spacing_mm):
     torch.manual_seed(0)
     network = Segmenter(2, image_size=32, fusion=None).eval()
+    torch.nn.init.zeros_(network.detail.prior)  # before it is trained, all would be background else
     array = np.random.default_rng(0).random((20, 24, 4)).astype(np.float32)
     volume, grid = grid_of(tmp_path, array, (0, 1), spacing_mm=spacing_mm)
     inferer, chain = VolumeInferer(32), postprocessing()
