@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from ragsam.errors import InputError
 from ragsam.retrieval import Bank, Retriever
 from ragsam.retrieval.agreement import ENOUGH, Agreement
+from ragsam.retrieval.bank_manifest import read_manifest, write_manifest
 
 SIDE, HEIGHTS = 16, 12
 
@@ -117,3 +119,17 @@ def test_labels_that_are_carried_over_are_compared_as_carried(tmp_path):
         found[carry] = retriever.agreement.dice[1]
     assert found[True] > found[False] + 0.1
     assert found[True] > 0.9
+
+
+@pytest.mark.parametrize(
+    "told", ["x", None, {}, {"dice": ["a"], "chance": [0.0], "patients": 2}, {"dice": [1], "chance": [], "patients": 2}]
+)
+def test_a_manifest_that_tells_something_else_is_refused(told, tmp_path):
+    """Its own hash is right: somebody wrote it so."""
+    bank_of(labels_of(2)).save(tmp_path)
+    write_manifest(tmp_path, {**read_manifest(tmp_path), "agreement": told})
+    with pytest.raises(InputError, match="its agreement is damaged; make it anew"):
+        Bank.open(tmp_path)
+    kept = Agreement((1.0, None), (0.9, None), 3)
+    write_manifest(tmp_path, {**read_manifest(tmp_path), "agreement": kept.as_json()})
+    assert Bank.open(tmp_path).agreement == kept

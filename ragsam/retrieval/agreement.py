@@ -33,9 +33,20 @@ class Agreement:
         return asdict(self)
 
     @classmethod
-    def of_json(cls, content: dict[str, Any]) -> Agreement:
-        """Return what `as_json` gave."""
-        return cls(tuple(content["dice"]), tuple(content["chance"]), content["patients"])
+    def of_json(cls, content: Any) -> Agreement:
+        """Return what `as_json` gave.
+
+        Raises:
+            ValueError: anything else.
+        """
+        if not isinstance(content, dict) or content.keys() != {"dice", "chance", "patients"}:
+            raise ValueError("not an agreement")
+        shares = content["dice"], content["chance"]
+        if not all(isinstance(x, list) and all(v is None or isinstance(v, int | float) for v in x) for x in shares):
+            raise ValueError("an agreement that is no list of numbers")
+        if not shares[0] or len(shares[0]) != len(shares[1]):
+            raise ValueError("an agreement of other classes by chance")
+        return cls(*map(tuple, shares), content["patients"])
 
     @property
     def trust(self) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ import numpy as np
 from ragsam.errors import InputError
 from ragsam.retrieval.agreement import Agreement
 from ragsam.retrieval.bank_arrays import PartedArray
-from ragsam.retrieval.bank_manifest import read_manifest, read_rows
+from ragsam.retrieval.bank_manifest import REMAKE, read_manifest, read_rows
 from ragsam.retrieval.bank_rows import Rows, classes_present, joined, pseudonym, rows_of_batch
 from ragsam.retrieval.bank_writer import BankWriter
 from ragsam.retrieval.novelty import bank_scores
@@ -183,8 +183,15 @@ class Bank:
                 rows = read_rows(folder, manifest)
                 bank = cls._of_rows(rows, manifest["fit"], manifest["salt"], manifest.get("scores"))
                 if "agreement" in manifest:
-                    bank.agreement = Agreement.of_json(manifest["agreement"])
+                    bank.agreement = _agreement(folder, manifest["agreement"])
                 return bank
             except InputError:
                 if read_manifest(folder, fit) == manifest:
                     raise
+
+
+def _agreement(folder: Path, content: Any) -> Agreement:
+    try:
+        return Agreement.of_json(content)
+    except ValueError as error:
+        raise InputError(f"bank {folder.name}: its agreement is damaged; {REMAKE}") from error
