@@ -45,6 +45,7 @@ class Supports:
         patients: how many there are in the bank that was searched; None: not known.
         trust: [K + 1 or fewer], float, 0-1, how far the vote on each class can be trusted, see
             `ragsam.retrieval.agreement`; None: not known.
+        boost: how many times over a vote for an organ counts beside one for the background, see there.
     """
 
     labels: Tensor
@@ -54,6 +55,7 @@ class Supports:
     memory: Memory | None = None
     patients: int | None = None
     trust: Tensor | None = None
+    boost: float = 1.0
 
     @classmethod
     def of_vote(cls, vote: Tensor, found: Tensor) -> Supports:

@@ -22,7 +22,7 @@ from ragsam.networks.voting import vote_shares
 #: that has not learnt an organ yet denies it everywhere, and no vote would outweigh that.
 VOTE_DOUBT, NETWORK_DOUBT = 0.02, 0.01
 #: The power of the vote of a single patient's slices, and that of the number of patients by which it grows.
-POWER, GROWTH = 0.75, 0.25
+POWER, GROWTH = 0.75, 1 / 3
 
 
 class VoteProduct(nn.Module):
@@ -48,9 +48,11 @@ class VoteProduct(nn.Module):
         self.patients.fill_(patients)
 
     def forward(self, logits: Tensor, supports: Supports) -> Tensor:
-        """Return logits [B, K + 1, H, W] with the vote; those of a query that nobody votes for as they are."""
+        """Return logits [B, K + 1, H, W] with the vote; as they are where nobody votes, or no vote can be trusted."""
         evidence = self.evidence(supports, tuple(logits.shape[-2:]))
         heeded = self.weight * votes_found(supports, evidence) > 0
+        if supports.trust is not None:
+            heeded = heeded & (self._trust(supports)[1:] > 0).any().to(heeded.device)
         return torch.where(heeded, multiplied(logits, self.weight * evidence), logits)
 
     def evidence(self, supports: Supports, size: tuple[int, int]) -> Tensor:
@@ -60,15 +62,17 @@ class VoteProduct(nn.Module):
         cannot be trusted is the more so, the less it can.
         """
         vote = resize_prior(label_prior(supports, self.num_classes).float(), size)
-        odds = (vote_shares(vote) + VOTE_DOUBT).log()
+        odds = (vote_shares(vote, supports.boost) + VOTE_DOUBT).log()
         if supports.annotated is not None:
             known = (supports.annotated & (supports.weights > 0)[..., None]).any(1)[..., None, None]
             odds = torch.where(known, odds, odds[:, :1])
         if supports.trust is not None:
-            trust = F.pad(supports.trust, (0, self.num_classes - len(supports.trust)), value=1.0)
-            odds = odds[:, :1].lerp(odds, trust.to(odds)[:, None, None])
+            odds = odds[:, :1].lerp(odds, self._trust(supports).to(odds)[:, None, None])
         patients = self.patients if supports.patients is None else odds.new_tensor(supports.patients)
         return POWER * patients**GROWTH * odds
+
+    def _trust(self, supports: Supports) -> Tensor:
+        return F.pad(supports.trust, (0, self.num_classes - len(supports.trust)), value=1.0)
 
 
 def multiplied(logits: Tensor, evidence: Tensor) -> Tensor:

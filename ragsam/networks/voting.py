@@ -49,11 +49,16 @@ class VotingNetwork(nn.Module):
             vote = image.new_zeros(len(image), self.num_classes + 1, 1, 1)
         else:
             vote = label_prior(supports, self.num_classes + 1).to(image)
-        return resize_prior(vote_shares(vote), tuple(image.shape[-2:])).log()
+        shares = vote_shares(vote, 1.0 if supports is None else supports.boost)
+        return resize_prior(shares, tuple(image.shape[-2:])).log()
 
 
-def vote_shares(vote: Tensor) -> Tensor:
-    """Return the share of every class in a vote [B, K + 1, H, W], however faint: above 0, summing to 1 at a pixel."""
-    vote = torch.cat([vote[:, :1] + TINY, vote[:, 1:]], dim=1)  # where nobody votes: background
+def vote_shares(vote: Tensor, boost: float = 1.0) -> Tensor:
+    """Return the share of every class in a vote [B, K + 1, H, W], however faint: above 0, summing to 1 at a pixel.
+
+    Args:
+        boost: how many times over a vote for an organ counts.
+    """
+    vote = torch.cat([vote[:, :1] + TINY, vote[:, 1:] * boost], dim=1)  # where nobody votes: background
     shares = vote / vote.sum(1, keepdim=True) + TINY
     return shares / shares.sum(1, keepdim=True)

@@ -1,7 +1,8 @@
 """Agreement: how well the labels of a bank's slices are found by the vote of its other patients, and what to trust.
 
 Where the vote finds no more of an organ than chance does, neighbours are poor or labels are wrong, and it deserves no
-trust.
+trust. Where neighbours do not lie on one another their vote spreads, organs lose their majority to the background, and
+every vote for one counts for more.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 
 #: So much Dice beyond chance is full trust.
 ENOUGH = 0.2
+#: The boost of a bank that cannot measure it.
+USUAL_BOOST = 2.0
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,14 @@ class Agreement:
         dice: of the vote, over all slices that asked; None for a class that none of them has.
         chance: of the same votes with the labels of slices drawn at random.
         patients: how many were asked. One has only itself to agree with.
+        boost: how many times over a vote for an organ counts beside one for the background: what finds the labels best.
+            Both shares of Dice are with it.
     """
 
     dice: tuple[float | None, ...]
     chance: tuple[float | None, ...]
     patients: int
+    boost: float = USUAL_BOOST
 
     def as_json(self) -> dict[str, Any]:
         """Return what a manifest keeps."""
@@ -39,14 +45,16 @@ class Agreement:
         Raises:
             ValueError: anything else.
         """
-        if not isinstance(content, dict) or content.keys() != {"dice", "chance", "patients"}:
+        if not isinstance(content, dict) or content.keys() != {"dice", "chance", "patients", "boost"}:
             raise ValueError("not an agreement")
+        if not isinstance(content["boost"], int | float) or not 0 < content["boost"] < float("inf"):
+            raise ValueError("an agreement whose boost is no number above 0")
         shares = content["dice"], content["chance"]
         if not all(isinstance(x, list) and all(v is None or isinstance(v, int | float) for v in x) for x in shares):
             raise ValueError("an agreement that is no list of numbers")
         if not shares[0] or len(shares[0]) != len(shares[1]):
             raise ValueError("an agreement of other classes by chance")
-        return cls(*map(tuple, shares), content["patients"])
+        return cls(*map(tuple, shares), content["patients"], content["boost"])
 
     @property
     def trust(self) -> tuple[float, ...]:

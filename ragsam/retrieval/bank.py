@@ -190,7 +190,9 @@ class Bank:
                     raise
 
 
-def _agreement(folder: Path, content: Any) -> Agreement:
+def _agreement(folder: Path, content: Any) -> Agreement | None:
+    if isinstance(content, dict) and content.keys() == {"dice", "chance", "patients"}:  # of an older version
+        return None
     try:
         return Agreement.of_json(content)
     except ValueError as error:

@@ -7,13 +7,15 @@ with those of slices drawn at random.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isnan
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ragsam.networks.supports import Supports, label_prior, resize_prior
-from ragsam.retrieval.agreement import Agreement
+from ragsam.networks.voting import vote_shares
+from ragsam.retrieval.agreement import USUAL_BOOST, Agreement
 from ragsam.retrieval.bank import Bank
 
 #: Slices that ask, evenly spaced among those with an organ, and how many at once.
@@ -22,6 +24,8 @@ SLICES, BATCH = 160, 8
 APART = 2
 #: How often labels are drawn at random.
 DRAWS = 4
+#: What is tried of how many times over a vote for an organ counts; of equally good ones the smallest is taken.
+BOOSTS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 
 Ask = Callable[[np.ndarray, Sequence[np.ndarray | None]], tuple[Supports, np.ndarray]]
 
@@ -29,7 +33,8 @@ Ask = Callable[[np.ndarray, Sequence[np.ndarray | None]], tuple[Supports, np.nda
 def measured_agreement(bank: Bank, ask: Ask) -> Agreement:
     """Let slices of a bank ask the others.
 
-    Slices whose neighbours do not annotate a class, or that do not themselves, say nothing of it.
+    Slices whose neighbours do not annotate a class, or that do not themselves, say nothing of it. A patient's own
+    slices lie on one another as others' do not: of one alone the boost is the usual one.
 
     Args:
         ask: what a search in the bank finds for some of its rows [n], of those that masks [N] allow: the supports, and
@@ -40,26 +45,31 @@ def measured_agreement(bank: Bank, ask: Ask) -> Agreement:
     rows = rows[np.linspace(0, len(rows) - 1, min(SLICES, len(rows))).round().astype(int)]
     draw = np.random.default_rng(0)
     drawn = [draw.permutation(rows) for _ in range(DRAWS)]
-    counts = torch.zeros(2, 3, classes, dtype=torch.float64)  # with the slices' own labels, and with others'
+    boosts = BOOSTS if bank.patient_count > 1 else (USUAL_BOOST,)
+    counts = torch.zeros(len(boosts), 2, 3, classes, dtype=torch.float64)  # with own labels, and with others'
     for start in range(0, len(rows), BATCH):
         block = slice(start, start + BATCH)
         votes, asked = _votes(bank, ask, rows[block], classes)
+        found = [vote_shares(votes, boost).argmax(1) for boost in boosts]
         for compared in (rows, *drawn):
             labels = torch.from_numpy(np.asarray(bank.labels[compared[block]])).long()
             known = asked & _annotated(bank, compared[block], classes)
-            for vote, label, both in zip(votes, labels, known, strict=True):
-                counts[int(compared is not rows)] += overlaps(vote, label, classes) * both
-    right, found, there = counts.unbind(1)
-    dice = torch.where(there > 0, 2 * right / (found + there), -1.0).tolist()
-    return Agreement(*(tuple(None if x < 0 else round(x, 4) for x in values) for values in dice), bank.patient_count)
+            for index, chosen in enumerate(found):
+                for one, label, both in zip(chosen, labels, known, strict=True):
+                    counts[index, int(compared is not rows)] += overlaps(one, label, classes) * both
+    right, chosen, there = counts.unbind(2)
+    dice = torch.where(there > 0, 2 * right / (chosen + there), torch.nan)
+    best = int(dice[:, 0, 1:].nanmean(1).nan_to_num(0.0).argmax())
+    shares = ([None if isnan(x) else round(x, 4) for x in values] for values in dice[best].tolist())
+    return Agreement(*map(tuple, shares), bank.patient_count, boosts[best])
 
 
 def _votes(bank: Bank, ask: Ask, rows: np.ndarray, classes: int) -> tuple[Tensor, Tensor]:
-    """Return what others say of rows [n] of the bank: classes [n, S, S], and which of them were asked [n, classes]."""
+    """Return the vote of others on rows [n] of the bank [n, classes, S, S], and on which they were asked [n, classes]."""
     supports, near = ask(rows, [_allowed(bank, row) for row in rows])
     votes = resize_prior(label_prior(supports, classes), tuple(bank.labels.shape[1:]))
     answers = _annotated(bank, near, classes) & torch.from_numpy(near >= 0)[..., None]
-    return votes.argmax(1), answers.any(1)
+    return votes, answers.any(1)
 
 
 def _annotated(bank: Bank, rows: np.ndarray, classes: int) -> Tensor:

@@ -44,7 +44,7 @@ class Retriever:
             then those of twice as many candidates that look most like it, and their weights are what they contribute.
             Otherwise they vote pixel on pixel.
         memory: whether the network looks at the neighbours' embeddings, which the bank then holds.
-        weigh: whether the network looks at how far the bank's vote can be trusted.
+        weigh: whether the network looks at how far the bank's vote can be trusted, and how it is to be counted.
 
     Attributes:
         bank: where it looks; None until one is attached, and then every query comes back without supports.
@@ -205,7 +205,7 @@ class Retriever:
             supports = replace(supports, memory=memory)
         if self.weigh:
             trust = torch.tensor(self.agreement.trust, device=supports.weights.device)
-            supports = replace(supports, trust=trust)
+            supports = replace(supports, trust=trust, boost=self.agreement.boost)
         return supports
 
     @property
