@@ -7,8 +7,9 @@ many neighbours as are named vote pixel on pixel, or with their labels carried o
 descriptors stand those that it has not: `centred` without the height; of a trained run of the set's card the embedding
 without the height, or pooled at 1, 2 and 4; and `trained`, a linear map of `centred` learnt on the bank so that cosines
 tell the overlap of labels.
-Dice is of whole volumes on the prepared grid (every third slice on head and neck), a mean over organs and patients.
-Prints a Markdown table.
+Dice is of whole volumes on the prepared grid (every third slice on head and neck), a mean over organs and patients; a
+vote for an organ counts as often as the bank's agreement says. With a run, slices are prepared as its own. Prints a
+Markdown table.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from ragsam.data.slices import SliceDataset
 from ragsam.metrics.overlap import dice
 from ragsam.metrics.statistics import mean_interval
 from ragsam.networks.supports import label_prior
+from ragsam.networks.voting import vote_shares
 from ragsam.retrieval import Bank, Retriever
 from ragsam.retrieval.descriptors import DESCRIPTORS, Descriptor
 from ragsam.transforms import preprocessing
@@ -54,7 +56,7 @@ HEIGHT = 2  # numbers of a descriptor that are its height, at the end
 
 
 def slices_of(cases: Sequence[Case], card_name: str) -> SliceDataset:
-    """Return the slices of cases as a bank takes them."""
+    """Return the slices of cases as a bank takes them, axial ones, with a neighbour on each side."""
     card, options = load_card(card_name), SETS[card_name]
     chain = preprocessing(window=card.window, spacing_mm=options["spacing_mm"])
     return SliceDataset(cases, card, chain, image_size=options["image_size"])
@@ -122,14 +124,14 @@ def vote_dice(retriever: Retriever, queries: SliceDataset, card_name: str, encod
     card = load_card(card_name)
     votes: dict[str, list[np.ndarray]] = {}
     truths: dict[str, list[np.ndarray]] = {}
-    seconds = 0.0
+    seconds, boost = 0.0, retriever.agreement.boost
     for batch in loader(Subset(queries, range(0, len(queries), SETS[card_name]["stride"]))):
         start = time.process_time()
         embedding = encode(batch["image"]) if retriever.needs_embedding else None
         vectors = retriever.describe(batch["image"], embedding, batch["height"])
         own = [retriever.bank.own_patients(patient, None) for patient in batch["patient"]]
         supports, _ = retriever.supports(retriever.search(vectors, own), batch["image"])
-        vote = label_prior(supports, card.num_classes + 1).argmax(1).numpy()
+        vote = vote_shares(label_prior(supports, card.num_classes + 1), boost).argmax(1).numpy()
         seconds += time.process_time() - start
         for index, case in enumerate(batch["case"]):
             votes.setdefault(case, []).append(vote[index])
@@ -163,7 +165,7 @@ def candidates(bank: Bank, *, encoder: bool) -> dict[str, Descriptor]:
 
 
 def encoder_of(run: Path) -> Any:
-    """Return what embeds slices as a run's network does."""
+    """Return what embeds slices as a run's network does; those of its set are prepared as the run's from now on."""
     from monai.bundle import ConfigParser
 
     from ragsam.workflows.checkpoint_handler import WeightsLoader
@@ -174,6 +176,8 @@ def encoder_of(run: Path) -> Any:
     parser["bundle_root"] = str(run.absolute())
     network = parser.get_parsed_content("network")
     WeightsLoader(network, parser.get_parsed_content("weights")).load()
+    card = load_card(run / "configs" / "card.yaml").name
+    SETS[card] |= {name: parser.get_parsed_content(name) for name in ("image_size", "spacing_mm")}
     return partial(encoding, network)
 
 

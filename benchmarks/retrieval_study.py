@@ -221,7 +221,10 @@ def scores(cases: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]
 
 
 def summarise(done: Sequence[dict[str, Any]], data: str) -> list[dict[str, Any]]:
-    """Return a row for each number of patients and test of a set: its Dice, and its gain over no retrieval."""
+    """Return a row for each number of patients and test of a set: its Dice, and its gain over no retrieval.
+
+    A test that only some seeds have had is compared with the same seeds' base.
+    """
     rows = []
     for patients in dict.fromkeys(trial["patients"] for trial in done if trial["set"] == data):
         mine = [trial for trial in done if (trial["set"], trial["patients"]) == (data, patients)]
@@ -231,7 +234,7 @@ def summarise(done: Sequence[dict[str, Any]], data: str) -> list[dict[str, Any]]
         by_arm = {arm: [t for t in mine if t["arm"] == arm and t["seed"] in shared] for arm in ARMS}
         if not shared:
             continue
-        base = scores([case for t in by_arm[plain] for case in t["tests"]["switched off"]])
+        base = _scores_of(by_arm[plain], "switched off")
         rows.append(
             {
                 "patients": patients,
@@ -240,21 +243,27 @@ def summarise(done: Sequence[dict[str, Any]], data: str) -> list[dict[str, Any]]
                 **_effort(by_arm[plain]),
             }
         )
-        tests = [("retrieval", test, test) for test in by_arm["retrieval"][0]["tests"]]
+        had = dict.fromkeys(test for t in by_arm["retrieval"] for test in t["tests"])
+        tests = [("retrieval", test, test) for test in had]
         if plain == "retrieval":
             tests.remove(("retrieval", "switched off", "switched off"))
         if len(by_arm["learned constant"]) == len(shared):
             tests.append(("learned constant", "switched off", "learned constant"))
         for arm, test, name in tests:
-            table = scores([case for t in by_arm[arm] for case in t["tests"][test]])
-            row = {"patients": patients, "test": name, "dice": mean_interval(table), **_effort(by_arm[arm])}
-            if plain != "retrieval" and test != "switched off" and "switched off" in by_arm[arm][0]["tests"]:
-                off = scores([case for t in by_arm[arm] for case in t["tests"]["switched off"]])
-                row["over_itself"] = paired_difference(table, off)
-            rows.append({**row, "gain": paired_difference(table, base)})
+            tested = [t for t in by_arm[arm] if test in t["tests"]]
+            alike = [t for t in by_arm[plain] if t["seed"] in {other["seed"] for other in tested}]
+            table = _scores_of(tested, test)
+            row = {"patients": patients, "test": name, "dice": mean_interval(table), **_effort(tested)}
+            if plain != "retrieval" and test != "switched off" and "switched off" in tested[0]["tests"]:
+                row["over_itself"] = paired_difference(table, _scores_of(tested, "switched off"))
+            rows.append({**row, "gain": paired_difference(table, _scores_of(alike, "switched off"))})
     for index, p_value in holm({index: row["gain"]["p"] for index, row in enumerate(rows) if "gain" in row}).items():
         rows[index]["p"] = p_value
     return rows
+
+
+def _scores_of(trials: Sequence[dict[str, Any]], test: str) -> dict[str, dict[str, list[float]]]:
+    return scores([case for trial in trials for case in trial["tests"][test]])
 
 
 def _effort(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ Banks of a few patients are made as `ragsam index --data` makes them, and test p
 intervals over patients. There are no pretrained weights here to prompt: a `vit_tiny` that answers prompts is trained
 from scratch on the organs that are "known", minutes on one core, and prompted for all; the others are new to it.
 Several draws of a bank's patients are averaged by patient first. Finished banks stand in the output folder and are not
-segmented by again. `--sweep` prints instead what the choices of the sharpening are worth, on validation patients.
+segmented by again. `--sweep` prints instead what the choices of the sharpening are worth, on validation patients, and
+`--vote-alone` what the vote is worth, no network being trained.
 Adds to results/training_free.md.
 """
 
@@ -130,16 +131,19 @@ def drawn(data: Datalist, patients: int, draw: int) -> list[Case]:
 
 
 @torch.no_grad()
-def segmented(data: Datalist, bank: Path, cases: Sequence[Case], run: Path, ways: Sequence[Any]) -> dict[str, Any]:
-    """Return Dice by way, organ and patient of cases, segmented by a bank."""
+def segmented(
+    data: Datalist, bank: Path, cases: Sequence[Case], run: Path | None, ways: Sequence[Any]
+) -> dict[str, Any]:
+    """Return Dice by way, organ and patient of cases, segmented by a bank; without a run by its vote alone."""
     card, parser = load_card(data.card), ConfigParser()
     parser.read_config(str(find_bundle(BUNDLE) / "configs" / "inference.yaml"))
     parser.update({**segment_values(data.card, bank), "cases": list(cases)})
     images, inferer, retriever = map(parser.get_parsed_content, ("dataset", "inferer", "retriever"))
     references = VolumeDataset(cases, preprocessing(window=card.window), labels=True)
-    sam, repeated = load_answering(run)
-    options = {"image_size": inferer.image_size, "sam": sam, "repeated": repeated}
-    network = Ways(ways, num_classes=card.num_classes, **options)
+    network = VotingNetwork(card.num_classes, image_size=inferer.image_size)
+    if run is not None:
+        sam, repeated = load_answering(run)
+        network = Ways(ways, num_classes=card.num_classes, image_size=inferer.image_size, sam=sam, repeated=repeated)
     retriever.attach(Bank.open(bank))
     network.lookup = retriever
     names, tables = [VOTE, *map(told, ways)], {}
@@ -166,7 +170,13 @@ def told(way: tuple[tuple[str, ...], float, float]) -> str:
 
 
 def trial(
-    data: Datalist, name: str, folder: Path, training: Sequence[Case], cases: Sequence[Case], run: Path, ways: Any
+    data: Datalist,
+    name: str,
+    folder: Path,
+    training: Sequence[Case],
+    cases: Sequence[Case],
+    run: Path | None,
+    ways: Sequence[Any],
 ) -> dict[str, Any]:
     """Return Dice of cases by a bank of the training cases, see `segmented`; what is done is not done again."""
     if not (folder / "result.json").exists():
@@ -183,15 +193,18 @@ def first_patients(cases: Sequence[Case], count: int) -> list[Case]:
 
 
 def row_of(label: str, table: dict[str, Any], base: dict[str, Any], known: Sequence[str]) -> str:
-    """Return a row: Dice of the organs that are new to the network, and of those it knows, each with its gain."""
-    cells = []
-    for chosen in (lambda organ: organ not in known, lambda organ: organ in known):
+    """Return a row: Dice of the organs that are new to the network, and of those it knows, each with its gain.
+
+    Where no organ is known, there is no network: Dice of all.
+    """
+    cells, kinds = [], (lambda organ: organ not in known, lambda organ: organ in known)
+    for chosen in kinds if known else kinds[:1]:
         ours, theirs = ({organ: rest for organ, rest in one.items() if chosen(organ)} for one in (table, base))
         mean = mean_interval(ours)
         low, high = mean["ci95"]
         cells.append(f"**{mean['mean']:.3f}** ({low:.3f} to {high:.3f})")
         if ours == theirs:
-            cells.append("")
+            cells += [""] if known else []
             continue
         gain = paired_difference(ours, theirs)
         less, more = gain["ci95"]
@@ -201,22 +214,24 @@ def row_of(label: str, table: dict[str, Any], base: dict[str, Any], known: Seque
 
 def study(args: argparse.Namespace, data: Datalist, name: str, output: Path) -> list[str]:
     """Return the rows of a set."""
-    rows, run = [], answering_run(data, name, output)
+    rows, run = [], None if args.vote_alone else answering_run(data, name, output)
     section, ways = ("validation", WAYS) if args.sweep else ("test", WAYS[:1])
+    ways = [] if args.vote_alone else ways
     cases = first_patients(data.section(section), args.test_patients)
     count = len({case.patient for case in cases})
     for patients in (5,) if args.sweep else SETS[name]["patients"]:
         draws = args.draws if patients in (1, 2) else 1
         found: dict[str, dict[str, dict[str, list[float]]]] = {}
         for draw in range(draws):
-            folder = output / f"{section}-{patients or 'all'}-{draw}"
+            folder = output / f"{section}-{patients or 'all'}-{draw}{'-vote' * args.vote_alone}"
             for way, table in trial(data, name, folder, drawn(data, patients, draw), cases, run, ways).items():
                 for organ, by_patient in table.items():
                     for patient, values in by_patient.items():
                         found.setdefault(way, {}).setdefault(organ, {}).setdefault(patient, []).extend(values)
         for way, table in found.items():
             label = f"{name}, {count} patients | {patients or 'all'}{f', {draws} draws' * (draws > 1)} | {way}"
-            rows.append(row_of(label, table, found[VOTE], SETS[name]["known"]))
+            known = () if args.vote_alone else SETS[name]["known"]
+            rows.append(row_of(label, table, found[VOTE], known))
             sys.stderr.write(rows[-1] + "\n")
     return rows
 
@@ -230,14 +245,14 @@ def main() -> None:
     parser.add_argument("--test-patients", type=int, default=0, help="the first by name; 0: all")
     parser.add_argument("--draws", type=int, default=3, help="of the patients in banks of 1 and 2")
     parser.add_argument("--sweep", action="store_true", help="the choices of the sharpening, on validation patients")
+    parser.add_argument("--vote-alone", action="store_true", help="no network is trained and prompted")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING)
-    lines = [
-        "| set | patients in the bank | way | new organs: Dice (95 % interval) | gain, better in "
-        "| known organs: Dice (95 % interval) | gain, better in |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    dice_of = "Dice (95 % interval)"
+    parts = [f"new organs: {dice_of}", "gain, better in", f"known organs: {dice_of}", "gain, better in"]
+    parts = [f"all organs: {dice_of}"] if args.vote_alone else parts
+    lines = [f"| set | patients in the bank | way | {' | '.join(parts)} |", "|---|---|---|" + "---|" * len(parts)]
     for name, source in (("openkbp_hn", args.head_neck), ("hippocampus", args.hippocampus)):
         if source is not None:
             output = args.output.absolute() / name

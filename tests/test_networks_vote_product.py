@@ -89,6 +89,20 @@ def test_a_class_whose_vote_cannot_be_trusted_keeps_its_chance_beside_the_backgr
     )
 
 
+def test_where_no_organ_can_be_trusted_the_network_stands_as_it_is():
+    logits = OWN.log()[None, :, None, None]
+    for trust, heeded in (([1.0, 0.0, 0.0], False), ([1.0, 0.0, 0.1], True), ([1.0, 0.0], True)):
+        seen = product()(logits, voted(0.1, 0.2, 0.7, trust=torch.tensor(trust)))
+        assert torch.equal(seen, logits) is not heeded
+
+
+def test_a_vote_for_an_organ_counts_as_often_as_its_boost():
+    """Of 0.4, 0.5 and 0.1 twice over: 0.4, 1.0 and 0.2 of 1.6."""
+    twice = chances(product(), voted(0.4, 0.5, 0.1, boost=2.0))
+    torch.testing.assert_close(twice, chances(product(), voted(0.25, 0.625, 0.125)), rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(twice, chances(product(), voted(0.4, 0.5, 0.1)), rtol=1e-2)
+
+
 def make(seed=0, **options):
     torch.manual_seed(seed)
     return Segmenter(CLASSES, image_size=SIZE, lora={"rank": 2}, **options).eval()

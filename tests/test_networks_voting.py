@@ -26,6 +26,18 @@ def test_a_faint_vote_counts_by_its_shares_and_where_nobody_votes_is_background(
     assert torch.isfinite(logits).all()
 
 
+def test_with_a_boost_a_minority_for_an_organ_wins():
+    """Of 0.6 and 0.4, boosted twice, 0.6 and 0.8 of 1.4."""
+    vote = torch.tensor([0.6, 0.4]).view(1, 2, 1, 1)
+    supports = Supports.of_vote(vote, torch.ones(1))
+    network = VotingNetwork(1, image_size=1)
+    plain = network(torch.zeros(1, 3, 1, 1), supports=supports).softmax(1).flatten()
+    supports.boost = 2.0
+    boosted = network(torch.zeros(1, 3, 1, 1), supports=supports).softmax(1).flatten()
+    assert torch.allclose(plain, torch.tensor([0.6, 0.4]), atol=1e-4)
+    assert torch.allclose(boosted, torch.tensor([0.6, 0.8]) / 1.4, atol=1e-4)
+
+
 @pytest.mark.parametrize("found", [None, Supports(torch.ones(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2, 1))])
 def test_without_neighbours_all_is_background(found):
     network = VotingNetwork(1, image_size=4)

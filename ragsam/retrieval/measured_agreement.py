@@ -65,7 +65,7 @@ def measured_agreement(bank: Bank, ask: Ask) -> Agreement:
 
 
 def _votes(bank: Bank, ask: Ask, rows: np.ndarray, classes: int) -> tuple[Tensor, Tensor]:
-    """Return the vote of others on rows [n] of the bank [n, classes, S, S], and on which they were asked [n, classes]."""
+    """Return the vote of others on rows [n] of the bank [n, classes, S, S], and on which classes it is [n, classes]."""
     supports, near = ask(rows, [_allowed(bank, row) for row in rows])
     votes = resize_prior(label_prior(supports, classes), tuple(bank.labels.shape[1:]))
     answers = _annotated(bank, near, classes) & torch.from_numpy(near >= 0)[..., None]
