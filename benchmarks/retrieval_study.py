@@ -247,7 +247,7 @@ def summarise(done: Sequence[dict[str, Any]], data: str) -> list[dict[str, Any]]
         tests = [("retrieval", test, test) for test in had]
         if plain == "retrieval":
             tests.remove(("retrieval", "switched off", "switched off"))
-        if len(by_arm["learned constant"]) == len(shared):
+        if by_arm["learned constant"]:
             tests.append(("learned constant", "switched off", "learned constant"))
         for arm, test, name in tests:
             tested = [t for t in by_arm[arm] if test in t["tests"]]

@@ -80,6 +80,14 @@ def test_a_vote_that_spreads_counts_for_more():
     assert found.dice[1] == pytest.approx(2 * 7 / (9 + 13), abs=1e-4)
 
 
+@pytest.mark.parametrize("sound", [2, 3, 6])
+def test_of_four_patients_or_more_the_one_with_other_labels_is_doubtful(sound):
+    """Its organs lie half a picture on, where nobody else has any."""
+    found = measured(bank_of(*[labels_of(2)] * sound, np.roll(labels_of(2), SIDE // 2, axis=1)), neighbours=2)
+    assert found.doubtful == ({} if sound < 3 else {f"p{sound}": 0.0})
+    assert measured(bank_of(*[labels_of(2)] * sound, labels_of(3)), neighbours=2).doubtful == {}
+
+
 def test_what_neighbours_do_not_annotate_is_not_known_and_costs_no_trust():
     bank = bank_of(labels_of(2), np.where(labels_of(2) == 2, 0, labels_of(2)))
     bank.annotated = np.repeat([[True, True, True], [True, True, False]], HEIGHTS, axis=0)
@@ -140,10 +148,11 @@ def test_labels_that_are_carried_over_are_compared_as_carried(tmp_path):
         "x",
         None,
         {},
-        {"dice": ["a"], "chance": [0.0], "patients": 2, "boost": 1.0},
-        {"dice": [1], "chance": [], "patients": 2, "boost": 1.0},
-        {"dice": [1], "chance": [1], "patients": 2, "boost": 0},
-        {"dice": [1], "chance": [1], "patients": 2, "boost": "2"},
+        {"dice": ["a"], "chance": [0.0], "patients": 2, "boost": 1.0, "doubtful": {}},
+        {"dice": [1], "chance": [], "patients": 2, "boost": 1.0, "doubtful": {}},
+        {"dice": [1], "chance": [1], "patients": 2, "boost": 0, "doubtful": {}},
+        {"dice": [1], "chance": [1], "patients": 2, "boost": "2", "doubtful": {}},
+        {"dice": [1], "chance": [1], "patients": 2, "boost": 1.0, "doubtful": ["p"]},
     ],
 )
 def test_a_manifest_that_tells_something_else_is_refused(told, tmp_path):
@@ -152,7 +161,7 @@ def test_a_manifest_that_tells_something_else_is_refused(told, tmp_path):
     write_manifest(tmp_path, {**read_manifest(tmp_path), "agreement": told})
     with pytest.raises(InputError, match="its agreement is damaged; make it anew"):
         Bank.open(tmp_path)
-    kept = Agreement((1.0, None), (0.9, None), 3, 1.5)
+    kept = Agreement((1.0, None), (0.9, None), 3, 1.5, {"p1": 0.1})
     write_manifest(tmp_path, {**read_manifest(tmp_path), "agreement": kept.as_json()})
     assert Bank.open(tmp_path).agreement == kept
 

@@ -147,6 +147,26 @@ def test_a_bank_of_wrong_labels_is_told_and_its_vote_counts_for_nothing(run, stu
     assert any("its vote counts" in r.getMessage() and r.levelname == "WARNING" for r in caplog.records)
 
 
+def test_a_patient_whose_labels_are_unlike_all_others_is_told_of(run, study, own_bank, tmp_path, caplog):
+    """The validation patient with labels upside down, added to four others; sound it is not."""
+    data = load_datalist(study)
+    (case,) = data.section("validation")
+    label = nib.load(case.label)
+    nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[::-1, ::-1, ::-1], label.affine), tmp_path / "wrong.nii.gz")
+    write_datalist(tmp_path / "wrong.json", data.card, {"training": [replace(case, label=tmp_path / "wrong.nii.gz")]})
+    shutil.copytree(own_bank, tmp_path / "sound")
+    index_run(run, tmp_path / "sound", add=study, section="validation")
+    assert Bank.open(tmp_path / "sound").agreement.doubtful == {}
+    assert not any("far less" in record.getMessage() for record in caplog.records)
+    index_run(run, own_bank, add=tmp_path / "wrong.json")
+    bank = Bank.open(own_bank)
+    assert set(bank.agreement.doubtful) == bank.own_patients(case.patient, None)
+    told = [record.getMessage() for record in caplog.records if "far less" in record.getMessage()]
+    assert len(told) == 1
+    assert f"{case.case}: others' vote finds" in told[0]
+    assert case.patient not in told[0]
+
+
 def test_remove_takes_a_patient_out_without_naming_anyone(run, own_bank, capsys):
     bank = Bank.open(own_bank)
     index = ["index", str(run), "--output", str(own_bank), "--remove"]

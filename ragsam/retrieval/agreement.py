@@ -8,7 +8,7 @@ every vote for one counts for more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 #: So much Dice beyond chance is full trust.
@@ -27,12 +27,14 @@ class Agreement:
         patients: how many were asked. One has only itself to agree with.
         boost: how many times over a vote for an organ counts beside one for the background: what finds the labels best.
             Both shares of Dice are with it.
+        doubtful: the Dice of patients whose labels the others' vote hardly finds, by their pseudonyms.
     """
 
     dice: tuple[float | None, ...]
     chance: tuple[float | None, ...]
     patients: int
     boost: float = USUAL_BOOST
+    doubtful: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return what a manifest keeps."""
@@ -45,8 +47,10 @@ class Agreement:
         Raises:
             ValueError: anything else.
         """
-        if not isinstance(content, dict) or content.keys() != {"dice", "chance", "patients", "boost"}:
+        if not isinstance(content, dict) or content.keys() != {"dice", "chance", "patients", "boost", "doubtful"}:
             raise ValueError("not an agreement")
+        if not isinstance(content["doubtful"], dict):
+            raise ValueError("an agreement whose doubtful patients are no table")
         if not isinstance(content["boost"], int | float) or not 0 < content["boost"] < float("inf"):
             raise ValueError("an agreement whose boost is no number above 0")
         shares = content["dice"], content["chance"]
@@ -54,7 +58,7 @@ class Agreement:
             raise ValueError("an agreement that is no list of numbers")
         if not shares[0] or len(shares[0]) != len(shares[1]):
             raise ValueError("an agreement of other classes by chance")
-        return cls(*map(tuple, shares), content["patients"], content["boost"])
+        return cls(*map(tuple, shares), content["patients"], content["boost"], content["doubtful"])
 
     @property
     def trust(self) -> tuple[float, ...]:

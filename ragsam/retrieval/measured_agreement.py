@@ -18,8 +18,13 @@ from ragsam.networks.voting import vote_shares
 from ragsam.retrieval.agreement import USUAL_BOOST, Agreement
 from ragsam.retrieval.bank import Bank
 
-#: Slices that ask, evenly spaced among those with an organ, and how many at once.
+#: Slices that ask, evenly spaced among those with an organ, and how many at once. They are as many as give every
+#: patient some, if that takes no more than `MOST`.
 SLICES, BATCH = 160, 8
+EACH, MOST = 5, 500
+#: Of so many patients, of whom so many slices have asked, those are doubtful whose labels are found with less than this
+#: share of the Dice of half of them.
+PATIENTS, LEAST, SHARE = 4, 3, 1 / 3
 #: Where a bank has one patient, that patient's slices that are so far away answer.
 APART = 2
 #: How often labels are drawn at random.
@@ -42,11 +47,15 @@ def measured_agreement(bank: Bank, ask: Ask) -> Agreement:
     """
     classes = bank.present.shape[1]
     rows = np.flatnonzero(bank.present[:, 1:].any(1))
-    rows = rows[np.linspace(0, len(rows) - 1, min(SLICES, len(rows))).round().astype(int)]
+    count = SLICES if EACH * bank.patient_count > MOST else max(SLICES, EACH * bank.patient_count)
+    rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
+    patients, of = np.unique(bank.patients[rows], return_inverse=True)
     draw = np.random.default_rng(0)
     drawn = [draw.permutation(rows) for _ in range(DRAWS)]
     boosts = BOOSTS if bank.patient_count > 1 else (USUAL_BOOST,)
-    counts = torch.zeros(len(boosts), 2, 3, classes, dtype=torch.float64)  # with own labels, and with others'
+    counts = torch.zeros(
+        len(patients) + 1, len(boosts), 3, classes, dtype=torch.float64
+    )  # the last with others' labels
     for start in range(0, len(rows), BATCH):
         block = slice(start, start + BATCH)
         votes, asked = _votes(bank, ask, rows[block], classes)
@@ -54,14 +63,30 @@ def measured_agreement(bank: Bank, ask: Ask) -> Agreement:
         for compared in (rows, *drawn):
             labels = torch.from_numpy(np.asarray(bank.labels[compared[block]])).long()
             known = asked & _annotated(bank, compared[block], classes)
+            places = of[block] if compared is rows else np.full(len(labels), -1)
             for index, chosen in enumerate(found):
-                for one, label, both in zip(chosen, labels, known, strict=True):
-                    counts[index, int(compared is not rows)] += overlaps(one, label, classes) * both
-    right, chosen, there = counts.unbind(2)
-    dice = torch.where(there > 0, 2 * right / (chosen + there), torch.nan)
-    best = int(dice[:, 0, 1:].nanmean(1).nan_to_num(0.0).argmax())
-    shares = ([None if isnan(x) else round(x, 4) for x in values] for values in dice[best].tolist())
-    return Agreement(*map(tuple, shares), bank.patient_count, boosts[best])
+                for place, one, label, both in zip(places, chosen, labels, known, strict=True):
+                    counts[place, index] += overlaps(one, label, classes) * both
+    own, chance = _dice(counts[:-1].sum(0)), _dice(counts[-1])
+    best = int(own[:, 1:].nanmean(1).nan_to_num(0.0).argmax())
+    shares = (tuple(None if isnan(x) else round(x, 4) for x in dice[best].tolist()) for dice in (own, chance))
+    by_patient = _dice(counts[:-1, best])[:, 1:].nanmean(1).numpy()
+    return Agreement(*shares, bank.patient_count, boosts[best], _doubtful(patients, by_patient, np.bincount(of)))
+
+
+def _dice(counts: Tensor) -> Tensor:
+    """Return the Dice [..., classes] of counts [..., 3, classes], see `overlaps`; NaN for a class that is not there."""
+    right, found, there = counts.unbind(-2)
+    return torch.where(there > 0, 2 * right / (found + there), torch.nan)
+
+
+def _doubtful(patients: np.ndarray, dice: np.ndarray, asked: np.ndarray) -> dict[str, float]:
+    """Return the Dice of patients that is far below the others', see `SHARE`."""
+    judged = (asked >= LEAST) & ~np.isnan(dice)
+    if judged.sum() < PATIENTS:
+        return {}
+    far = judged & (dice < SHARE * np.median(dice[judged]))
+    return {str(name): round(float(value), 4) for name, value in zip(patients[far], dice[far], strict=True)}
 
 
 def _votes(bank: Bank, ask: Ask, rows: np.ndarray, classes: int) -> tuple[Tensor, Tensor]:

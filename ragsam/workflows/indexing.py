@@ -89,6 +89,7 @@ def write_bank(
             manifest["agreement"] = retriever.agreement.as_json()
             write_manifest(Path(folder), manifest)
         _tell_agreement(retriever.agreement, preparation["labels"])
+        _tell_doubtful(retriever.bank, cases)
         return manifest
     except Exception as error:
         raise root_cause(error) from error
@@ -102,6 +103,15 @@ def _tell_agreement(found: Agreement, organs: Sequence[str]) -> None:
         if trust < 1:
             told = "bank: %s: found with a Dice of %.2f, %.2f by chance; its vote counts %.0f %%; look at its labels"
             logger.warning(told, organ, dice, chance or 0.0, 100 * trust)
+
+
+def _tell_doubtful(bank: Bank, cases: Sequence[Case]) -> None:
+    """Tell of which cases the labels are unlike what the bank's other patients vote for."""
+    found = bank.agreement.doubtful
+    for case in cases:
+        for name in bank.own_patients(case.patient, None) & found.keys():
+            told = "bank: %s: others' vote finds this patient's labels with a Dice of %.2f, far less than the others'; "
+            logger.warning(told + "look at them, or take the patient out with --remove", case.case, found[name])
 
 
 def _parser(run: Path) -> Any:
