@@ -147,7 +147,7 @@ def test_labels_that_are_carried_over_are_compared_as_carried(tmp_path):
     [
         "x",
         None,
-        {},
+        {"more": 1},
         {"dice": ["a"], "chance": [0.0], "patients": 2, "boost": 1.0, "doubtful": {}},
         {"dice": [1], "chance": [], "patients": 2, "boost": 1.0, "doubtful": {}},
         {"dice": [1], "chance": [1], "patients": 2, "boost": 0, "doubtful": {}},

@@ -8,7 +8,7 @@ every vote for one counts for more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 #: So much Dice beyond chance is full trust.
@@ -47,7 +47,7 @@ class Agreement:
         Raises:
             ValueError: anything else.
         """
-        if not isinstance(content, dict) or content.keys() != {"dice", "chance", "patients", "boost", "doubtful"}:
+        if not isinstance(content, dict) or content.keys() != {part.name for part in fields(cls)}:
             raise ValueError("not an agreement")
         if not isinstance(content["doubtful"], dict):
             raise ValueError("an agreement whose doubtful patients are no table")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -191,8 +191,8 @@ class Bank:
 
 
 def _agreement(folder: Path, content: Any) -> Agreement | None:
-    if isinstance(content, dict) and content.keys() == {"dice", "chance", "patients"}:  # of an older version
-        return None
+    if isinstance(content, dict) and content.keys() < {part.name for part in fields(Agreement)}:
+        return None  # of an older version, which did not measure all
     try:
         return Agreement.of_json(content)
     except ValueError as error:
