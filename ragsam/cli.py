@@ -172,12 +172,12 @@ def _bank_folder(args: argparse.Namespace) -> Path:
 
 
 def _remove(args: argparse.Namespace) -> None:
-    from ragsam.retrieval.bank_removal import remove_patients
+    from ragsam.workflows.indexing import prune_bank
 
     if given := [name for name in ("add", "data", "set") if getattr(args, name)]:
         raise InputError(f"--remove: not with --{given[0]}; do one after the other")
     folder = _bank_folder(args)
-    manifest = remove_patients(folder, args.remove)
+    manifest = prune_bank(args.run, folder, args.remove)
     _say(f"bank: {folder}, {manifest['slices']} slices of {manifest['patients']} patients")
 
 

@@ -19,8 +19,10 @@ from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
 from ragsam.retrieval.agreement import Agreement
 from ragsam.retrieval.bank import Bank
-from ragsam.retrieval.bank_manifest import read_manifest, write_manifest
+from ragsam.retrieval.bank_manifest import read_manifest, write_manifest, writer_lock
+from ragsam.retrieval.bank_removal import remove_patients
 from ragsam.retrieval.bank_writer import BankWriter
+from ragsam.retrieval.retriever import Retriever
 from ragsam.workflows.bundle import require_plain, root_cause
 from ragsam.workflows.checkpoint_handler import WeightsLoader
 from ragsam.workflows.retrieval_handler import bank_batches, bank_fit
@@ -85,14 +87,44 @@ def write_bank(
                 for batch in progress(batches, done=len(cases) - len(todo), total=len(cases)):
                     writer.add(batch)
             manifest = writer.commit()
-            retriever.attach(Bank.open(folder))
-            manifest["agreement"] = retriever.agreement.as_json()
-            write_manifest(Path(folder), manifest)
-        _tell_agreement(retriever.agreement, preparation["labels"])
+            _keep_agreement(Path(folder), retriever, manifest)
         _tell_doubtful(retriever.bank, cases)
         return manifest
     except Exception as error:
         raise root_cause(error) from error
+
+
+def prune_bank(
+    run: str | os.PathLike[str] | None, folder: str | os.PathLike[str], patients: Sequence[str]
+) -> dict[str, Any]:
+    """Take patients out of a bank, see `remove_patients`, and ask those that stay how well they agree.
+
+    Args:
+        run: of the bank, whose neighbours are counted; None counts as many as by default.
+
+    Returns:
+        The bank's manifest.
+
+    Raises:
+        InputError: no run, or see `remove_patients`.
+    """
+    folder = Path(folder)
+    carry = read_manifest(folder)["fit"].get("carry", False)
+    parser = packaged_parser({"carry": carry}) if run is None else _parser(Path(run))
+    retriever = parser.get_parsed_content("retriever")
+    remove_patients(folder, patients)
+    with writer_lock(folder):
+        manifest = read_manifest(folder)
+        _keep_agreement(folder, retriever, manifest)
+    return manifest
+
+
+def _keep_agreement(folder: Path, retriever: Retriever, manifest: dict[str, Any]) -> None:
+    """Measure how well a bank agrees with itself, and keep it in the manifest and tell it."""
+    retriever.attach(Bank.open(folder))
+    manifest["agreement"] = retriever.agreement.as_json()
+    write_manifest(folder, manifest)
+    _tell_agreement(retriever.agreement, manifest["fit"].get("labels", []))
 
 
 def _tell_agreement(found: Agreement, organs: Sequence[str]) -> None:
