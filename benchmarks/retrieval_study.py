@@ -105,6 +105,17 @@ def chosen(
     }
 
 
+def with_every_test(done: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return of the trials with retrieval, by set and number of patients, those of seeds that had every test.
+
+    A curve over banks of other sizes is of the same networks at every point.
+    """
+    tests: dict[tuple[str, int], set[str]] = {}
+    for trial in done:
+        tests.setdefault((trial["set"], trial["patients"]), set()).update(trial["tests"])
+    return [trial for trial in done if tests[trial["set"], trial["patients"]] == set(trial["tests"])]
+
+
 def growth_steps(tests: Sequence[str]) -> list[int]:
     """Return to how many patients the tests grow a bank, the fewest first."""
     return sorted(int(test.split()[-1]) for test in tests if test.startswith("grown to "))
@@ -300,12 +311,18 @@ def _difference(found: dict[str, Any]) -> str:
     return f"{found['mean_difference']:+.3f} ({less:.3f} to {more:.3f})"
 
 
-def draw_gains(path: Path, by_set: dict[str, list[dict[str, Any]]], everyone: dict[str, int]) -> None:
+def draw_gains(
+    path: Path,
+    by_set: dict[str, list[dict[str, Any]]],
+    grown_by_set: dict[str, list[dict[str, Any]]],
+    everyone: dict[str, int],
+) -> None:
     """Draw the gain of every test against the number of training patients, and that of a bank against its size.
 
     Args:
         path: of the picture.
         by_set: rows of `summarise` by set.
+        grown_by_set: the same of trials that had every test, see `with_every_test`.
         everyone: patients of the bank grown to all, by set.
     """
     import matplotlib
@@ -313,7 +330,7 @@ def draw_gains(path: Path, by_set: dict[str, list[dict[str, Any]]], everyone: di
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    has_growth = any(row["test"].startswith("grown to ") for rows in by_set.values() for row in rows)
+    has_growth = any(row["test"].startswith("grown to ") for rows in grown_by_set.values() for row in rows)
     size = (5.5 * len(by_set), 8 if has_growth else 4)
     figure, axes = pyplot.subplots(1 + has_growth, len(by_set), figsize=size, layout="constrained", squeeze=False)
     for column, (name, rows) in enumerate(by_set.items()):
@@ -326,12 +343,13 @@ def draw_gains(path: Path, by_set: dict[str, list[dict[str, Any]]], everyone: di
         axis.set(title=name, xlabel="training patients")
         if not has_growth:
             continue
+        grown = grown_by_set[name]
         for count in counts:
-            sizes = growth(rows, count, everyone[name])
+            sizes = growth(grown, count, everyone[name])
             if len(sizes) > 2:
                 told = f"trained on {count} patient{'s' * (count != 1)}"
                 _draw_line(axes[1][column], list(sizes), sizes.values(), told)
-        sizes = sorted({size for count in counts for size in growth(rows, count, everyone[name])})
+        sizes = sorted({size for count in counts for size in growth(grown, count, everyone[name])})
         axes[1][column].set(xlabel="patients in the bank", xscale="log")
         axes[1][column].set_xticks(sizes, [str(size) for size in sizes])
         axes[1][column].minorticks_off()
@@ -433,7 +451,8 @@ def main() -> None:
         data: len({case.patient for case in load_datalist(path).section("training")})
         for data, path in datalists.items()
     }
-    draw_gains(output / "gains.png", by_set, everyone)
+    grown_by_set = {data: summarise(with_every_test(done), data) for data in datalists}
+    draw_gains(output / "gains.png", by_set, grown_by_set, everyone)
     write_json_atomic(output / "result.json", {"table": lines, "rows": by_set})
 
 
