@@ -53,9 +53,8 @@ def measured_agreement(bank: Bank, ask: Ask) -> Agreement:
     draw = np.random.default_rng(0)
     drawn = [draw.permutation(rows) for _ in range(DRAWS)]
     boosts = BOOSTS if bank.patient_count > 1 else (USUAL_BOOST,)
-    counts = torch.zeros(
-        len(patients) + 1, len(boosts), 3, classes, dtype=torch.float64
-    )  # the last with others' labels
+    # Of every patient, and at the end with others' labels.
+    counts = torch.zeros(len(patients) + 1, len(boosts), 3, classes, dtype=torch.float64)
     for start in range(0, len(rows), BATCH):
         block = slice(start, start + BATCH)
         votes, asked = _votes(bank, ask, rows[block], classes)
