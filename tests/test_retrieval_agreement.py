@@ -103,8 +103,9 @@ def test_a_bank_without_any_organ_knows_nothing_of_itself():
     assert found.trust == (1.0,)
 
 
-def test_trust_grows_from_chance_on():
-    assert Agreement((0.9, 0.1, 0.2, 0.05), (0.8, 0.1, 0.1, 0.3), 5).trust == pytest.approx((1.0, 0.0, 0.5, 0.0))
+def test_trust_grows_from_a_tenth_beyond_chance_on():
+    found = Agreement((0.9, 0.1, 0.2, 0.25, 0.3, 0.05, None), (0.8, 0.1, 0.1, 0.1, 0.1, 0.3, None), 5)
+    assert found.trust == pytest.approx((1.0, 0.0, 0.0, 0.5, 1.0, 0.0, 1.0))
 
 
 def test_supports_tell_it_to_a_network_that_asks_and_it_is_measured_once():

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-#: So much Dice beyond chance is full trust.
-ENOUGH = 0.2
+#: So much Dice beyond chance is none but chance, and so much is full trust.
+LITTLE, ENOUGH = 0.1, 0.2
 #: The boost of a bank that cannot measure it.
 USUAL_BOOST = 2.0
 
@@ -64,8 +64,8 @@ class Agreement:
     def trust(self) -> tuple[float, ...]:
         """How far the vote on each class can be trusted, 0-1: 1 for the background, and where it is not known."""
         pairs = zip(self.dice[1:], self.chance[1:], strict=True)
-        found = (1.0 if a is None else min(max((a - (b or 0.0)) / ENOUGH, 0.0), 1.0) for a, b in pairs)
-        return (1.0, *found)
+        beyond = (1.0 if dice is None else dice - (chance or 0.0) for dice, chance in pairs)
+        return (1.0, *(min(max((x - LITTLE) / (ENOUGH - LITTLE), 0.0), 1.0) for x in beyond))
 
     def in_words(self, organs: Sequence[str]) -> str:
         """Return the Dice of each organ that is known."""
