@@ -39,8 +39,7 @@ from ragsam.data.prepare import prepare
 from ragsam.data.slices import SliceDataset
 from ragsam.metrics.overlap import dice
 from ragsam.metrics.statistics import mean_interval
-from ragsam.networks.supports import label_prior
-from ragsam.networks.voting import vote_shares
+from ragsam.networks.supports import label_prior, vote_shares
 from ragsam.retrieval import Bank, Retriever
 from ragsam.retrieval.descriptors import DESCRIPTORS, Descriptor
 from ragsam.transforms import preprocessing

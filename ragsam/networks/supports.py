@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: The share of a class for which nobody votes: its logarithm is finite.
+TINY = 1e-6
+
 
 class Memory(NamedTuple):
     """The neighbours themselves, as fusions look at them that do not live by the vote alone.
@@ -109,6 +112,17 @@ def weighted_vote(labels: Tensor, weights: Tensor, num_classes: int, annotated: 
     organs = vote[:, 1:] * total / asked[:, 1:].clamp_min(tiny)
     organs = organs * (total / organs.sum(1, keepdim=True).clamp_min(tiny)).clamp_max(1)
     return torch.cat([total - organs.sum(1, keepdim=True), organs], dim=1)
+
+
+def vote_shares(vote: Tensor, boost: float = 1.0) -> Tensor:
+    """Return the share of every class in a vote [B, K + 1, H, W], however faint: above 0, summing to 1 at a pixel.
+
+    Args:
+        boost: how many times over a vote for an organ counts.
+    """
+    vote = torch.cat([vote[:, :1] + TINY, vote[:, 1:] * boost], dim=1)  # where nobody votes: background
+    shares = vote / vote.sum(1, keepdim=True) + TINY
+    return shares / shares.sum(1, keepdim=True)
 
 
 def resize_prior(prior: Tensor, size: tuple[int, int]) -> Tensor:

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ragsam.networks.supports import Supports, label_prior, resize_prior, votes_found
-from ragsam.networks.voting import vote_shares
+from ragsam.networks.supports import Supports, label_prior, resize_prior, vote_shares, votes_found
 
 #: What is added to every share of the vote, and to every probability of the network: neither is ever sure. A network
 #: that has not learnt an organ yet denies it everywhere, and no vote would outweigh that.

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ragsam.networks.supports import SupportLookup, Supports, label_prior, resize_prior
-
-#: The share of a class for which nobody votes: its logarithm is finite.
-TINY = 1e-6
+from ragsam.networks.supports import SupportLookup, Supports, label_prior, resize_prior, vote_shares
 
 
 class VotingNetwork(nn.Module):
@@ -51,14 +47,3 @@ class VotingNetwork(nn.Module):
             vote = label_prior(supports, self.num_classes + 1).to(image)
         shares = vote_shares(vote, 1.0 if supports is None else supports.boost)
         return resize_prior(shares, tuple(image.shape[-2:])).log()
-
-
-def vote_shares(vote: Tensor, boost: float = 1.0) -> Tensor:
-    """Return the share of every class in a vote [B, K + 1, H, W], however faint: above 0, summing to 1 at a pixel.
-
-    Args:
-        boost: how many times over a vote for an organ counts.
-    """
-    vote = torch.cat([vote[:, :1] + TINY, vote[:, 1:] * boost], dim=1)  # where nobody votes: background
-    shares = vote / vote.sum(1, keepdim=True) + TINY
-    return shares / shares.sum(1, keepdim=True)

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ragsam.networks.supports import Supports, label_prior, resize_prior
-from ragsam.networks.voting import vote_shares
+from ragsam.networks.supports import Supports, label_prior, resize_prior, vote_shares
 from ragsam.retrieval.agreement import USUAL_BOOST, Agreement
 from ragsam.retrieval.bank import Bank
 

@@ -22,8 +22,8 @@ from ragsam.networks.checkpoints import load_metadata, load_weights
 from ragsam.networks.imports import import_checkpoint
 from ragsam.networks.prompts import INSIDE, PointPrompts, Prompts
 from ragsam.networks.segmenter import Embedded, Segmenter
-from ragsam.networks.supports import Supports
-from ragsam.networks.voting import TINY, VotingNetwork
+from ragsam.networks.supports import TINY, Supports
+from ragsam.networks.voting import VotingNetwork
 from ragsam.transforms.voxel_prompts import MASK_LOGIT
 from ragsam.workflows.checkpoint_handler import WeightsLoader
 from ragsam.workflows.network_options import network_options
