@@ -37,6 +37,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "keep_pieces=true": {"knobs": {"keep_pieces": True}},
     "fill_holes=true": {"knobs": {"fill_holes": True}},
     "precision=bfloat16": {"knobs": {"precision": "bfloat16"}},
+    "precision=int8": {"knobs": {"precision": "int8"}},
 }
 
 

@@ -59,20 +59,18 @@ def main() -> int:
         write_weights(Path(name), args.backbone)
         network, peer = (build(Path(name), args.backbone).eval() for build in (ours, theirs))
     volume = made_volume(args.slices)
-    inferer, encoding = VolumeInferer(SIZE, context_slices=0), encoder_clock(network)
+    encoding = encoder_clock(network)
 
-    def segmented() -> NDArray[np.uint8]:
+    def segmented(precision: str) -> NDArray[np.uint8]:
+        inferer = VolumeInferer(SIZE, context_slices=0, precision=precision)
         return inferer(torch.from_numpy(volume)[None, None], network)[0, 0].numpy()
-
-    def in_bfloat16() -> NDArray[np.uint8]:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return segmented()
 
     sides: dict[str, Callable[[], NDArray[np.uint8]]] = {
         PLAIN: lambda: segment(peer, volume, SIZE),
         "SAMed's loop, through 224": lambda: segment(peer, volume, 224),
-        OURS: segmented,
-        "ours, bfloat16 autocast": in_bfloat16,
+        OURS: lambda: segmented("float32"),
+        "ours, bfloat16": lambda: segmented("bfloat16"),
+        "ours, int8": lambda: segmented("int8"),
     }
     times: dict[str, list[float]] = {side: [] for side in sides}
     labels, shares = {}, []

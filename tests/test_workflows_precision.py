@@ -12,7 +12,7 @@ from ragsam.retrieval import Bank, Retriever
 from ragsam.workflows.inferers import VolumeInferer
 from ragsam.workflows.jobs import segment_with_run, train_run
 from ragsam.workflows.placing import place
-from ragsam.workflows.precision import autocast, autocast_dtype, scales_gradients
+from ragsam.workflows.precision import autocast, autocast_dtype, is_int8, scales_gradients
 
 
 def test_what_autocast_computes_in(monkeypatch):
@@ -28,6 +28,16 @@ def test_what_autocast_computes_in(monkeypatch):
         autocast_dtype("half", "cuda")
 
 
+def test_int8_is_for_inference_on_a_cpu(study, tmp_path):
+    assert is_int8("int8", "cpu")
+    assert not is_int8("auto", "cuda")
+    with pytest.raises(InputError, match="int8 is for a CPU; choose auto"):
+        is_int8("int8", "cuda")
+    with pytest.raises(InputError, match="int8 is for segmenting alone; choose auto"):
+        train_run("sam_lora", study, tmp_path / "run", {**KNOBS, "precision": "int8"})
+    assert not (tmp_path / "run").exists()
+
+
 def test_float32_leaves_an_autocast_that_is_on_as_it_is():
     x = torch.ones(2, 2)
     with autocast(None, x.device):
@@ -37,19 +47,21 @@ def test_float32_leaves_an_autocast_that_is_on_as_it_is():
 
 
 @torch.no_grad()
-def test_a_volume_is_segmented_in_half_precision_and_its_logits_are_whole():
+def test_a_volume_is_segmented_in_less_precision_and_its_logits_are_whole():
     torch.manual_seed(0)
     network = Segmenter(2, image_size=32).eval()
     volume, seen = torch.rand(1, 32, 32, 5), []
     network.sam.image_encoder.register_forward_hook(lambda module, inputs, out: seen.append(out.dtype))
     slabs = {
         precision: next(iter(VolumeInferer(32, precision=precision).slabs(volume, network)))[1]
-        for precision in ("float32", "bfloat16")
+        for precision in ("float32", "bfloat16", "int8")
     }
     assert seen[1] is torch.bfloat16 or seen[0] is torch.float32
-    assert slabs["bfloat16"].dtype is torch.float32
-    assert not torch.equal(*slabs.values())
-    torch.testing.assert_close(*slabs.values(), atol=0.05 * slabs["float32"].abs().max().item(), rtol=0)
+    whole, *others = slabs.values()
+    for logits in others:
+        assert logits.dtype is torch.float32
+        assert not torch.equal(logits, whole)
+        torch.testing.assert_close(logits, whole, atol=0.05 * whole.abs().max().item(), rtol=0)
 
 
 def test_neighbours_are_found_in_whole_precision(run):
@@ -88,11 +100,12 @@ def test_it_learns_in_half_precision_with_gradients_added_up(halved):
 
 
 def test_a_run_segments_in_the_precision_that_is_asked_for(run, study, tmp_path):
-    for precision in ("float32", "bfloat16"):
+    precisions = ("float32", "bfloat16", "int8")
+    for precision in precisions:
         segment_with_run(run, [study], tmp_path / precision, knobs={"precision": precision})
     for path in (tmp_path / "float32").glob("*.nii.gz"):
-        whole, half = (np.asarray(nib.load(tmp_path / p / path.name).dataobj) for p in ("float32", "bfloat16"))
-        assert np.mean(whole == half) > 0.99
+        whole, *others = (np.asarray(nib.load(tmp_path / p / path.name).dataobj) for p in precisions)
+        assert all(np.mean(whole == labels) > 0.99 for labels in others)
     with pytest.raises(InputError, match="float16 needs a GPU"):
         segment_with_run(run, [study], tmp_path / "float16", knobs={"precision": "float16"})
 

@@ -176,6 +176,23 @@ def test_resampling_within_slices_is_that_of_monai(shape, spacing_mm, seed):
     torch.testing.assert_close(ours.affine, theirs.affine, atol=1e-9, rtol=0)
 
 
+def test_slices_are_resampled_on_the_device_that_is_named():
+    image = MetaTensor(torch.rand(1, 9, 8, 40), affine=np.diag([*SPACING_MM, 1.0]))
+    chain = preprocessing(spacing_mm=(0.83, 1.37), device="meta")
+    (resampling,) = (step for step in chain.transforms if isinstance(step, InPlaneSpacingd))
+    with pytest.raises(NotImplementedError, match="meta tensor"):  # what went there cannot come back
+        resampling({"image": image})
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_resamples_as_the_cpu():
+    image = MetaTensor(torch.rand(1, 90, 80, 70), affine=np.diag([*SPACING_MM, 1.0]))
+    here, there = (InPlaneSpacingd("image", (0.83, 1.37), device=d)({"image": image})["image"] for d in (None, "cuda"))
+    assert there.device == here.device
+    torch.testing.assert_close(there.as_tensor(), here.as_tensor(), atol=1e-5, rtol=0)
+
+
 def test_an_oblique_volume_is_resampled_as_a_straight_one():
     voxels, turn = torch.rand(1, 9, 8, 3), np.eye(4)
     turn[:3, :3] = tilted(14.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, Orientationd, Transform
 
 from ragsam.errors import InputError
@@ -26,6 +27,7 @@ def preprocessing(
     spacing_mm: Sequence[float] | None = None,
     slice_axis: int = 2,
     keys: Sequence[str] = ("image", "label"),
+    device: torch.device | str | None = None,
 ) -> Compose:
     """Return the chain from files to an oriented, scaled volume.
 
@@ -35,6 +37,7 @@ def preprocessing(
             the image's own. Slices are never resampled across, so that every slice stays one that was scanned.
         slice_axis: what the slices lie across: 0 sagittal, 1 coronal, 2 axial.
         keys: "image", and "label" where there is one.
+        device: where the image is resampled, a few slices at a time; what comes out is on the CPU either way.
 
     Returns:
         A transform of {"image": path, "label": path} (and "label_map", see `MapLabelsd`, and "fill_nonfinite", see
@@ -55,7 +58,7 @@ def preprocessing(
         Orientationd(keys, axcodes=SLICE_AXCODES[slice_axis], labels=None),
     ]
     if spacing_mm is not None:
-        steps.append(InPlaneSpacingd("image", spacing_mm))
+        steps.append(InPlaneSpacingd("image", spacing_mm, device=device))
         steps += [LabelToGridd()] if "label" in keys else []
     window = None if window is None else (float(window[0]), float(window[1]))
     steps += [scale_intensity(window), EnsureTyped(keys, dtype=None)]

@@ -44,11 +44,14 @@ class InPlaneSpacingd(MapTransform, InvertibleTransform):
     Args:
         key: of the volume, a MetaTensor.
         spacing_mm: (2,), along H and W.
+        device: where the slices are resampled, `_SLAB` of them at a time; None takes the volume's own. The volume stays
+            where it is.
     """
 
-    def __init__(self, key: str, spacing_mm: Sequence[float]) -> None:
+    def __init__(self, key: str, spacing_mm: Sequence[float], *, device: torch.device | str | None = None) -> None:
         super().__init__(key)
         self.spacing_mm = (float(spacing_mm[0]), float(spacing_mm[1]))
+        self.device = device
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the volume resampled, and on it what it was before."""
@@ -63,7 +66,7 @@ class InPlaneSpacingd(MapTransform, InvertibleTransform):
         affine[:3, :2] *= torch.tensor(steps, dtype=affine.dtype)
         moved = image
         if steps != [1.0, 1.0]:
-            moved = _like(image, _resampled(image.as_tensor(), shape, steps), affine)
+            moved = _like(image, _resampled(image.as_tensor(), shape, steps, self.device), affine)
         about = {"src_affine": image.affine, "steps": tuple(1 / step for step in steps)}
         self.push_transform(moved, orig_size=tuple(image.shape[1:]), extra_info=about)
         items[key] = moved
@@ -97,11 +100,13 @@ def _like(image: MetaTensor, voxels: Tensor, affine: Tensor) -> MetaTensor:
     return made
 
 
-def _resampled(volume: Tensor, shape: Sequence[int], steps: Sequence[float]) -> Tensor:
-    """Return a volume [C, H, W, D] with its slices resampled: [C, *shape, D], float32."""
+def _resampled(
+    volume: Tensor, shape: Sequence[int], steps: Sequence[float], device: torch.device | str | None = None
+) -> Tensor:
+    """Return a volume [C, H, W, D] with its slices resampled: [C, *shape, D], float32; see `InPlaneSpacingd`."""
     moved = torch.empty((len(volume), *shape, volume.shape[-1]), dtype=torch.float32, device=volume.device)
     for slab, part in zip(volume.split(_SLAB, -1), moved.split(_SLAB, -1), strict=True):
-        part.copy_(resample_slices(slab.movedim(-1, 0).float(), shape, steps).movedim(0, -1))
+        part.copy_(resample_slices(slab.to(device).movedim(-1, 0).float(), shape, steps).movedim(0, -1))
     return moved
 
 

@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor, nn
 
+from ragsam.networks.int8 import int8_linears
 from ragsam.networks.lora import merged_lora
 from ragsam.transforms.in_plane import own_grid
 from ragsam.transforms.slicing import (
@@ -23,7 +24,7 @@ from ragsam.transforms.slicing import (
     slice_spacing_mm,
 )
 from ragsam.workflows.looks import Looks
-from ragsam.workflows.precision import autocast, autocast_dtype
+from ragsam.workflows.precision import autocast, autocast_dtype, is_int8
 
 #: Slices whose logits stand at once: 230 MB for 512 x 512 pixels and 14 classes, some three times that while they are
 #: made.
@@ -52,7 +53,7 @@ class VolumeInferer(Inferer):
         uncertainty: adds a channel, see `__call__`.
         probabilities: adds a channel for every organ.
         retrieval: switches the network's retrieval on for each volume, where no handler does; None leaves it alone.
-        precision: of the network's arithmetic, see `autocast_dtype`.
+        precision: of the network's arithmetic, one of `PRECISIONS`; see `autocast_dtype` and `is_int8`.
         looks: options of `Looks`.
 
     Attributes:
@@ -98,15 +99,16 @@ class VolumeInferer(Inferer):
     def slabs(self, volume: Tensor, network: Network) -> Iterator[Slab]:
         """Yield the logits of a volume [1, H, W, D], `SLAB` slices at a time, from the first slice to the last.
 
-        LoRA is merged meanwhile, but under autocast, where a small update would be lost in a rounded weight.
+        LoRA is merged meanwhile, but under autocast and in int8: a small update would be lost in a rounded weight.
         """
-        dtype = autocast_dtype(self.precision, volume.device)
+        rounds = is_int8(self.precision, volume.device)
+        dtype = None if rounds else autocast_dtype(self.precision, volume.device)
 
         def run(windows: Tensor, **options: Tensor) -> Tensor:
             with autocast(dtype, windows.device):
                 return network(windows, **options).to(windows)
 
-        with nullcontext() if dtype else _merged(network, volume.device):
+        with _rounded(network) if rounds else nullcontext() if dtype else _merged(network, volume.device):
             yield from self._slabs(volume, run)
 
     def _slabs(self, volume: Tensor, network: Network) -> Iterator[Slab]:
@@ -173,6 +175,10 @@ class VolumeInferer(Inferer):
 def _merged(network: Network, device: torch.device) -> AbstractContextManager[None]:
     apart = not isinstance(network, nn.Module) or torch.is_autocast_enabled(device.type)
     return nullcontext() if apart else merged_lora(network)
+
+
+def _rounded(network: Network) -> AbstractContextManager[None]:
+    return int8_linears(network) if isinstance(network, nn.Module) else nullcontext()
 
 
 def _bytes(shares: Tensor) -> Tensor:

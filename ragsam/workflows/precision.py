@@ -7,7 +7,9 @@ import torch
 from ragsam.errors import InputError
 
 _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PRECISIONS = ("auto", *_DTYPES)
+#: Of the encoder's linear layers alone, in inference.
+INT8 = "int8"
+PRECISIONS = ("auto", *_DTYPES, INT8)
 
 
 def autocast_dtype(precision: str, device: torch.device | str) -> torch.dtype | None:
@@ -17,16 +19,30 @@ def autocast_dtype(precision: str, device: torch.device | str) -> torch.dtype | 
         precision: `auto` is bfloat16 on a GPU that has it, float16 on another, float32 on a CPU.
 
     Raises:
-        InputError: another name, or float16 on a CPU, whose gradients vanish and which is no faster there.
+        InputError: another name, float16 on a CPU, whose gradients vanish and which is no faster there, or `INT8`,
+            which nothing learns in.
     """
     kind = torch.device(device).type
     if precision not in PRECISIONS:
         raise InputError(f"precision: {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    if precision == INT8:
+        raise InputError("precision: int8 is for segmenting alone; choose auto, float32 or bfloat16")
     if precision == "float16" and kind == "cpu":
         raise InputError("precision: float16 needs a GPU; choose bfloat16 or float32")
     if precision == "auto":
         precision = "float32" if kind == "cpu" else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     return _DTYPES[precision]
+
+
+def is_int8(precision: str, device: torch.device | str) -> bool:
+    """Return whether the encoder's linear layers are rounded to int8, in inference.
+
+    Raises:
+        InputError: on a GPU.
+    """
+    if precision == INT8 and torch.device(device).type != "cpu":
+        raise InputError("precision: int8 is for a CPU; choose auto, bfloat16 or float16")
+    return precision == INT8
 
 
 def autocast(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
