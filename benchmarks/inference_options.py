@@ -1,10 +1,11 @@
 """What each option of inference is worth on a trained run: Dice paired by patient with the run as it stands.
 
     python benchmarks/inference_options.py RUN DATALIST --output OUT [--section validation] [--ensemble RUN2 RUN3]
+        [--options precision=bfloat16 precision=int8]
 
 Every option is switched on alone; `--ensemble` names runs trained on other slice axes. Prints a Markdown table: the
-mean difference over organs with its 95 % interval (bootstrap over patients), and the time of all volumes. What stands
-in OUT already is not segmented again.
+mean difference over organs with its 95 % interval (bootstrap over patients), and the processor's time for all volumes.
+What stands in OUT already is not segmented again.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ def measure(args: argparse.Namespace, name: str, options: dict[str, Any]) -> dic
     folder = args.output / "".join(c if c.isalnum() else "_" for c in name)
     if (folder / "result.json").is_file():
         return json.loads((folder / "result.json").read_text())
-    data, start = load_datalist(args.datalist), time.monotonic()
+    data, start = load_datalist(args.datalist), time.process_time()
     segment_with_run(args.run, [args.datalist], folder, section=args.section, **options)
-    seconds = time.monotonic() - start
+    seconds = time.process_time() - start
     pairs = pairs_from_cases(data.section(args.section), folder)
     result = {"metrics": evaluate_cases(pairs, load_card(data.card)), "seconds": seconds}
     write_json_atomic(folder / "result.json", result)
@@ -63,8 +64,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--section", default="validation")
     parser.add_argument("--ensemble", type=Path, nargs="+", default=[], help="runs, such as of the other slice axes")
+    names = [name for name in OPTIONS if name != PLAIN]
+    parser.add_argument("--options", nargs="*", default=names, choices=names, help="those to try (default: all)")
     args = parser.parse_args()
-    options = dict(OPTIONS)
+    options = {name: OPTIONS[name] for name in (PLAIN, *args.options)}
     for count in range(1, len(args.ensemble) + 1):
         options[f"ensemble of {count + 1}"] = {"ensemble": args.ensemble[:count]}
     if args.ensemble:
@@ -72,7 +75,7 @@ def main() -> None:
         options[f"ensemble of {len(args.ensemble) + 1}, test_shift=3, keep_pieces=true"] = best
     results = {name: measure(args, name, chosen) for name, chosen in options.items()}
     plain = results[PLAIN]["metrics"]
-    lines = ["| option | mean Dice | difference (95 % interval) | better / worse, patients | seconds |"]
+    lines = ["| option | mean Dice | difference (95 % interval) | better / worse, patients | processor seconds |"]
     lines.append("|---|---|---|---|---|")
     for name, result in results.items():
         mean, paired = result["metrics"]["summary"]["mean"]["dice"]["mean"], "| - | - "
