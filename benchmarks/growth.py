@@ -24,6 +24,8 @@ import torch
 from growth_axes import AXES, Costs, Stage
 from record import record
 
+from ragsam.workflows.memory import keep_freed_memory
+
 #: Steeper than this is not linear; times of a shared machine scatter.
 LINEAR = 1.15
 POINTS = Path(__file__).parent / "results" / "growth.json"
@@ -117,6 +119,7 @@ def main() -> int:
     parser.add_argument("--figure", type=Path, help="draw all axes that were measured whole")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every config of a bundle does
     found = {axis: measured(axis, args.points) for axis in args.axes}
     rows = [row(axis, series, costs) for axis in args.axes for series, costs in found[axis].items()]
     head = ["what grows", "what is measured", "s", "slope", "of the last three"]

@@ -103,6 +103,28 @@ def test_a_vote_for_an_organ_counts_as_often_as_its_boost():
     assert not torch.allclose(twice, chances(product(), voted(0.4, 0.5, 0.1)), rtol=1e-2)
 
 
+@pytest.mark.parametrize("carried", [True, False])
+def test_slices_one_after_the_other_are_multiplied_as_all_at_once(carried):
+    """Where nothing but the result is wanted a CPU takes them one by one."""
+    generator = torch.Generator().manual_seed(0)
+    logits, vote = (torch.randn(3, 3, 8, 8, generator=generator) for _ in range(2))
+    supports = Supports(
+        torch.randint(0, 3, (3, 2, 8, 8), generator=generator).to(torch.uint8),
+        torch.tensor([[0.7, 0.3], [0.0, 0.0], [0.2, 0.8]]),
+        annotated=torch.tensor([[[True, True, False]] * 2, [[True] * 3] * 2, [[True, False, True]] * 2]),
+        vote=vote.softmax(1) if carried else None,
+        patients=4,
+        trust=torch.tensor([1.0, 0.5]),
+        boost=2.0,
+    )
+    together = product()(logits, supports)
+    with torch.no_grad():
+        apart = product()(logits, supports)
+    assert torch.equal(apart, together)
+    assert torch.equal(apart[1], logits[1])
+    assert not torch.allclose(apart[0], logits[0])
+
+
 def make(seed=0, **options):
     torch.manual_seed(seed)
     return Segmenter(CLASSES, image_size=SIZE, lora={"rank": 2}, **options).eval()

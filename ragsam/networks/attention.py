@@ -11,6 +11,7 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 
 from ragsam.networks.linear import Linear
+from ragsam.networks.plain_inference import is_plain_inference
 from ragsam.networks.recomputing import recomputed
 
 #: Queries whose bias stands at once, where it is written out, and scores a head: more than these leave the cache.
@@ -109,7 +110,7 @@ class Attention(nn.Module):
         rel_h, rel_w = _folded(rel_h, row), _folded(rel_w, column)
         bias = self.qkv.bias.to(qkv.dtype).view(3, self.num_heads, 1, 1, -1)
         key, value = _padded(key, bias[1], row, column), _padded(value, bias[2], row, column)
-        attend = _attend_in_parts if _is_plain_inference(qkv) else _attend_at_once
+        attend = _attend_in_parts if is_plain_inference(qkv) else _attend_at_once
         out = attend(query, key, value, rel_h, rel_w, self.scale)
         out = out.unflatten(2, (row.size, column.size)).unflatten(0, (-1, row.count, column.count))
         return out.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
@@ -143,12 +144,6 @@ def _padded(x: Tensor, bias: Tensor, row: Strip, column: Strip) -> Tensor:
     if column.padded:
         x = torch.cat([x, bias.expand(*x.shape[:-2], 1, x.shape[-1])], dim=-2)
     return x
-
-
-def _is_plain_inference(x: Tensor) -> bool:
-    """Return whether nothing but the result is wanted: no gradient and no graph; on a CPU."""
-    recorded = torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
-    return x.device.type == "cpu" and not recorded
 
 
 def _attend_at_once(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,15 @@ class Supports:
     def of_vote(cls, vote: Tensor, found: Tensor) -> Supports:
         """Return supports of a vote [B, K + 1, H, W] for those queries that `found` [B] names."""
         return cls(torch.zeros(vote.shape[0], 1, 1, 1, dtype=torch.uint8), found.float()[:, None], vote=vote)
+
+    def each(self) -> Iterator[Supports]:
+        """Yield the supports of one query after the other."""
+        for index in range(len(self.weights)):
+            one = slice(index, index + 1)
+            mine = {name: getattr(self, name) for name in ("labels", "weights", "annotated", "vote")}
+            parts: dict[str, Any] = {name: None if x is None else x[one] for name, x in mine.items()}
+            memory = None if self.memory is None else Memory(*(x[one] for x in self.memory))
+            yield replace(self, **parts, memory=memory)
 
     def to(self, device: object) -> Supports:
         """Move the tensors to a device."""

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ragsam.networks.plain_inference import is_plain_inference
 from ragsam.networks.supports import Supports, label_prior, resize_prior, vote_shares, votes_found
 
 #: What is added to every share of the vote, and to every probability of the network: neither is ever sure. A network
@@ -48,6 +49,8 @@ class VoteProduct(nn.Module):
 
     def forward(self, logits: Tensor, supports: Supports) -> Tensor:
         """Return logits [B, K + 1, H, W] with the vote; as they are where nobody votes, or no vote can be trusted."""
+        if len(logits) > 1 and is_plain_inference(logits):
+            return torch.cat([self(*one) for one in zip(logits.split(1), supports.each(), strict=True)])
         evidence = self.evidence(supports, tuple(logits.shape[-2:]))
         heeded = self.weight * votes_found(supports, evidence) > 0
         if supports.trust is not None:
