@@ -30,8 +30,8 @@ from samed import SIZE, ours, segment, theirs, write_weights
 from scipy.ndimage import gaussian_filter
 
 from ragsam.networks import Segmenter
+from ragsam.workflows.freed_memory import keep_freed_memory
 from ragsam.workflows.inferers import VolumeInferer
-from ragsam.workflows.memory import keep_freed_memory
 
 TARGET, ALIKE = 1.4, 0.999
 PLAIN, OURS = "SAMed's loop, no zooms", "ours"

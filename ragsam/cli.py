@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ragsam.errors import InputError
+from ragsam.workflows.freed_memory import keep_freed_memory
 
 # Everything heavy is imported by the command that needs it: `ragsam --help` answers at once.
 
@@ -631,6 +632,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("ragsam").setLevel(logging.INFO)
+    keep_freed_memory()
     try:
         return args.job(args) or 0
     except InputError as error:

@@ -1,28 +1,13 @@
-"""How much memory a process has taken, how much it may take, and that it keeps what it will take again."""
+"""How much memory a process has taken, and how much it may take."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import sys
 from pathlib import Path
 
 import torch
-
-#: Of glibc's `mallopt`: an option's number, and the bytes. Tensors of up to so many lie on the heap, of which so many
-#: may be free at its end before the system gets them back.
-KEPT = ((-3, 2**26), (-1, 2**29))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep the memory of tensors that are freed for those that follow; elsewhere it does nothing.
-
-    Otherwise the system gives and clears the pages of every layer's output anew.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    for option, size in KEPT if mallopt is not None else ():
-        mallopt(option, size)
 
 
 def peak_memory() -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Any
 from ragsam.errors import InputError
 from ragsam.retrieval.bank_manifest import MANIFEST
 from ragsam.workflows.bundle import root_cause
+from ragsam.workflows.freed_memory import keep_freed_memory
 from ragsam.workflows.served_novelty import NoveltyStrategy
 from ragsam.workflows.served_prompts import PromptTask, answers_prompts
 
@@ -25,6 +26,7 @@ class RunTasks:
 
     def init_infers(self) -> dict[str, Any]:
         """Return the app's models, by name."""
+        keep_freed_memory()
         prompted = {name: Path(run) for name, run in self.models.items() if answers_prompts(Path(run))}
         return super().init_infers() | {f"{name}_prompts": PromptTask(run) for name, run in prompted.items()}
 
