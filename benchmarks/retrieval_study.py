@@ -7,13 +7,14 @@ the search and carrying of labels included: one without retrieval (and without i
 costs is measured once for each set, number of patients and network, by the process's own clock. The latter is tested
 with the bank of its training patients, with a bank grown to all patients (no further training), with retrieval switched
 off, with banks grown to fewer patients, with fewer neighbours, and with controls: the labels of its bank shuffled among
-slices, and neighbours drawn at random. The neighbours' vote alone, without a network's opinion, stands beside them, and
-a third network that has as many parameters as the second and learns one vote for all slices in the neighbours' place.
-Test: whole volumes of other patients. Differences, to the first network and to the second one's own weights without
-retrieval, are paired by patient, a patient's score being the mean over seeds; the p-value is Wilcoxon's, of the former,
-corrected by Holm over a set's rows. With a fusion that has nothing to learn (`vote_product`) the network without
-retrieval is that with it, to the bit; one is trained, and its test with retrieval switched off is the former. Finished
-trials stand in the output folder and are not run again. Writes result.json and gains.png and prints Markdown tables.
+slices, neighbours drawn at random, those that lie as high in the body, and those that an oracle finds (`oracle.py`).
+The neighbours' vote alone, without a network's opinion, stands beside them, and a third network that has as many
+parameters as the second and learns one vote for all slices in the neighbours' place. Test: whole volumes of other
+patients. Differences, to the first network and to the second one's own weights without retrieval, are paired by
+patient, a patient's score being the mean over seeds; the p-value is Wilcoxon's, of the former, corrected by Holm over a
+set's rows. With a fusion that has nothing to learn (`vote_product`) the network without retrieval is that with it, to
+the bit; one is trained, and its test with retrieval switched off is the former. Finished trials stand in the output
+folder and are not run again. Writes result.json and gains.png and prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from typing import Any
 import numpy as np
 import torch
 from hippocampus_unet import read_log
+from label_vote import HEIGHT
 from torch import Tensor
 from trials import start_trial
 
@@ -77,8 +79,12 @@ ARMS: dict[str, dict[str, Any]] = {
 #: Fusions that have nothing to learn; with these a constant is learnt by another one.
 UNLEARNT, LEARNT = ("vote_product",), "label_prior"
 TESTS = ("own bank", "grown bank", "switched off", "shuffled labels", "random neighbours", "vote alone")
-#: More tests: the own bank with fewer neighbours, and banks grown to so many patients in all.
-MORE_TESTS = ("1 neighbour", "2 neighbours", "4 neighbours", "grown to 5", "grown to 10", "grown to 20", "grown to 40")
+#: More tests: the own bank with fewer neighbours, with those that lie as high or whose labels overlap most with the
+#: query's own, and banks grown to so many patients in all.
+MORE_TESTS = (
+    *("1 neighbour", "2 neighbours", "4 neighbours", "8 neighbours", "same height", "oracle neighbours"),
+    *("grown to 5", "grown to 10", "grown to 20", "grown to 40"),
+)
 
 
 def chosen(
@@ -184,6 +190,9 @@ def run_tests(
             overrides["bank"] = str(banks[test])
         if test[0].isdigit():
             overrides["neighbours"] = int(test.split()[0])
+        if test == "oracle neighbours":
+            found = {"_target_": "oracle.OracleRetriever", "cases": "@cases", "preparation": "@preparation"}
+            overrides |= {f"retriever#{name}": value for name, value in found.items()}
         if test == "vote alone":
             voting = {"_target_": "ragsam.networks.voting.VotingNetwork", "num_classes": "$@card_def.num_classes"}
             overrides |= {"weights": None, "network_def": {**voting, "image_size": "@image_size"}}
@@ -198,7 +207,8 @@ def run_tests(
 def make_banks(tests: Sequence[str], run: Path, folder: Path) -> dict[str, Path]:
     """Make the bank of each test that looks into one."""
     own, _, _ = index_run(run)
-    banks = {"own bank": own, "vote alone": own} | {test: own for test in tests if test[0].isdigit()}
+    banks = {"own bank": own, "vote alone": own, "oracle neighbours": own}
+    banks |= {test: own for test in tests if test[0].isdigit()}
     smaller, sections = own, load_datalist(folder / "datalist.json").sections
     grown = [(f"grown to {size}", f"grown to {size}") for size in growth_steps(tests)]
     for test, section in [*grown, ("grown bank", "rest")]:
@@ -218,6 +228,12 @@ def make_banks(tests: Sequence[str], run: Path, folder: Path) -> dict[str, Path]
     if "random neighbours" in tests:
         replace(bank, descriptors=bank.descriptors[order], stored_scores=None).save(folder / "random")
         banks["random neighbours"] = folder / "random"
+    if "same height" in tests:
+        height = np.asarray(bank.descriptors).copy()
+        height[:, :-HEIGHT] = 0
+        height /= np.linalg.norm(height, axis=1, keepdims=True)
+        replace(bank, descriptors=height, stored_scores=None).save(folder / "height")
+        banks["same height"] = folder / "height"
     return banks
 
 
