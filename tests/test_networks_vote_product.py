@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ragsam.networks import Segmenter, Supports
-from ragsam.networks.vote_product import GROWTH, NETWORK_DOUBT, POWER, VOTE_DOUBT, VoteProduct
+from ragsam.networks.vote_product import GROWTH, MANY, NETWORK_DOUBT, POWER, VOTE_DOUBT, VoteProduct
 
 SIZE, CLASSES = 32, 2
 
@@ -103,6 +103,16 @@ def test_a_vote_for_an_organ_counts_as_often_as_its_boost():
     assert not torch.allclose(twice, chances(product(), voted(0.4, 0.5, 0.1)), rtol=1e-2)
 
 
+def test_of_fewer_neighbours_a_vote_is_the_more_doubted():
+    """Of eight a third as many as it is meant for, so three times the doubt; of one it is 0.48: 1.48 against 0.48."""
+    for neighbours, doubt in ((MANY, VOTE_DOUBT), (8, 3 * VOTE_DOUBT), (1, 0.48)):
+        expected = (OWN + NETWORK_DOUBT) * (torch.tensor([0.0, 1.0, 0.0]) + doubt) ** POWER
+        seen = chances(product(), voted(0.0, 1.0, 0.0, patients=1, neighbours=torch.tensor([neighbours])))
+        torch.testing.assert_close(seen, expected / expected.sum(), rtol=1e-3, atol=1e-5)
+    unknown, many = (chances(product(), voted(0.2, 0.5, 0.3, neighbours=n)) for n in (None, torch.tensor([MANY])))
+    assert torch.equal(unknown, many)
+
+
 @pytest.mark.parametrize("carried", [True, False])
 def test_slices_one_after_the_other_are_multiplied_as_all_at_once(carried):
     """Where nothing but the result is wanted a CPU takes them one by one."""
@@ -116,6 +126,7 @@ def test_slices_one_after_the_other_are_multiplied_as_all_at_once(carried):
         patients=4,
         trust=torch.tensor([1.0, 0.5]),
         boost=2.0,
+        neighbours=torch.tensor([2, 0, 2]),
     )
     together = product()(logits, supports)
     with torch.no_grad():

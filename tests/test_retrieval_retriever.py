@@ -132,8 +132,18 @@ def test_a_row_of_minus_one_reads_no_label():
     assert supports.labels.shape == (1, 5, SIDE, SIDE)
     assert supports.labels.max() == 1
     assert not supports.labels[0, 4].any()
+    assert supports.neighbours.tolist() == [4]
     for rank, row in enumerate(found.rows[0, :4]):
         np.testing.assert_array_equal(supports.labels[0, rank], retriever.bank.labels[row])
+
+
+@pytest.mark.parametrize("carry", [True, False])
+def test_it_tells_how_many_vote(carry):
+    """Of four slices of another patient three are asked for, or five."""
+    for neighbours, voters in ((3, 3), (5, 4)):
+        retriever = with_bank(4, 2, neighbours=neighbours, carry=carry)
+        retriever.query = ("patient 1", None)
+        assert retriever(*query_of(1, 0, 2)).neighbours.tolist() == [voters]
 
 
 def test_a_bank_of_the_own_patient_alone_gives_no_supports():

@@ -49,6 +49,7 @@ class Supports:
         trust: [K + 1 or fewer], float, 0-1, how far the vote on each class can be trusted, see
             `ragsam.retrieval.agreement`; None: not known.
         boost: how many times over a vote for an organ counts beside one for the background, see there.
+        neighbours: [B], int, how many vote; None: not known.
     """
 
     labels: Tensor
@@ -59,6 +60,7 @@ class Supports:
     patients: int | None = None
     trust: Tensor | None = None
     boost: float = 1.0
+    neighbours: Tensor | None = None
 
     @classmethod
     def of_vote(cls, vote: Tensor, found: Tensor) -> Supports:
@@ -69,7 +71,7 @@ class Supports:
         """Yield the supports of one query after the other."""
         for index in range(len(self.weights)):
             one = slice(index, index + 1)
-            mine = {name: getattr(self, name) for name in ("labels", "weights", "annotated", "vote")}
+            mine = {name: getattr(self, name) for name in ("labels", "weights", "annotated", "vote", "neighbours")}
             parts: dict[str, Any] = {name: None if x is None else x[one] for name, x in mine.items()}
             memory = None if self.memory is None else Memory(*(x[one] for x in self.memory))
             yield replace(self, **parts, memory=memory)

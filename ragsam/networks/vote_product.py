@@ -21,6 +21,9 @@ from ragsam.networks.supports import Supports, label_prior, resize_prior, vote_s
 #: What is added to every share of the vote, and to every probability of the network: neither is ever sure. A network
 #: that has not learnt an organ yet denies it everywhere, and no vote would outweigh that.
 VOTE_DOUBT, NETWORK_DOUBT = 0.02, 0.01
+#: As many neighbours as that doubt is meant for. Of fewer each tells less of what the others would have said: it is as if
+#: half a neighbour more had voted for every class.
+MANY = 24
 #: The power of the vote of a single patient's slices, and that of the number of patients by which it grows.
 POWER, GROWTH = 0.75, 1 / 3
 
@@ -64,7 +67,7 @@ class VoteProduct(nn.Module):
         cannot be trusted is the more so, the less it can.
         """
         vote = resize_prior(label_prior(supports, self.num_classes).float(), size)
-        odds = (vote_shares(vote, supports.boost) + VOTE_DOUBT).log()
+        odds = (vote_shares(vote, supports.boost) + _doubt(supports)).log()
         if supports.annotated is not None:
             known = (supports.annotated & (supports.weights > 0)[..., None]).any(1)[..., None, None]
             odds = torch.where(known, odds, odds[:, :1])
@@ -75,6 +78,13 @@ class VoteProduct(nn.Module):
 
     def _trust(self, supports: Supports) -> Tensor:
         return F.pad(supports.trust, (0, self.num_classes - len(supports.trust)), value=1.0)
+
+
+def _doubt(supports: Supports) -> Tensor | float:
+    """Return what is added to every share of the vote, [B, 1, 1, 1] where the neighbours were counted."""
+    if supports.neighbours is None:
+        return VOTE_DOUBT
+    return VOTE_DOUBT * MANY / supports.neighbours.clamp_min(1).float()[:, None, None, None]
 
 
 def multiplied(logits: Tensor, evidence: Tensor) -> Tensor:

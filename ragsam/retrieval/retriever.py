@@ -167,7 +167,7 @@ class Retriever:
         if not self.carry or not there.any():
             weights = torch.from_numpy(found.weights).float()
             supports = Supports(_read(bank.labels, found.rows), weights, self._annotated(found.rows))
-            return replace(supports, patients=bank.patient_count).to(device), found
+            return replace(supports, patients=bank.patient_count, neighbours=there.sum(1)).to(device), found
         query = matching_image(image).nan_to_num(0.0)  # a slice that is not finite finds nothing
         images, there = _read(bank.images, found.rows).to(device).float() / 255, there.to(device)
         if alter is not None:
@@ -194,7 +194,8 @@ class Retriever:
         weights = carried.weights * sound[:, None]
         every = torch.zeros(found.rows.shape, device=device).scatter(1, chosen, weights)
         vote = carried.vote * sound[:, None, None, None]
-        supports = Supports(labels, weights, annotated, vote, patients=bank.patient_count).to(device)
+        voters, patients = there.sum(1).clamp_max(count), bank.patient_count
+        supports = Supports(labels, weights, annotated, vote, patients=patients, neighbours=voters).to(device)
         return supports, _ordered(found, every.cpu().numpy().astype(float))
 
     def completed(self, supports: Supports, near: Neighbours) -> Supports:
