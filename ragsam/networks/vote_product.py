@@ -21,8 +21,8 @@ from ragsam.networks.supports import Supports, label_prior, resize_prior, vote_s
 #: What is added to every share of the vote, and to every probability of the network: neither is ever sure. A network
 #: that has not learnt an organ yet denies it everywhere, and no vote would outweigh that.
 VOTE_DOUBT, NETWORK_DOUBT = 0.02, 0.01
-#: As many neighbours as that doubt is meant for. Each of fewer tells less of what the others would have said: as if half
-#: a neighbour more had voted for every class.
+#: As many neighbours as that doubt is meant for. Each of fewer tells less of what the others would have said: it is as
+#: if half a neighbour more had voted for every class.
 MANY = 24
 #: The power of the vote of a single patient's slices, and that of the number of patients by which it grows.
 POWER, GROWTH = 0.75, 1 / 3
