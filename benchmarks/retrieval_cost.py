@@ -23,6 +23,7 @@ import torch
 
 from ragsam.networks import Segmenter
 from ragsam.retrieval import Bank, Retriever
+from ragsam.workflows.freed_memory import keep_freed_memory
 
 CASES = (("vit_b", 512, 1, 4), ("vit_tiny", 64, 16, 5))
 CLASSES = 9
@@ -93,6 +94,7 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=100_000)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every command does
     import faiss
 
     faiss.omp_set_num_threads(1)

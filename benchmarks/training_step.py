@@ -33,6 +33,7 @@ from ragsam.networks.attention import Attention
 from ragsam.networks.encoder import CHECKPOINTING
 from ragsam.networks.linear import Linear
 from ragsam.networks.supports import Supports
+from ragsam.workflows.freed_memory import keep_freed_memory
 from ragsam.workflows.losses import PartialDiceCELoss, Target
 
 BACKBONE, BATCH = "vit_b", 2
@@ -106,7 +107,9 @@ def made_batch() -> tuple[Tensor, Tensor]:
 
 
 def measure(side: str, folder: Path, steps: int) -> dict[str, Any]:
-    """Train some steps in this process."""
+    """Train some steps in this process; ours keeps freed memory, as its configs have it."""
+    if side in ("ours", "attention", "mlp", "blocks"):
+        keep_freed_memory()
     network, loss_of = build(side, folder)
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.1)
     image, label = made_batch()
