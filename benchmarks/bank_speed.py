@@ -22,6 +22,7 @@ from ragsam.networks.segmenter import Segmenter
 from ragsam.retrieval.bank_writer import BankWriter
 from ragsam.retrieval.retriever import Retriever
 from ragsam.transforms import preprocessing
+from ragsam.workflows.freed_memory import keep_freed_memory
 from ragsam.workflows.retrieval_handler import bank_batches
 
 BATCH = 32
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--volumes", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    keep_freed_memory()  # as every command does
     data = load_datalist(args.data)
     card = load_card(data.card)
     make = partial(SliceDataset, card=card, preprocessing=preprocessing(window=card.window), image_size=64)

@@ -109,3 +109,20 @@ def test_what_is_of_the_banks_kind_is_not_flagged_and_what_is_not_is():
     assert look(noise).flagged
     assert look(noise).percentile == 100
     assert sum(look(others.descriptors[start : start + 12]).flagged for start in range(0, 480, 12)) <= 1
+
+
+def test_pairs_that_are_compared_once_give_what_all_against_all_do():
+    """Two volumes of one patient, and windows of one slice, lie among them."""
+    draw = np.random.default_rng(0)
+    descriptors = draw.normal(size=(40, 6))
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    order = draw.permutation(40)
+    cases = np.array([f"c{number}" for number in range(8)]).repeat(5)[order]
+    patients = np.array([f"p{max(number, 1)}" for number in range(8)]).repeat(5)[order]
+    slices = np.tile([0, 0, 1, 2, 3], 8)[order]
+    once = bank_scores(descriptors, patients, cases, slices)
+    assert len(once) == 8
+    for case, score in once.items():
+        own = cases == case
+        cosines = descriptors[own] @ descriptors[patients != patients[own][0]].T
+        assert score == pytest.approx(volume_score(slices[own].tolist(), cosines.max(1)))

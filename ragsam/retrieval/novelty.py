@@ -88,15 +88,43 @@ def bank_scores(
     Returns:
         Scores by case, of at most `SCORED_CASES`; none where the bank has one patient.
     """
-    scores = {}
+    scored = {}
     for case in _evenly(np.unique(cases), SCORED_CASES):
         rows = np.flatnonzero(cases == case)
-        chosen = rows[np.isin(slices[rows], _evenly(np.unique(slices[rows]), SCORED_SLICES))]
-        others = patients != patients[rows[0]]
-        score = volume_score(slices[chosen].tolist(), _nearest(descriptors[chosen], descriptors, others))
-        if score is not None:
-            scores[str(case)] = score
-    return scores
+        scored[str(case)] = rows[np.isin(slices[rows], _evenly(np.unique(slices[rows]), SCORED_SLICES))]
+    if not scored:
+        return {}
+    chosen = np.concatenate(list(scored.values()))
+    if len(chosen) == len(descriptors):
+        cosines = _nearest_of_all(descriptors[chosen], patients[chosen], [len(rows) for rows in scored.values()])
+    else:
+        parts = [_nearest(descriptors[rows], descriptors, patients != patients[rows[0]]) for rows in scored.values()]
+        cosines = np.concatenate(parts)
+    ends = np.cumsum([len(rows) for rows in scored.values()])[:-1]
+    found = {
+        case: volume_score(slices[rows].tolist(), best)
+        for (case, rows), best in zip(scored.items(), np.split(cosines, ends), strict=True)
+    }
+    return {case: score for case, score in found.items() if score is not None}
+
+
+def _nearest_of_all(descriptors: np.ndarray, patients: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Return the cosines [N] of the nearest of other patients, each pair of volumes compared once.
+
+    Args:
+        descriptors, patients: [N, D] and [N], volume after volume.
+        counts: slices of each volume.
+    """
+    best, start = np.full(len(descriptors), -np.inf), 0
+    for count in counts:
+        mine, later = slice(start, start + count), slice(start + count, None)
+        others = patients[later] != patients[start]
+        cosines = np.where(others, descriptors[mine] @ descriptors[later].T, -np.inf)
+        if cosines.size:
+            best[mine] = np.maximum(best[mine], cosines.max(1))
+            best[later] = np.maximum(best[later], cosines.max(0))
+        start += count
+    return best
 
 
 def _nearest(queries: np.ndarray, descriptors: np.ndarray, others: np.ndarray) -> np.ndarray:
