@@ -47,6 +47,7 @@ SIDES = {
     "mlp": "ours, checkpointing: mlp",
     "blocks": "ours, checkpointing: blocks",
 }
+OURS = ("ours", "attention", "mlp", "blocks")
 FASTER, SMALLER, APART = 1.3, 0.7, 1e-3
 
 
@@ -87,7 +88,7 @@ def with_our_linear(network: SAMed) -> SAMed:
 
 def build(side: str, folder: Path) -> tuple[nn.Module, Any]:
     """Return a side's network and its loss, of logits and labels [B, h, w]."""
-    if side in ("ours", "attention", "mlp", "blocks"):
+    if side in OURS:
         loss, annotated = PartialDiceCELoss(dice_weight=0.8, cross_entropy_weight=0.2, dice_squared=True), CLASSES + 1
         seen = torch.ones(BATCH, annotated, dtype=torch.bool)
         network = ours(folder, BACKBONE, checkpointing=None if side == "ours" else side)
@@ -108,7 +109,7 @@ def made_batch() -> tuple[Tensor, Tensor]:
 
 def measure(side: str, folder: Path, steps: int) -> dict[str, Any]:
     """Train some steps in this process; ours keeps freed memory, as its configs have it."""
-    if side in ("ours", "attention", "mlp", "blocks"):
+    if side in OURS:
         keep_freed_memory()
     network, loss_of = build(side, folder)
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.1)

@@ -52,7 +52,7 @@ class VoteProduct(nn.Module):
 
     def forward(self, logits: Tensor, supports: Supports) -> Tensor:
         """Return logits [B, K + 1, H, W] with the vote; as they are where nobody votes, or no vote can be trusted."""
-        if is_plain_inference(logits) and len(logits) > 1:
+        if is_plain_inference(logits) and len(logits) > 1:  # in this order: an export must not look at its length
             return torch.cat([self(*one) for one in zip(logits.split(1), supports.each(), strict=True)])
         evidence = self.evidence(supports, tuple(logits.shape[-2:]))
         heeded = self.weight * votes_found(supports, evidence) > 0

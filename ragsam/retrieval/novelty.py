@@ -92,39 +92,32 @@ def bank_scores(
     for case in _evenly(np.unique(cases), SCORED_CASES):
         rows = np.flatnonzero(cases == case)
         scored[str(case)] = rows[np.isin(slices[rows], _evenly(np.unique(slices[rows]), SCORED_SLICES))]
-    if not scored:
-        return {}
-    chosen = np.concatenate(list(scored.values()))
-    if len(chosen) == len(descriptors):
-        cosines = _nearest_of_all(descriptors[chosen], patients[chosen], [len(rows) for rows in scored.values()])
+    if sum(map(len, scored.values())) == len(descriptors):
+        nearest = _nearest_of_all(descriptors, patients, list(scored.values()))
     else:
-        parts = [_nearest(descriptors[rows], descriptors, patients != patients[rows[0]]) for rows in scored.values()]
-        cosines = np.concatenate(parts)
-    ends = np.cumsum([len(rows) for rows in scored.values()])[:-1]
+        nearest = [_nearest(descriptors[rows], descriptors, patients != patients[rows[0]]) for rows in scored.values()]
     found = {
-        case: volume_score(slices[rows].tolist(), best)
-        for (case, rows), best in zip(scored.items(), np.split(cosines, ends), strict=True)
+        case: volume_score(slices[rows].tolist(), cosines)
+        for (case, rows), cosines in zip(scored.items(), nearest, strict=True)
     }
     return {case: score for case, score in found.items() if score is not None}
 
 
-def _nearest_of_all(descriptors: np.ndarray, patients: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-    """Return the cosines [N] of the nearest of other patients, each pair of volumes compared once.
-
-    Args:
-        descriptors, patients: [N, D] and [N], volume after volume.
-        counts: slices of each volume.
-    """
-    best, start = np.full(len(descriptors), -np.inf), 0
-    for count in counts:
-        mine, later = slice(start, start + count), slice(start + count, None)
-        others = patients[later] != patients[start]
-        cosines = np.where(others, descriptors[mine] @ descriptors[later].T, -np.inf)
-        if cosines.size:
+def _nearest_of_all(descriptors: np.ndarray, patients: np.ndarray, volumes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return for every volume what `_nearest` does, each pair of volumes compared once; `volumes` are all rows."""
+    order = np.concatenate([np.empty(0, int), *volumes])
+    descriptors, patients = descriptors[order], patients[order]
+    best, found, start = np.full(len(order), -np.inf), [], 0
+    for rows in volumes:
+        end = start + len(rows)
+        mine, later = slice(start, end), slice(end, None)
+        if end < len(order):
+            cosines = np.where(patients[later] != patients[start], descriptors[mine] @ descriptors[later].T, -np.inf)
             best[mine] = np.maximum(best[mine], cosines.max(1))
             best[later] = np.maximum(best[later], cosines.max(0))
-        start += count
-    return best
+        found.append(best[mine])  # those behind come no more
+        start = end
+    return found
 
 
 def _nearest(queries: np.ndarray, descriptors: np.ndarray, others: np.ndarray) -> np.ndarray:
