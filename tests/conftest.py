@@ -27,10 +27,25 @@ def _log_as_found() -> Iterator[None]:
         logger.handlers = [handler for handler in logger.handlers if type(handler) is not logging.StreamHandler]
 
 
+#: What the folders of fixtures that serve the whole session are called first.
+_SESSION = "session-"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _written_goes_with_its_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remove what a file's fixtures wrote once its tests have run: with many files of tests it comes to gigabytes."""
+    base = tmp_path_factory.getbasetemp()
+    before = set(base.iterdir())
+    yield
+    for folder in set(base.iterdir()) - before:
+        if not folder.is_symlink() and not folder.name.startswith((_SESSION, "test_")):
+            shutil.rmtree(folder)
+
+
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The datalist of the small study; not to be written to."""
-    return write_study(tmp_path_factory.mktemp("study"))
+    return write_study(tmp_path_factory.mktemp(f"{_SESSION}study"))
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +53,7 @@ def run(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained and indexed run; not to be written to."""
     from ragsam.workflows.jobs import index_run, train_run
 
-    folder = train_run("sam_lora", study, tmp_path_factory.mktemp("trained") / "run", KNOBS)
+    folder = train_run("sam_lora", study, tmp_path_factory.mktemp(f"{_SESSION}trained") / "run", KNOBS)
     index_run(folder)
     return folder
 
@@ -54,7 +69,7 @@ def segmented(run: Path, study: Path, tmp_path_factory: pytest.TempPathFactory) 
     """The folder of the test cases' label volumes and their retrieval.json."""
     from ragsam.workflows.jobs import segment_with_run
 
-    folder = tmp_path_factory.mktemp("segmented")
+    folder = tmp_path_factory.mktemp(f"{_SESSION}segmented")
     segment_with_run(run, [study], folder)
     return folder
 

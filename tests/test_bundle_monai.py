@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import monai.bundle
 import numpy as np
@@ -123,7 +124,8 @@ def test_traced_network_gives_the_same_logits(made, tmp_path):
         assert torch.allclose(network(image[:1]), logits[:1], atol=1e-4)
 
 
-def test_onnx_network_gives_the_same_logits(made, tmp_path):
+def test_onnx_network_gives_the_same_logits(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where MONAI leaves a file of the weights
     monai.bundle.onnx_export(**exported(made, tmp_path / "model.onnx"))
     image, logits = slices_and_logits(made)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")

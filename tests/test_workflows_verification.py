@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import tempfile
 
 import pytest
 import torch
@@ -45,6 +46,9 @@ def faults_of(run):
 
 
 def test_a_run_passes_every_check_and_nothing_is_written_into_it(own_run, capsys, tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.chdir(tmp_path)
     before = {name: (own_run / name).stat().st_mtime_ns for name in files_below(own_run)}
     assert main(["verify", str(own_run)]) == 0
@@ -52,6 +56,7 @@ def test_a_run_passes_every_check_and_nothing_is_written_into_it(own_run, capsys
     assert told.out.splitlines()[-len(CHECKS) :] == [f"passed: {name}" for name in CHECKS]
     assert "left out" not in told.out
     assert {name: (own_run / name).stat().st_mtime_ns for name in files_below(own_run)} == before
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize("bundle", ["sam_lora", "sam_adapter", "sam_frequency"])

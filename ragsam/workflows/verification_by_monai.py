@@ -74,7 +74,7 @@ def _traced(root: Path, card: Card) -> list[str]:
 def _onnx(root: Path, card: Card) -> list[str]:
     import monai.bundle
 
-    with _quiet("onnx_export"), tempfile.TemporaryDirectory() as folder:
+    with _quiet("onnx_export"), _temporary_files_gone() as folder:
         monai.bundle.onnx_export(**_export(root, Path(folder) / "model.onnx"))
     return []
 
@@ -119,6 +119,18 @@ def _files(root: Path) -> dict[str, str]:
 def _export(root: Path, filepath: Path) -> dict[str, str]:
     weights = str(root / "models" / "model.pt")
     return {"net_id": "network_def", "filepath": str(filepath), "ckpt_file": weights, **_files(root)}
+
+
+@contextlib.contextmanager
+def _temporary_files_gone() -> Iterator[str]:
+    """Yield a folder for temporary files, which goes: MONAI leaves the weights of the ONNX file it makes there."""
+    usual = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as folder:
+        tempfile.tempdir = folder
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = usual
 
 
 @contextlib.contextmanager
