@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragsam.networks.supports import Supports, label_prior
-from ragsam.retrieval.carrying import best_matches, best_shifts, carry, correlation, local_shifts, matching_image
+from ragsam.retrieval.carrying import (
+    PASSES,
+    Pass,
+    best_matches,
+    best_shifts,
+    carry,
+    correlation,
+    local_shifts,
+    matching_image,
+)
 
 SIDE = 32
 
@@ -54,10 +63,40 @@ def test_a_patch_that_moved_is_followed_and_even_ground_stays_where_it_is():
     """A bright block two rows lower in the neighbour: look down by up to two rows at it, nowhere else."""
     query, other = torch.zeros(SIDE, SIDE), torch.zeros(SIDE, SIDE)
     query[12:20, 12:20] = other[14:22, 12:20] = torch.rand(8, 8, generator=torch.Generator().manual_seed(1)) + 0.5
-    shifts = local_shifts(query[None], other[None, None])[0, 0] * SIDE
+    shifts = local_shifts(query[None], other[None, None], PASSES[0])[0, 0] * SIDE
     assert 1.0 < shifts[0, 16, 16] <= 2.0
     assert abs(shifts[1, 16, 16]) < 0.3
     assert shifts[:, :2, :2].abs().max() < 1e-3
+
+
+def test_a_pass_of_finer_patches_follows_what_the_coarse_one_blurred():
+    """Two blocks beside each other, moved apart: patches four pixels from each other average the two moves."""
+    query, other = torch.zeros(SIDE, SIDE), torch.zeros(SIDE, SIDE)
+    blocks = torch.rand(2, 8, 6, generator=torch.Generator().manual_seed(2)) + 0.5
+    for picture_of, down in ((query, (0, 0)), (other, (2, -2))):
+        for block, column, move in zip(blocks, (9, 17), down, strict=True):
+            picture_of[12 + move : 20 + move, column : column + 6] = block
+    wanted = torch.tensor([2.0, -2.0])
+
+    def missed(passes):
+        places = torch.zeros(1, 1, 2, SIDE, SIDE)
+        for one in passes:
+            grid = torch.arange(SIDE)
+            rows = (grid[:, None] + (places[0, 0, 0] * SIDE).round().long()).clamp(0, SIDE - 1)
+            columns = (grid + (places[0, 0, 1] * SIDE).round().long()).clamp(0, SIDE - 1)
+            places = places + local_shifts(query[None], other[rows, columns][None, None], one)
+        return (places[0, 0, 0, 15:17, [11, 19]] * SIDE - wanted).abs().max()
+
+    assert missed(PASSES) < 0.7 < missed(PASSES[:1])
+
+
+def test_a_patch_moves_no_farther_than_its_pass_reaches():
+    assert Pass(grid=1, reach=1, scale=0.003).moves == [(-1, 0), (0, -1), (0, 0), (0, 1), (1, 0)]
+    assert len(Pass(grid=4, reach=3, scale=0.003).moves) == 29
+    query = picture()[None]
+    for reach in (0, 2):
+        shifts = local_shifts(query, query.roll(3, 1)[:, None], Pass(grid=1, reach=reach, scale=0.003)) * SIDE
+        assert shifts.norm(dim=2).max() <= reach + 1e-5
 
 
 def test_the_neighbour_that_looks_like_the_query_outvotes_the_other():
@@ -69,9 +108,9 @@ def test_the_neighbour_that_looks_like_the_query_outvotes_the_other():
 
 
 def test_the_vote_is_as_faint_as_the_neighbours_are_unlike():
-    """Everything differs by 0.1, so the squared difference is 0.01, one likeness scale: the vote sums to 1/e."""
+    """Everything differs by 0.005 ** 0.5, so the squared difference is one likeness scale: the vote sums to 1/e."""
     query = torch.full((1, SIDE, SIDE), 0.5)
-    carried = vote_of(query, query[:, None] + 0.1, disc()[None, None])
+    carried = vote_of(query, query[:, None] + 0.005**0.5, disc()[None, None])
     torch.testing.assert_close(carried.vote.sum(1)[0, 16, 16], torch.tensor(-1.0).exp())
     equal = vote_of(query, query[:, None], disc()[None, None])
     torch.testing.assert_close(equal.vote.sum(1), torch.ones(1, SIDE, SIDE))

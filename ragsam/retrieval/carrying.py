@@ -10,6 +10,8 @@ likeness, Artaechevarria et al., IEEE TMI 28, 2009 (doi 10.1109/TMI.2009.2014372
 
 from __future__ import annotations
 
+import math
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -23,13 +25,38 @@ from ragsam.networks.supports import weighted_vote
 MATCHING_SIDE, VOTE_SIDE = 96, 256
 #: The farthest shift, of the slice's side, and what it costs in correlation: of equal places the nearest is taken.
 FARTHEST, FARTHEST_COST = 0.15, 1e-3
-#: How far a patch may move after the shift, pixels on each side, and what a squared pixel of it costs.
-REACH, REACH_COST = 3, 1e-3
-PATCH, GRID = 5, 4
-#: Squared differences of intensities (0-1): of patches in a choice between places, and between neighbours.
-PLACE_SCALE, LIKENESS_SCALE = 0.02, 0.01
+#: The side of a patch, pixels.
+PATCH = 5
+#: What a squared pixel of a patch's move costs.
+REACH_COST = 1e-3
+#: Squared differences of intensities (0-1), between neighbours.
+LIKENESS_SCALE = 0.005
 #: Correlations of whole slices, in a choice between neighbours.
 CORRELATION_SCALE = 0.05
+
+
+class Pass(NamedTuple):
+    """How patches are moved once, after what was moved before.
+
+    Attributes:
+        grid: from one patch to the next, pixels.
+        reach: how far they may move, pixels.
+        scale: squared differences of intensities (0-1) of patches, in a choice between moves.
+    """
+
+    grid: int
+    reach: int
+    scale: float
+
+    @property
+    def moves(self) -> list[tuple[int, int]]:
+        """Where a patch may move to, pixels down and right."""
+        steps = range(-self.reach, self.reach + 1)
+        return [move for move in product(steps, steps) if math.hypot(*move) <= self.reach]
+
+
+#: Coarse and far, then fine and near.
+PASSES = (Pass(4, 3, 0.003), Pass(2, 1, 0.003), Pass(1, 1, 0.003))
 
 
 class Carried(NamedTuple):
@@ -90,8 +117,9 @@ def carry(
         num_classes: with background.
         annotated: [B, k, num_classes], bool, the classes that each neighbour annotates; None: all.
     """
-    shifted = _sample(images, _everywhere(shifts, query))
-    places = shifts[..., None, None] + local_shifts(query, shifted)
+    places = _everywhere(shifts, query)
+    for one in PASSES:
+        places = places + local_shifts(query, _sample(images, places), one)
     carried = _sample(images, places)
     difference = _box((query[:, None] - carried).square())
     likeness = torch.exp(-difference / LIKENESS_SCALE)
@@ -120,29 +148,26 @@ def best_shifts(query: Tensor, images: Tensor) -> Tensor:
     return torch.stack([best // len(reach), best % len(reach)], dim=-1).sub(farthest) / side
 
 
-def local_shifts(query: Tensor, images: Tensor) -> Tensor:
+def local_shifts(query: Tensor, images: Tensor, one: Pass) -> Tensor:
     """Return by how much of the side to look aside from each pixel, in images [B, k, s, s]: [B, k, 2, s, s]."""
     side = query.shape[-1]
     # On a CPU one query at a time: what is compared then stays in its cache.
     pairs = zip(query.split(1), images.split(1), strict=True) if query.device.type == "cpu" else [(query, images)]
-    chances = (-torch.cat([_place_costs(*pair) for pair in pairs], dim=1) / PLACE_SCALE).softmax(0)
-    steps = torch.arange(-REACH, REACH + 1, dtype=chances.dtype, device=chances.device)
-    places = torch.cartesian_prod(steps, steps)
-    shifts = torch.einsum("pbkhw,pc->bkchw", chances, places).flatten(0, 1).contiguous() / side
+    chances = (-torch.cat([_move_costs(*pair, one) for pair in pairs], dim=1) / one.scale).softmax(0)
+    moves = chances.new_tensor(one.moves)
+    shifts = torch.einsum("pbkhw,pc->bkchw", chances, moves).flatten(0, 1).contiguous() / side
     smooth = F.avg_pool2d(F.pad(shifts, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     return _resize(smooth, query.shape[1:]).unflatten(0, images.shape[:2])
 
 
-def _place_costs(query: Tensor, images: Tensor) -> Tensor:
-    """Return what every place of a patch costs, on a grid of patches: [places, B, k, h, w]; see `local_shifts`."""
-    side, query = query.shape[-1], query[:, None]
-    padded = F.pad(images, (REACH, REACH, REACH, REACH)).contiguous(memory_format=torch.channels_last)
+def _move_costs(query: Tensor, images: Tensor, one: Pass) -> Tensor:
+    """Return what every move of a patch costs, on a grid of patches: [moves, B, k, h, w]; see `local_shifts`."""
+    side, query, reach = query.shape[-1], query[:, None], one.reach
+    padded = F.pad(images, (reach, reach, reach, reach)).contiguous(memory_format=torch.channels_last)
     costs = []
-    for down in range(-REACH, REACH + 1):
-        for right in range(-REACH, REACH + 1):
-            moved = padded[..., REACH + down : REACH + down + side, REACH + right : REACH + right + side]
-            cost = _box((moved - query).square_(), stride=GRID)
-            costs.append(cost + REACH_COST * (down**2 + right**2))
+    for down, right in one.moves:
+        moved = padded[..., reach + down : reach + down + side, reach + right : reach + right + side]
+        costs.append(_box((moved - query).square_(), one.grid) + REACH_COST * (down**2 + right**2))
     return torch.stack(costs)
 
 
@@ -175,7 +200,10 @@ def _sample(images: Tensor, shifts: Tensor, mode: str = "bilinear") -> Tensor:
 def _box(x: Tensor, stride: int = 1) -> Tensor:
     """Average [B, k, s, s] over patches; beyond the border nothing is counted."""
     x = x.contiguous(memory_format=torch.channels_last)  # all neighbours at once, which torch is quicker with
-    return F.avg_pool2d(x, PATCH, stride, PATCH // 2, count_include_pad=False)
+    if stride > 1:
+        return F.avg_pool2d(x, PATCH, stride, PATCH // 2, count_include_pad=False)
+    columns = F.avg_pool2d(x, (PATCH, 1), 1, (PATCH // 2, 0), count_include_pad=False)  # ten of 25 values are read
+    return F.avg_pool2d(columns, (1, PATCH), 1, (0, PATCH // 2), count_include_pad=False)
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
