@@ -108,6 +108,9 @@ def test_a_run_segments_in_the_precision_that_is_asked_for(run, study, tmp_path)
         assert all(np.mean(whole == labels) > 0.99 for labels in others)
     with pytest.raises(InputError, match="float16 needs a GPU"):
         segment_with_run(run, [study], tmp_path / "float16", knobs={"precision": "float16"})
+    with pytest.raises(InputError, match="precision: 'half' is unknown; choose one of auto"):
+        segment_with_run(run, [study], tmp_path / "unknown", knobs={"precision": "half"})
+    assert not (tmp_path / "unknown" / "provenance.json").exists()
 
 
 def test_channels_last_stores_the_convolutions_otherwise_and_changes_nothing():

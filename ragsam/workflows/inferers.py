@@ -24,7 +24,7 @@ from ragsam.transforms.slicing import (
     slice_spacing_mm,
 )
 from ragsam.workflows.looks import Looks
-from ragsam.workflows.precision import autocast, autocast_dtype, is_int8
+from ragsam.workflows.precision import autocast, autocast_dtype, is_int8, known_precision
 
 #: Slices whose logits stand at once: 230 MB for 512 x 512 pixels and 14 classes, some three times that while they are
 #: made.
@@ -83,7 +83,7 @@ class VolumeInferer(Inferer):
         self.uncertainty = uncertainty
         self.probabilities = probabilities
         self.retrieval = retrieval
-        self.precision = precision
+        self.precision = known_precision(precision)
         self.looks = Looks(**looks)
         self.average: Callable[[Iterator[Slab], Tensor], Iterator[Slab]] | None = None
 

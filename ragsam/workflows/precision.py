@@ -12,6 +12,17 @@ INT8 = "int8"
 PRECISIONS = ("auto", *_DTYPES, INT8)
 
 
+def known_precision(precision: str) -> str:
+    """Return the name of a precision.
+
+    Raises:
+        InputError: it is not one of `PRECISIONS`.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    return precision
+
+
 def autocast_dtype(precision: str, device: torch.device | str) -> torch.dtype | None:
     """Return what autocast computes in on a device; None where there is none, in float32.
 
@@ -23,9 +34,7 @@ def autocast_dtype(precision: str, device: torch.device | str) -> torch.dtype | 
             which nothing learns in.
     """
     kind = torch.device(device).type
-    if precision not in PRECISIONS:
-        raise InputError(f"precision: {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
-    if precision == INT8:
+    if known_precision(precision) == INT8:
         raise InputError("precision: int8 is for segmenting alone; choose auto, float32 or bfloat16")
     if precision == "float16" and kind == "cpu":
         raise InputError("precision: float16 needs a GPU; choose bfloat16 or float32")
