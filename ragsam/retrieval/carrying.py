@@ -150,12 +150,12 @@ def best_shifts(query: Tensor, images: Tensor) -> Tensor:
 
 def local_shifts(query: Tensor, images: Tensor, one: Pass) -> Tensor:
     """Return by how much of the side to look aside from each pixel, in images [B, k, s, s]: [B, k, 2, s, s]."""
-    side = query.shape[-1]
-    # On a CPU one query at a time: what is compared then stays in its cache.
-    pairs = zip(query.split(1), images.split(1), strict=True) if query.device.type == "cpu" else [(query, images)]
-    chances = (-torch.cat([_move_costs(*pair, one) for pair in pairs], dim=1) / one.scale).softmax(0)
+    if query.device.type == "cpu" and len(query) > 1:  # one at a time: what is compared then stays in its cache
+        pairs = zip(query.split(1), images.split(1), strict=True)
+        return torch.cat([local_shifts(*pair, one) for pair in pairs])
+    chances = (-_move_costs(query, images, one) / one.scale).softmax(0)
     moves = chances.new_tensor(one.moves)
-    shifts = torch.einsum("pbkhw,pc->bkchw", chances, moves).flatten(0, 1).contiguous() / side
+    shifts = torch.einsum("pbkhw,pc->bkchw", chances, moves).flatten(0, 1).contiguous() / query.shape[-1]
     smooth = F.avg_pool2d(F.pad(shifts, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     return _resize(smooth, query.shape[1:]).unflatten(0, images.shape[:2])
 
