@@ -127,6 +127,27 @@ def test_a_class_is_asked_of_those_alone_that_annotate_it():
     torch.testing.assert_close(vote[0, :, 14, 14], torch.tensor([0.5, 0.0, 0.5]), atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("partly", [False, True])
+def test_a_batch_gives_what_its_queries_give_alone(partly):
+    generator = torch.Generator().manual_seed(4)
+    query, images = torch.rand(3, SIDE, SIDE, generator=generator), torch.rand(3, 5, SIDE, SIDE, generator=generator)
+    labels = torch.randint(0, 3, (3, 4, SIDE, SIDE), dtype=torch.uint8, generator=generator)
+    annotated = torch.rand(3, 4, 3, generator=generator) > 0.3 if partly else None
+    there = torch.tensor([[True] * 5, [True, True, True, False, False], [True] * 5])
+
+    def found(rows):
+        chosen, shifts = best_matches(query[rows], images[rows], there[rows], 4)
+        near = images[rows].gather(1, chosen[..., None, None].expand(-1, -1, SIDE, SIDE))
+        known = None if annotated is None else annotated[rows]
+        carried = carry(query[rows], near, labels[rows], shifts, there[rows].gather(1, chosen), 3, known)
+        return chosen, shifts, carried.vote, carried.weights
+
+    together, alone = found(slice(None)), [found(slice(index, index + 1)) for index in range(3)]
+    for whole, parts in zip(together, zip(*alone, strict=True), strict=True):
+        assert len(whole) == 3
+        torch.testing.assert_close(whole, torch.cat(parts))
+
+
 def test_neighbours_that_are_not_there_have_no_say():
     query = picture()[None]
     images = query[:, None].expand(-1, 2, -1, -1)

@@ -91,6 +91,10 @@ def best_matches(query: Tensor, images: Tensor, there: Tensor, count: int) -> tu
     Returns:
         Which of the candidates [B, k], the best first, and their shifts [B, k, 2], see `best_shifts`.
     """
+    if _one_at_a_time(query):
+        parts = zip(*(given.split(1) for given in (query, images, there)), strict=True)
+        chosen, shifts = map(torch.cat, zip(*(best_matches(*part, count) for part in parts), strict=True))
+        return chosen, shifts
     shifts = best_shifts(query, images)
     likeness = correlation(query, _sample(images, _everywhere(shifts, query))).masked_fill(~there, -torch.inf)
     chosen = likeness.topk(count, dim=1).indices
@@ -117,6 +121,10 @@ def carry(
         num_classes: with background.
         annotated: [B, k, num_classes], bool, the classes that each neighbour annotates; None: all.
     """
+    if _one_at_a_time(query):
+        known = [None] * len(query) if annotated is None else annotated.split(1)
+        parts = zip(*(given.split(1) for given in (query, images, labels, shifts, there)), known, strict=True)
+        return Carried(*map(torch.cat, zip(*(carry(*part, num_classes, some) for *part, some in parts), strict=True)))
     places = _everywhere(shifts, query)
     for one in PASSES:
         places = places + local_shifts(query, _sample(images, places), one)
@@ -132,6 +140,11 @@ def carry(
     labels = _sample(labels.float(), _resize(places.flatten(0, 1), size).unflatten(0, places.shape[:2]), "nearest")
     vote = weighted_vote(labels, _resize(weights, size), num_classes, annotated)
     return Carried(vote * _resize(trust, size), weights.mean((2, 3)))
+
+
+def _one_at_a_time(query: Tensor) -> bool:
+    """Return whether queries [B, s, s] are quicker looked at one by one: a CPU then keeps them in its cache."""
+    return query.device.type == "cpu" and len(query) > 1
 
 
 def best_shifts(query: Tensor, images: Tensor) -> Tensor:
@@ -150,9 +163,6 @@ def best_shifts(query: Tensor, images: Tensor) -> Tensor:
 
 def local_shifts(query: Tensor, images: Tensor, one: Pass) -> Tensor:
     """Return by how much of the side to look aside from each pixel, in images [B, k, s, s]: [B, k, 2, s, s]."""
-    if query.device.type == "cpu" and len(query) > 1:  # one at a time: what is compared then stays in its cache
-        pairs = zip(query.split(1), images.split(1), strict=True)
-        return torch.cat([local_shifts(*pair, one) for pair in pairs])
     chances = (-_move_costs(query, images, one) / one.scale).softmax(0)
     moves = chances.new_tensor(one.moves)
     shifts = torch.einsum("pbkhw,pc->bkchw", chances, moves).flatten(0, 1).contiguous() / query.shape[-1]
