@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 from torch.utils.data import default_collate
 
-from ragsam.data.cards import load_card
+from ragsam.console.malloc import keep_freed_memory
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
 from ragsam.data.slices import SliceDataset
+from ragsam.inference.bank_building import bank_batches
 from ragsam.networks.segmenter import Segmenter
 from ragsam.retrieval.bank_writer import BankWriter
 from ragsam.retrieval.retriever import Retriever
 from ragsam.transforms import preprocessing
-from ragsam.workflows.freed_memory import keep_freed_memory
-from ragsam.workflows.retrieval_handler import bank_batches
 
 BATCH = 32
 

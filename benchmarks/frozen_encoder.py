@@ -24,14 +24,14 @@ from ignite.engine import Engine
 from record import record
 from torch import nn
 
+from ragsam.console.durations import duration
 from ragsam.networks import Segmenter
 from ragsam.networks.sam import build_sam
 from ragsam.networks.supports import Supports
-from ragsam.workflows.batches import prepare_slices
-from ragsam.workflows.durations import duration
-from ragsam.workflows.frozen_encoder import FrozenEncoder
-from ragsam.workflows.losses import PartialDiceCELoss
-from ragsam.workflows.prompted_training import PromptedInferer, PromptedLoss
+from ragsam.training.batches import prepare_slices
+from ragsam.training.frozen_encoder import FrozenEncoder
+from ragsam.training.losses import PartialDiceCELoss
+from ragsam.training.prompted_training import PromptedInferer, PromptedLoss
 
 CASES = (("vit_b", 512, 2, True), ("vit_b", 512, 2, False), ("vit_tiny", 64, 32, True))
 CLASSES = 9

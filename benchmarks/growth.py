@@ -24,7 +24,7 @@ import torch
 from growth_axes import AXES, Costs, Stage
 from record import record
 
-from ragsam.workflows.freed_memory import keep_freed_memory
+from ragsam.console.malloc import keep_freed_memory
 
 #: Steeper than this is not linear; times of a shared machine scatter.
 LINEAR = 1.15

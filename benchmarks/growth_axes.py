@@ -22,24 +22,25 @@ from torch import nn
 from vector_store import SLICES_A_PATIENT, made_descriptors
 from volume_memory import write_volumes
 
-from ragsam.data.cards import Organ, load_card
+from ragsam.data.cards.load import Organ, load_card
 from ragsam.data.datalist import Case
 from ragsam.data.slices import SliceDataset
+from ragsam.evaluation.case_pairs import CasePair
+from ragsam.evaluation.score_case import evaluated
+from ragsam.inference.bank_building import build_bank
+from ragsam.inference.volume_inferer import VolumeInferer
+from ragsam.inference.volume_writer import write_label_volume
 from ragsam.networks import Segmenter
 from ragsam.networks.sam import BACKBONES
-from ragsam.report.case_scores import evaluated
-from ragsam.report.pairs import CasePair
 from ragsam.retrieval import bank_manifest
 from ragsam.retrieval.bank import Bank, pseudonym
 from ragsam.retrieval.bank_writer import BankWriter
 from ragsam.retrieval.novelty import bank_scores
 from ragsam.retrieval.retriever import Retriever
+from ragsam.training.batches import prepare_slices
+from ragsam.training.losses import PartialDiceCELoss
+from ragsam.training.training_retrieval import TrainingRetrieval
 from ragsam.transforms import augmentation, preprocessing
-from ragsam.workflows.batches import prepare_slices
-from ragsam.workflows.inferers import VolumeInferer
-from ragsam.workflows.losses import PartialDiceCELoss
-from ragsam.workflows.retrieval_handler import TrainingRetrieval, build_bank
-from ragsam.workflows.volume_writer import write_label_volume
 
 #: {series: (processor seconds, MB)}; None for what is not measured.
 Costs = dict[str, tuple[float | None, float | None]]

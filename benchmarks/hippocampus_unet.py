@@ -26,15 +26,15 @@ import torch
 from monai.networks.nets import UNet
 from torch import Tensor, nn
 
-from ragsam.data.cards import load_card
+from ragsam.api.index import index_run
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
-from ragsam.data.prepare import prepare
+from ragsam.data.preparation.prepare import prepare
+from ragsam.evaluation.paired_comparison import compare_metrics
+from ragsam.evaluation.score_cases import pairs_from_cases
 from ragsam.files import atomic_write, write_json_atomic
-from ragsam.report.comparison import compare_metrics
-from ragsam.report.evaluation import pairs_from_cases
-from ragsam.workflows.bundle import make_run, run_config
-from ragsam.workflows.jobs import index_run
-from ragsam.workflows.report_handler import report_evaluation
+from ragsam.inference.evaluation import report_evaluation
+from ragsam.runs.templates import make_run, run_config
 
 CALIBRATION_STEPS = 100
 STEPS_PER_EPOCH = 100

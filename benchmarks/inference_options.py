@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
-from ragsam.data.cards import load_card
+from ragsam.api.segment import segment_with_run
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
+from ragsam.evaluation.paired_comparison import compare_metrics
+from ragsam.evaluation.score_cases import evaluate_cases, pairs_from_cases
 from ragsam.files import write_json_atomic
-from ragsam.report.comparison import compare_metrics
-from ragsam.report.evaluation import evaluate_cases, pairs_from_cases
-from ragsam.workflows.jobs import segment_with_run
 
 PLAIN = "as it stands"
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from ragsam.data.phantom import write_phantoms
+from ragsam.data.phantom.write import write_phantoms
 from ragsam.networks.checkpoints import load_weights, read_checkpoint
 
 KNOBS = {"epochs": 6, "steps_per_epoch": 3, "batch_size": 4, "validate_every": 1, "image_size": 32}

@@ -21,8 +21,8 @@ from monai.transforms import Orientation, Spacing
 from record import record
 from torch import Tensor
 
-from ragsam.data.cards import load_card
-from ragsam.data.phantom import make_phantom
+from ragsam.data.cards.load import load_card
+from ragsam.data.phantom.write import make_phantom
 from ragsam.transforms.label_grid import LabelToGridd
 
 PHANTOMS = 8

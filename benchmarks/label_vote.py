@@ -33,9 +33,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, load_datalist
-from ragsam.data.prepare import prepare
+from ragsam.data.preparation.prepare import prepare
 from ragsam.data.slices import SliceDataset
 from ragsam.metrics.overlap import dice
 from ragsam.metrics.statistics import mean_interval
@@ -167,8 +167,8 @@ def encoder_of(run: Path) -> Any:
     """Return what embeds slices as a run's network does; those of its set are prepared as the run's from now on."""
     from monai.bundle import ConfigParser
 
-    from ragsam.workflows.checkpoint_handler import WeightsLoader
-    from ragsam.workflows.retrieval_handler import encoding
+    from ragsam.inference.bank_building import encoding
+    from ragsam.runs.weights import WeightsLoader
 
     parser = ConfigParser()
     parser.read_config(str(run / "configs" / "train.yaml"))

@@ -22,7 +22,7 @@ import torch
 from monai.data import DataLoader
 from record import record
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case
 from ragsam.data.slices import SliceDataset
 from ragsam.data.volume_cache import kept_bytes

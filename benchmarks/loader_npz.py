@@ -24,9 +24,9 @@ from monai.data import DataLoader
 from record import record
 from torch.utils.data import Dataset
 
-from ragsam.data.cards import Card, load_card
+from ragsam.data.cards.load import Card, load_card
 from ragsam.data.datalist import Case, load_datalist
-from ragsam.data.phantom import make_phantom
+from ragsam.data.phantom.write import make_phantom
 from ragsam.data.slices import SliceDataset
 from ragsam.transforms import augmentation, preprocessing
 

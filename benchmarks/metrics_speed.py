@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from record import record
 from scipy.ndimage import find_objects, gaussian_filter, zoom
 
-from ragsam.data.cards import load_card
-from ragsam.data.phantom import make_phantom
+from ragsam.data.cards.load import load_card
+from ragsam.data.phantom.write import make_phantom
+from ragsam.evaluation.read_labels import read_labels
 from ragsam.metrics.boxes import common_boxes
 from ragsam.metrics.overlap import dice
 from ragsam.metrics.surface import assd_mm, hd95_mm, hd95_pooled_mm, surface_distances
 from ragsam.metrics.surface_elements import nsd
-from ragsam.report.labels import read_labels
 
 SHAPE, SPACING = (512, 512, 150), (0.75, 0.75, 2.5)
 EDGE = 2  # voxels of the phantom around an organ that its noisy border may reach

@@ -11,7 +11,7 @@ from label_vote import centred_labels
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case
 from ragsam.data.slices import SliceDataset
 from ragsam.networks.supports import Supports

@@ -27,8 +27,8 @@ from ignite.engine import Engine
 from record import record
 
 from ragsam.data.datalist import Case, load_datalist
-from ragsam.workflows.bundle import run_config
-from ragsam.workflows.volume_writer import LabelVolumeWriter
+from ragsam.inference.volume_writer import LabelVolumeWriter
+from ragsam.runs.templates import run_config
 
 
 class WritesAtOnce(LabelVolumeWriter):

@@ -15,8 +15,8 @@ import numpy as np
 from record import record
 from scipy.ndimage import map_coordinates
 
-from ragsam.data.cards import load_card
-from ragsam.data.phantom import STORAGES, make_phantom
+from ragsam.data.cards.load import load_card
+from ragsam.data.phantom.write import STORAGES, make_phantom
 
 
 def canonical(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -29,18 +29,18 @@ from scipy import ndimage
 from torch import Tensor
 
 from ragsam.data.datalist import Case, load_datalist
-from ragsam.data.prepare import prepare
+from ragsam.data.preparation.prepare import prepare
 from ragsam.data.volumes import VolumeDataset
 from ragsam.files import write_json_atomic
 from ragsam.metrics.overlap import dice
 from ragsam.metrics.statistics import mean_interval
+from ragsam.prompting.prompted_run import PromptedRun
+from ragsam.prompting.prompted_volume import PromptedVolume, SliceMask, mask_box
+from ragsam.prompting.propagation import Following, propagate
+from ragsam.prompting.refinement import refine
+from ragsam.runs.templates import make_run, run_config
 from ragsam.transforms import preprocessing
 from ragsam.transforms.voxel_prompts import SliceGrid, SlicePoint, SlicePrompts
-from ragsam.workflows.bundle import make_run, run_config
-from ragsam.workflows.prompt_job import PromptedRun
-from ragsam.workflows.prompting import PromptedVolume, SliceMask, mask_box
-from ragsam.workflows.propagation import Following, propagate
-from ragsam.workflows.refinement import refine
 
 KNOBS = {"image_size": 56, "batch_size": 16, "prompts": "trained", "retrieval": False, "fusion": None}
 EPOCHS = 6

@@ -17,13 +17,13 @@ import numpy as np
 from record import record
 from scipy.ndimage import zoom
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case
-from ragsam.data.phantom import make_phantom
-from ragsam.report.evaluation import evaluate_cases
+from ragsam.data.phantom.write import make_phantom
+from ragsam.evaluation.case_pairs import CasePair
+from ragsam.evaluation.score_cases import evaluate_cases
+from ragsam.inference.evaluation import versions
 from ragsam.report.page import write_report
-from ragsam.report.pairs import CasePair
-from ragsam.workflows.report_handler import versions
 
 NEIGHBOURS = 4
 NOISE_HU = 12.0

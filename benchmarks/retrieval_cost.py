@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ragsam.console.malloc import keep_freed_memory
 from ragsam.networks import Segmenter
 from ragsam.retrieval import Bank, Retriever
-from ragsam.workflows.freed_memory import keep_freed_memory
 
 CASES = (("vit_b", 512, 1, 4), ("vit_tiny", 64, 16, 5))
 CLASSES = 9

@@ -42,19 +42,19 @@ from label_vote import HEIGHT
 from torch import Tensor
 from trials import start_trial
 
-from ragsam.data.cards import load_card
+from ragsam.api.index import index_run
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, Datalist, load_datalist, write_datalist
-from ragsam.data.prepare import prepare
+from ragsam.data.preparation.prepare import prepare
+from ragsam.evaluation.score_cases import evaluate_cases, pairs_from_cases
 from ragsam.files import read_json, write_json_atomic
 from ragsam.metrics.significance import holm
 from ragsam.metrics.statistics import mean_interval, paired_difference
 from ragsam.networks.segmenter import Segmenter
 from ragsam.networks.supports import Supports
-from ragsam.report.evaluation import evaluate_cases, pairs_from_cases
 from ragsam.retrieval.bank import Bank
-from ragsam.workflows import history
-from ragsam.workflows.bundle import make_run, run_config
-from ragsam.workflows.jobs import index_run
+from ragsam.runs.templates import make_run, run_config
+from ragsam.training import csv_log as history
 
 STEPS_PER_EPOCH = 10
 #: The first has the bank to build and most neighbours to find.
@@ -194,7 +194,7 @@ def run_tests(
             found = {"_target_": "oracle.OracleRetriever", "cases": "@cases", "preparation": "@preparation"}
             overrides |= {f"retriever#{name}": value for name, value in found.items()}
         if test == "vote alone":
-            voting = {"_target_": "ragsam.networks.voting.VotingNetwork", "num_classes": "$@card_def.num_classes"}
+            voting = {"_target_": "ragsam.retrieval.voting.VotingNetwork", "num_classes": "$@card_def.num_classes"}
             overrides |= {"weights": None, "network_def": {**voting, "image_size": "@image_size"}}
         predictions = folder / "predictions"
         run_config(run, "inference", output_dir=str(predictions), **overrides)

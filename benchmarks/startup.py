@@ -17,8 +17,8 @@ import time
 import torch
 from record import record
 
+from ragsam.inference.volume_inferer import VolumeInferer
 from ragsam.networks import Segmenter
-from ragsam.workflows.inferers import VolumeInferer
 
 COMMANDS = {
     "help": ["-m", "ragsam.cli", "--help"],

@@ -30,22 +30,22 @@ from monai.bundle import ConfigParser
 from record import record
 from torch import Tensor
 
+from ragsam.api.index import index_run
 from ragsam.data.annotation import annotated_classes
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, Datalist, load_datalist, write_datalist
-from ragsam.data.prepare import prepare
+from ragsam.data.preparation.prepare import prepare
 from ragsam.data.volumes import VolumeDataset
 from ragsam.files import read_json, write_json_atomic
 from ragsam.metrics.overlap import dice
 from ragsam.metrics.statistics import mean_interval, paired_difference
 from ragsam.networks.supports import Supports
-from ragsam.networks.voting import VotingNetwork
+from ragsam.prompting.prompted_vote import KINDS, LEAST_OVERLAP, PART, PromptedVote, load_answering, mixed, objects_of
 from ragsam.retrieval import Bank
+from ragsam.retrieval.voting import VotingNetwork
+from ragsam.runs.bank_only import BUNDLE, segment_values
+from ragsam.runs.templates import find_bundle, make_run, run_config
 from ragsam.transforms import preprocessing
-from ragsam.workflows.bundle import find_bundle, make_run, run_config
-from ragsam.workflows.jobs import index_run
-from ragsam.workflows.prompted_vote import KINDS, LEAST_OVERLAP, PART, PromptedVote, load_answering, mixed, objects_of
-from ragsam.workflows.training_free import BUNDLE, segment_values
 
 SETS: dict[str, dict[str, Any]] = {
     "openkbp_hn": {

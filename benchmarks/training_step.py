@@ -28,13 +28,13 @@ from record import record
 from samed import CLASSES, SIZE, SAMed, ours, theirs, write_weights
 from torch import Tensor, nn
 
+from ragsam.console.malloc import keep_freed_memory
 from ragsam.networks import Segmenter
 from ragsam.networks.attention import Attention
 from ragsam.networks.encoder import CHECKPOINTING
 from ragsam.networks.linear import Linear
 from ragsam.networks.supports import Supports
-from ragsam.workflows.freed_memory import keep_freed_memory
-from ragsam.workflows.losses import PartialDiceCELoss, Target
+from ragsam.training.losses import PartialDiceCELoss, Target
 
 BACKBONE, BATCH = "vit_b", 2
 SIDES = {

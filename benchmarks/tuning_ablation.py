@@ -33,15 +33,15 @@ import torch
 from hippocampus_unet import UNET, read_log
 from trials import start_trial
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
-from ragsam.data.prepare import prepare
+from ragsam.data.preparation.prepare import prepare
+from ragsam.evaluation.score_cases import evaluate_cases, pairs_from_cases
 from ragsam.files import atomic_write, read_json, write_json_atomic
 from ragsam.metrics.statistics import mean_interval
-from ragsam.report.evaluation import evaluate_cases, pairs_from_cases
-from ragsam.workflows import history
-from ragsam.workflows.bundle import make_run, run_config
-from ragsam.workflows.network_options import build_empty, network_options
+from ragsam.runs.network_config import build_empty, network_options
+from ragsam.runs.templates import make_run, run_config
+from ragsam.training import csv_log as history
 
 STEPS_PER_EPOCH = 10
 SETS = {"hippocampus": {"image_size": 56}, "openkbp_hn": {"image_size": 64}}

@@ -25,12 +25,12 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, write_datalist
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import save_weights
 from ragsam.networks.sam import BACKBONES
-from ragsam.workflows.bundle import make_run
+from ragsam.runs.templates import make_run
 
 CARD = "btcv"
 SPACING_MM = (0.8, 0.8, 2.0)

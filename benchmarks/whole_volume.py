@@ -29,9 +29,9 @@ from record import record
 from samed import SIZE, ours, segment, theirs, write_weights
 from scipy.ndimage import gaussian_filter
 
+from ragsam.console.malloc import keep_freed_memory
+from ragsam.inference.volume_inferer import VolumeInferer
 from ragsam.networks import Segmenter
-from ragsam.workflows.freed_memory import keep_freed_memory
-from ragsam.workflows.inferers import VolumeInferer
 
 TARGET, ALIKE = 1.4, 0.999
 PLAIN, OURS = "SAMed's loop, no zooms", "ours"

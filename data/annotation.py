@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ragsam.data.cards import Card
+from ragsam.data.cards.load import Card
 from ragsam.data.datalist import Case
 
 

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from ragsam.data.checks.check_case import scan_volume
+from ragsam.data.checks.volume_fingerprint import DigestReader
 from ragsam.data.datalist import Case
-from ragsam.data.fingerprints import DigestReader
-from ragsam.data.validation import scan_volume
 
 
 def data_fingerprint(cases: Sequence[Case]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Datalist:
 
 
 def load_datalist(path: str | os.PathLike[str]) -> Datalist:
-    """Read a datalist and make its paths absolute. Files are not opened: see `ragsam.data.validation`.
+    """Read a datalist and make its paths absolute. Files are not opened: see `ragsam.data.checks.check_case`.
 
     Args:
         path: a JSON file `{"card": ..., "training": [{"case", "patient", "image", "label"}, ...], ...}`. Every list of

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ragsam.data.datalist import Case
-from ragsam.transforms.reading import SUFFIXES
+from ragsam.io.read_volume import SUFFIXES
 
 
 def case_name(path: str | None) -> str | None:

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler, WeightedRandomSampler, get_worker_info
 
 from ragsam.data.annotation import annotated_classes
-from ragsam.data.cards import Card
+from ragsam.data.cards.load import Card
+from ragsam.data.checks.check_case import require_sound
 from ragsam.data.datalist import Case
 from ragsam.data.fixed_copies import FixedCopies
 from ragsam.data.sampling import VolumeWindowSampler
 from ragsam.data.served import as_cases
-from ragsam.data.validation import require_sound
 from ragsam.data.volume_cache import VolumeCache, kept_bytes
 from ragsam.errors import InputError
 from ragsam.transforms.slicing import (

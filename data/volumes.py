@@ -10,10 +10,10 @@ from monai.data import Dataset
 from monai.transforms import Compose
 
 from ragsam.data.annotation import annotated_classes
-from ragsam.data.cards import Card
+from ragsam.data.cards.load import Card
+from ragsam.data.checks.check_case import read_volume_checked, require_sound
 from ragsam.data.datalist import Case
 from ragsam.data.served import as_cases
-from ragsam.data.validation import read_volume_checked, require_sound
 from ragsam.errors import InputError
 
 

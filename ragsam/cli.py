@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ragsam.console.malloc import keep_freed_memory
 from ragsam.errors import InputError
-from ragsam.workflows.freed_memory import keep_freed_memory
 
 # Everything heavy is imported by the command that needs it: `ragsam --help` answers at once.
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from ragsam.workflows.demo import run_demo
-    from ragsam.workflows.knobs import parse_knob
+    from ragsam.commands.demo import run_demo
+    from ragsam.runs.options import parse_knob
 
     result = run_demo(args.output, datalist=args.data, **dict(parse_knob(text) for text in args.set))
     for name, how in (("without", "with retrieval switched off"), ("with", "with retrieval")):
@@ -32,8 +32,8 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _cards(args: argparse.Namespace) -> None:
-    from ragsam.data.card_listing import card_page, cards_table
-    from ragsam.data.cards import list_cards, load_card
+    from ragsam.data.cards.listing import card_page, cards_table
+    from ragsam.data.cards.load import list_cards, load_card
 
     if args.card is None:
         _say(cards_table([load_card(name) for name in list_cards()]))
@@ -43,7 +43,7 @@ def _cards(args: argparse.Namespace) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     from ragsam.data.datalist import load_datalist
-    from ragsam.data.prepare import prepare
+    from ragsam.data.preparation.prepare import prepare
 
     path = prepare(
         args.card,
@@ -64,7 +64,7 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from ragsam.workflows.checking import PAGE_NAME, check_data
+    from ragsam.commands.check import PAGE_NAME, check_data
 
     start = time.monotonic()
     found = check_data(args.datalist, card=args.card, output=args.output, summary_path=args.json, jobs=args.jobs)
@@ -83,10 +83,10 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from ragsam.api.train import train_run
     from ragsam.report.training import CURVES_NAME, read_log, training_table
-    from ragsam.workflows.jobs import train_run
-    from ragsam.workflows.knobs import parse_knob
-    from ragsam.workflows.recipes import recipe
+    from ragsam.runs.options import parse_knob
+    from ragsam.runs.recipes import recipe
 
     knobs = (recipe(args.recipe) if args.recipe else {}) | dict(parse_knob(text) for text in args.set)
     if args.fit_batch:
@@ -106,7 +106,7 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _fitting_batch(args: argparse.Namespace, knobs: dict[str, Any]) -> int:
-    from ragsam.workflows.batch_size import largest_batch
+    from ragsam.commands.fit_batch import largest_batch
 
     if args.resume:
         raise InputError("--fit-batch: not with --resume; a training goes on with its own batch_size")
@@ -116,7 +116,7 @@ def _fitting_batch(args: argparse.Namespace, knobs: dict[str, Any]) -> int:
 
 
 def _try(args: argparse.Namespace, knobs: dict[str, Any]) -> None:
-    from ragsam.workflows.dry_run import estimate_lines, try_training
+    from ragsam.commands.try_training import estimate_lines, try_training
 
     if args.resume or args.folds is not None:
         raise InputError("--check: not with --resume or --folds; try one training that is not begun")
@@ -125,7 +125,7 @@ def _try(args: argparse.Namespace, knobs: dict[str, Any]) -> None:
 
 
 def _train_folds(args: argparse.Namespace, knobs: dict[str, Any]) -> None:
-    from ragsam.workflows.cross_validation import cross_validate
+    from ragsam.commands.cross_validate import cross_validate
 
     metrics = cross_validate(args.bundle, args.data, args.output, knobs, folds=args.folds, resume=args.resume)
     dice = metrics["summary"]["mean"]["dice"]
@@ -140,8 +140,8 @@ def _index(args: argparse.Namespace) -> None:
     if args.remove:
         _remove(args)
         return
-    from ragsam.workflows.jobs import index_run
-    from ragsam.workflows.knobs import parse_knob
+    from ragsam.api.index import index_run
+    from ragsam.runs.options import parse_knob
 
     if args.section and not (args.add or args.data):
         raise InputError("--section: of the datalist to add; name one with --add")
@@ -173,7 +173,7 @@ def _bank_folder(args: argparse.Namespace) -> Path:
 
 
 def _remove(args: argparse.Namespace) -> None:
-    from ragsam.workflows.indexing import prune_bank
+    from ragsam.api.index import prune_bank
 
     if given := [name for name in ("add", "data", "set") if getattr(args, name)]:
         raise InputError(f"--remove: not with --{given[0]}; do one after the other")
@@ -184,7 +184,7 @@ def _remove(args: argparse.Namespace) -> None:
 
 def _rank(args: argparse.Namespace) -> int:
     from ragsam.files import write_json_atomic
-    from ragsam.workflows.ranking import rank_volumes
+    from ragsam.inference.novelty_ranking import rank_volumes
 
     ranking, faults = rank_volumes(args.run, args.input, section=args.section, bank=args.bank, series=args.series)
     for entry in ranking:
@@ -202,8 +202,8 @@ def _segment(args: argparse.Namespace) -> None:
     if args.prompts:
         _segment_prompted(args, run, inputs)
         return
-    from ragsam.workflows.jobs import segment_with_run
-    from ragsam.workflows.knobs import parse_knob
+    from ragsam.api.segment import segment_with_run
+    from ragsam.runs.options import parse_knob
 
     cases = segment_with_run(
         run,
@@ -243,7 +243,7 @@ def _run_and_inputs(args: argparse.Namespace) -> tuple[Path | None, list[Path]]:
 
 
 def _segment_prompted(args: argparse.Namespace, run: Path, inputs: Sequence[Path]) -> None:
-    from ragsam.workflows.prompt_job import segment_prompted
+    from ragsam.api.segment_prompts import segment_prompted
 
     others = ("dicom_seg", "ensemble", "uncertainty", "probabilities", "set")
     if given := [name for name in others if getattr(args, name)]:
@@ -262,12 +262,12 @@ def _segment_prompted(args: argparse.Namespace, run: Path, inputs: Sequence[Path
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from ragsam.data.cards import load_card
+    from ragsam.data.cards.load import load_card
     from ragsam.data.datalist import load_datalist
+    from ragsam.evaluation.case_pairs import pairs_from_cases, pairs_from_folders, unmatched_predictions
     from ragsam.files import read_json
-    from ragsam.report.pairs import pairs_from_cases, pairs_from_folders, unmatched_predictions
+    from ragsam.inference.evaluation import report_evaluation
     from ragsam.report.viewer import viewer_choice
-    from ragsam.workflows.report_handler import report_evaluation
 
     support_cases, card_name = (), args.card
     if args.reference.suffix == ".json":
@@ -304,7 +304,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> None:
-    from ragsam.workflows.importing import import_weights
+    from ragsam.commands.import_weights import import_weights
 
     report = import_weights(
         args.format,
@@ -337,19 +337,19 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _export_state_dict(args: argparse.Namespace) -> list[str]:
-    from ragsam.workflows.exporting import export_state_dict
+    from ragsam.commands.export_weights import export_state_dict
 
     return export_state_dict(args.to, args.run, args.output)
 
 
 def _export_torchscript(args: argparse.Namespace) -> list[str]:
-    from ragsam.workflows.deployment import export_torchscript
+    from ragsam.commands.export_torchscript import export_torchscript
 
     return [f"largest difference to PyTorch's logits: {export_torchscript(args.run, args.output):.1e}"]
 
 
 def _export_onnx(args: argparse.Namespace) -> list[str]:
-    from ragsam.workflows.onnx_export import export_onnx
+    from ragsam.commands.export_onnx import export_onnx
 
     return [f"largest difference to PyTorch's logits: {export_onnx(args.run, args.output):.1e}"]
 
@@ -364,9 +364,9 @@ EXPORTS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
 
 
 def _describe(args: argparse.Namespace) -> None:
+    from ragsam.commands.describe import describe, description_text
     from ragsam.files import write_json_atomic
-    from ragsam.workflows.description import describe, description_text
-    from ragsam.workflows.knobs import parse_knob
+    from ragsam.runs.options import parse_knob
 
     about = describe(args.bundle, card=args.card, knobs=dict(parse_knob(text) for text in args.set))
     _say(description_text(about))
@@ -375,7 +375,7 @@ def _describe(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from ragsam.workflows.verification import verify_bundle
+    from ragsam.commands.verify import verify_bundle
 
     found = verify_bundle(args.bundle)
     for name in found.passed:
@@ -388,7 +388,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _pack(args: argparse.Namespace) -> None:
-    from ragsam.workflows.packing import pack_run
+    from ragsam.commands.pack import pack_run
 
     packed = pack_run(args.run, args.output, bank=not args.no_bank, with_base=args.with_base)
     _say(f"packed: {args.output}, {packed.files} files, {args.output.stat().st_size / 1e6:.1f} MB")
@@ -401,7 +401,7 @@ def _pack(args: argparse.Namespace) -> None:
 
 
 def _unpack(args: argparse.Namespace) -> None:
-    from ragsam.workflows.unpacking import unpack_run
+    from ragsam.commands.unpack import unpack_run
 
     packed = unpack_run(args.archive, args.output, base=args.base, max_gb=args.max_gb)
     _say(f"run: {args.output}, {packed.files} files, {packed.size / 1e6:.1f} MB")
@@ -413,7 +413,7 @@ def _unpack(args: argparse.Namespace) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from ragsam.workflows.doctor import examine, finding_lines
+    from ragsam.commands.doctor import examine, finding_lines
 
     findings = examine()
     for line in finding_lines(findings):
@@ -422,7 +422,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from ragsam.workflows.serving import serve
+    from ragsam.commands.serve import serve
 
     serve(
         args.run,
@@ -435,8 +435,8 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
+    from ragsam.evaluation.compare_runs import read_runs
     from ragsam.report.compare_page import write_comparison
-    from ragsam.report.compare_runs import read_runs
     from ragsam.report.compare_tables import summary_lines
 
     for line in summary_lines(write_comparison(read_runs(args.evaluation), args.output)):

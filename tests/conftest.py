@@ -51,7 +51,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained and indexed run; not to be written to."""
-    from ragsam.workflows.jobs import index_run, train_run
+    from ragsam.api.index import index_run
+    from ragsam.api.train import train_run
 
     folder = train_run("sam_lora", study, tmp_path_factory.mktemp(f"{_SESSION}trained") / "run", KNOBS)
     index_run(folder)
@@ -67,7 +68,7 @@ def own_run(run: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def segmented(run: Path, study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the test cases' label volumes and their retrieval.json."""
-    from ragsam.workflows.jobs import segment_with_run
+    from ragsam.api.segment import segment_with_run
 
     folder = tmp_path_factory.mktemp(f"{_SESSION}segmented")
     segment_with_run(run, [study], folder)

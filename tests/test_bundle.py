@@ -16,15 +16,15 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from small_study import KNOBS, TRAINING, files_below
 
+from ragsam.api.train import train_run
 from ragsam.cli import main
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import load_weights
 from ragsam.networks.sam import build_sam
-from ragsam.workflows.bundle import find_bundle, fitting_image_size, make_run, run_config
-from ragsam.workflows.jobs import train_run
+from ragsam.runs.templates import find_bundle, fitting_image_size, make_run, run_config
 
 CONFIGS = ("train", "inference", "evaluate")
 

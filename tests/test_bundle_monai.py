@@ -18,8 +18,8 @@ from small_study import KNOBS, files_below
 
 from ragsam.networks.checkpoints import load_weights, save_weights
 from ragsam.networks.tuning import USUAL
-from ragsam.workflows.bundle import find_bundle, make_run
-from ragsam.workflows.metadata_check import SCHEMA
+from ragsam.runs.metadata_schema import SCHEMA
+from ragsam.runs.templates import find_bundle, make_run
 
 BUNDLES = ("sam_lora", "sam_adapter", "sam_frequency")
 

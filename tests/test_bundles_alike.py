@@ -7,10 +7,11 @@ import pytest
 import torch
 import yaml
 
+from ragsam.api.index import index_run
+from ragsam.api.segment import segment_with_run
 from ragsam.data.datalist import load_datalist
 from ragsam.networks.checkpoints import load_weights
-from ragsam.workflows.bundle import CONFIGS, find_bundle, make_run, run_config
-from ragsam.workflows.jobs import index_run, segment_with_run
+from ragsam.runs.templates import CONFIGS, find_bundle, make_run, run_config
 
 BUNDLES = {
     "sam_lora": {"lora": {"rank": 4, "targets": ["q", "v"]}},

@@ -15,7 +15,7 @@ import pytest
 from small_study import HEADER_NAME, KNOBS, affine_of, anatomy, files_below, save_volume, write_study
 
 from ragsam.cli import main
-from ragsam.data.cards import card_text, list_cards
+from ragsam.data.cards.load import card_text, list_cards
 from ragsam.data.datalist import load_datalist
 
 PROGRESS = re.compile(r"\d\d:\d\d:\d\d (train: |segment: |bank: |val_mean_dice |no base weights |base weights: )")

@@ -9,17 +9,17 @@ import pytest
 import torch
 from small_study import KNOBS, log_lines
 
+from ragsam.api import segment_prompts as prompt_job
+from ragsam.api.train import train_run
 from ragsam.cli import main
 from ragsam.data.datalist import load_datalist
 from ragsam.metrics.overlap import dice
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import save_weights
 from ragsam.networks.sam import build_sam
-from ragsam.workflows import prompt_job
-from ragsam.workflows.bundle import make_run
-from ragsam.workflows.jobs import train_run
-from ragsam.workflows.network_options import network_options
-from ragsam.workflows.propagation import Following, propagate
+from ragsam.prompting.propagation import Following, propagate
+from ragsam.runs.network_config import network_options
+from ragsam.runs.templates import make_run
 
 CASES = ("case-te-ras", "case-te-flipped", "case-te-oblique")
 LEFT, RIGHT = "anterior", "posterior"  # of the card: the study's organs 1 and 2

@@ -8,8 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragsam.data.card_listing import card_page, cards_table
-from ragsam.data.cards import list_cards, load_card, parse_card
+from ragsam.data.cards.listing import card_page, cards_table
+from ragsam.data.cards.load import list_cards, load_card, parse_card
 from ragsam.errors import InputError
 
 GOOD = {

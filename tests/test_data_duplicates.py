@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from ragsam.data import slabs
-from ragsam.data.duplicates import THRESHOLD, find_duplicates, similarity
-from ragsam.data.fingerprints import FingerprintReader, pooling
-from ragsam.data.slabs import Slab
-from ragsam.data.validation import scan_volume
+from ragsam.data.checks import slab_reader as slabs
+from ragsam.data.checks.check_case import scan_volume
+from ragsam.data.checks.duplicates import THRESHOLD, find_duplicates, similarity
+from ragsam.data.checks.slab_reader import Slab
+from ragsam.data.checks.volume_fingerprint import FingerprintReader, pooling
 
 HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "hippocampus" / "imagesTr"
 needs_hippocampus = pytest.mark.skipif(not HIPPOCAMPUS.is_dir(), reason="the hippocampus set is not in ../shared/data")

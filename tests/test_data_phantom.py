@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
+from ragsam.data.checks.check_case import check_datalist
 from ragsam.data.datalist import load_datalist
-from ragsam.data.phantom import STORAGES, make_phantom, write_phantoms
-from ragsam.data.phantom_shapes import Cut, Ellipsoid, Grown, Tube, Union, Waves, rotation
-from ragsam.data.validation import check_datalist
+from ragsam.data.phantom.shapes import Cut, Ellipsoid, Grown, Tube, Union, Waves, rotation
+from ragsam.data.phantom.write import STORAGES, make_phantom, write_phantoms
 from ragsam.errors import InputError
 
 LABELS = load_card("phantom").labels

@@ -10,10 +10,10 @@ import yaml
 from small_dicom import write_series
 from small_study import affine_of, anatomy, save_volume
 
-from ragsam.data.cards import card_text, load_card
+from ragsam.data.cards.load import card_text, load_card
+from ragsam.data.checks.check_case import check_case
 from ragsam.data.datalist import load_datalist
-from ragsam.data.prepare import prepare
-from ragsam.data.validation import check_case
+from ragsam.data.preparation.prepare import prepare
 from ragsam.errors import InputError
 
 HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "hippocampus"

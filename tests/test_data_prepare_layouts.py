@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from ragsam.data.cards import load_card, parse_card
+from ragsam.data.cards.load import load_card, parse_card
 from ragsam.data.datalist import load_datalist
-from ragsam.data.prepare import prepare
-from ragsam.data.prepare_layouts import detect_layout, read_layout
+from ragsam.data.preparation.layouts import detect_layout, read_layout
+from ragsam.data.preparation.prepare import prepare
 from ragsam.errors import InputError
 
 ANY = parse_card(

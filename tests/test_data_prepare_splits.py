@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragsam.data.card_model import Split, SplitPart
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
+from ragsam.data.cards.model import Split, SplitPart
 from ragsam.data.datalist import Case
-from ragsam.data.prepare_splits import deal_folds, split_by_patient, split_cases
+from ragsam.data.preparation.splits import deal_folds, split_by_patient, split_cases
 from ragsam.errors import InputError
 
 BTCV = [f"img{n:04d}" for n in (*range(1, 11), *range(21, 41))]  # the 30 labelled cases

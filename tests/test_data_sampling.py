@@ -10,7 +10,7 @@ from monai.data import DataLoader
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import SequentialSampler, WeightedRandomSampler
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case
 from ragsam.data.sampling import VolumeWindowSampler
 from ragsam.data.slices import SliceDataset

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from faulty_study import FAULTS, SHAPE, SOUND, labels, save, voxels, write_faulty_study
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
+from ragsam.data.checks.survey import survey, volume_range_ml
 from ragsam.data.datalist import Case, Datalist, load_datalist, read_datalist, write_datalist
-from ragsam.data.survey import survey, volume_range_ml
 from ragsam.errors import InputError
 
 CARD = load_card("hippocampus")
@@ -203,9 +203,9 @@ def test_an_error_nobody_thought_of_is_a_fault_of_its_case(tmp_path, monkeypatch
 
         return examine(case, card, *readers)
 
-    from ragsam.data.inspection import examine_case as examine
+    from ragsam.data.checks.inspect_case import examine_case as examine
 
-    monkeypatch.setattr("ragsam.data.inspection.examine_case", fail)
+    monkeypatch.setattr("ragsam.data.checks.inspect_case.examine_case", fail)
     found = survey(Datalist("hippocampus", tmp_path / "d.json", {"test": cases}), CARD)
     assert len(found["faults"]) == 1
     assert found["faults"][0].startswith("c0: the check of this case failed (MemoryError); ")

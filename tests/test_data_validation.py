@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
+from ragsam.data.checks.check_case import check_case, check_datalist, read_volume_checked, require_sound
 from ragsam.data.datalist import Case, Datalist
-from ragsam.data.validation import check_case, check_datalist, read_volume_checked, require_sound
 from ragsam.errors import InputError
 
 CARD = load_card("hippocampus")  # labels 1 and 2

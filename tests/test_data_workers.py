@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ragsam.data.workers import run_each
+from ragsam.data.checks.parallel import run_each
 
 
 def square(number):

@@ -9,8 +9,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from surface_distance import compute_surface_dice_at_tolerance, compute_surface_distances
 
-from ragsam.data.card_model import PROTOCOLS as CARD_PROTOCOLS
-from ragsam.data.cards import list_cards, load_card
+from ragsam.data.cards.load import list_cards, load_card
+from ragsam.data.cards.model import PROTOCOLS as CARD_PROTOCOLS
 from ragsam.metrics.protocols import ALL_METRICS, METRICS, PROTOCOLS
 from ragsam.metrics.scoring import VOLUMES, entry
 

@@ -13,10 +13,12 @@ import torch
 from label_server import INSTALLED, ask, infer, label_server
 from small_study import KNOBS
 
+from ragsam.api.index import index_run
+from ragsam.api.segment import segment_with_run
+from ragsam.api.segment_prompts import segment_prompted
+from ragsam.api.train import train_run
 from ragsam.data.datalist import load_datalist
-from ragsam.workflows.jobs import index_run, segment_with_run, train_run
-from ragsam.workflows.prompt_job import segment_prompted
-from ragsam.workflows.ranking import rank_volumes
+from ragsam.inference.novelty_ranking import rank_volumes
 
 pytestmark = [
     pytest.mark.monailabel,

@@ -15,8 +15,8 @@ from label_server import INSTALLED, PYTHON, ask, free_port, infer, label_server,
 from small_dicom import write_series
 from small_study import SPACING_MM, affine_of, anatomy
 
-from ragsam.workflows.jobs import segment_with_run
-from ragsam.workflows.served_dicom import labels_on_series
+from ragsam.api.segment import segment_with_run
+from ragsam.serving.dicom_program import labels_on_series
 
 ORTHANC = shutil.which("Orthanc")
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")

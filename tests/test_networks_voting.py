@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ragsam.networks import Supports
-from ragsam.networks.voting import VotingNetwork
+from ragsam.retrieval.voting import VotingNetwork
 
 
 def test_shares_are_those_of_the_neighbours_that_say_so():

@@ -14,7 +14,7 @@ import setuptools
 import yaml
 
 import ragsam
-from ragsam.data.cards import list_cards
+from ragsam.data.cards.load import list_cards
 
 ROOT = Path(__file__).resolve().parent.parent
 #: What each room may import of the package, and the floor it stands on, as DESIGN.md draws them.

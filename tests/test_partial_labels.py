@@ -13,16 +13,16 @@ from small_study import KNOBS, write_study
 from test_slices import CARD, case_of, make, write_case
 
 from ragsam.data.annotation import annotated_classes
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, load_datalist, write_datalist
 from ragsam.data.volumes import VolumeDataset
+from ragsam.evaluation.score_cases import CasePair, evaluate_cases
 from ragsam.networks.supports import Supports, label_prior
-from ragsam.report.evaluation import CasePair, evaluate_cases
 from ragsam.retrieval import Bank, Retriever
+from ragsam.runs.templates import make_run
+from ragsam.training.organ_dice import OrganDice
+from ragsam.training.prompted_training import Answered
 from ragsam.transforms import augmentation, preprocessing
-from ragsam.workflows.bundle import make_run
-from ragsam.workflows.organ_dice import OrganDice
-from ragsam.workflows.prompted_training import Answered
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "openkbp_hn_ct"
 needs_openkbp = pytest.mark.skipif(not SHARED.is_dir(), reason="the head-and-neck set is not in ../shared/data")

@@ -13,9 +13,9 @@ import pytest
 from faulty_study import labels, save, voxels, write_faulty_study
 from PIL import Image
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
+from ragsam.data.checks.survey import survey
 from ragsam.data.datalist import Case, Datalist, read_datalist
-from ragsam.data.survey import survey
 from ragsam.report.check_page import write_check_page
 from ragsam.report.check_plots import body_axes
 

@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 
 from ragsam.cli import main
-from ragsam.data.cards import Card, Organ
+from ragsam.data.cards.load import Card, Organ
 from ragsam.errors import InputError
+from ragsam.evaluation.compare_runs import compare_runs, read_runs
+from ragsam.evaluation.paired_comparison import compare_metrics
+from ragsam.evaluation.score_cases import CasePair, evaluate_cases
 from ragsam.metrics.protocols import METRICS
 from ragsam.report.compare_page import claim, write_comparison
-from ragsam.report.compare_runs import compare_runs, read_runs
-from ragsam.report.comparison import compare_metrics
-from ragsam.report.evaluation import CasePair, evaluate_cases
 from ragsam.report.tables import write_metrics_json
 
 EVIL = "<script>alert(1)<\\script>"

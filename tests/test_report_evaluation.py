@@ -14,23 +14,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ragsam.data.cards import Card, Organ
+from ragsam.data.cards.load import Card, Organ
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
+from ragsam.evaluation.case_pairs import unmatched_predictions
+from ragsam.evaluation.paired_comparison import compare_metrics
+from ragsam.evaluation.score_case import evaluated
+from ragsam.evaluation.score_cases import CasePair, evaluate_cases, pairs_from_cases, pairs_from_folders
 from ragsam.metrics.protocols import ALL_METRICS
-from ragsam.report.case_scores import evaluated
 from ragsam.report.cases import worst_first
-from ragsam.report.comparison import compare_metrics
-from ragsam.report.evaluation import CasePair, evaluate_cases, pairs_from_cases, pairs_from_folders
 from ragsam.report.markup import escape_latex, escape_markdown
-from ragsam.report.pairs import unmatched_predictions
-from ragsam.report.tables import (
-    COLUMNS,
-    summary_rows,
-    write_metrics_csv,
-    write_metrics_json,
-    write_summary_tables,
-)
+from ragsam.report.tables import COLUMNS, summary_rows, write_metrics_csv, write_metrics_json, write_summary_tables
 
 SHAPE, SPACING = (8, 8, 4), (1.0, 1.0, 5.0)
 DIAGONAL = math.sqrt(8**2 + 8**2 + 20**2)
@@ -248,7 +242,7 @@ def test_processes_give_the_same_digits_and_one_that_dies_is_a_fault(pair, monke
     pairs = [pair(_labels(), _labels(shift=i % 3), f"c{i}", f"p{i}") for i in range(5)] + [pair(_labels(), None, "c5")]
     alone = evaluate_cases(pairs, CARD)
     assert evaluate_cases(pairs, CARD, jobs=2) == alone
-    monkeypatch.setattr("ragsam.report.evaluation.evaluated", _dies_of_c1)
+    monkeypatch.setattr("ragsam.evaluation.score_cases.evaluated", _dies_of_c1)
     found = evaluate_cases(pairs, CARD, jobs=2)
     assert found["unscored"] == ["c1"]
     assert found["faults"][0].startswith("c1: its process died")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ragsam.report.agreement import volume_agreement
+from ragsam.evaluation.volume_agreement import volume_agreement
 from ragsam.report.figures import DIFFERENCE_COLOURS, difference_png, slice_png
+from ragsam.report.formatting import finding, interval, number, verdict, without_folders
 from ragsam.report.plots import agreement_plot
-from ragsam.report.text import finding, interval, number, verdict, without_folders
 from ragsam.report.views import as_picture, canonical, crop_box, keep_values, telling_slices, window_of
 
 OPTIONS = {"spacing_mm": (1.0, 1.0), "window": (0.0, 1.0)}

@@ -4,12 +4,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
-from ragsam.report.evaluation import evaluate_cases
-from ragsam.report.labels import read_labels
-from ragsam.report.pairs import pairs_from_cases
+from ragsam.evaluation.case_pairs import pairs_from_cases
+from ragsam.evaluation.read_labels import read_labels
+from ragsam.evaluation.score_cases import evaluate_cases
 from ragsam.report.views import view_labels
 
 MAP = {7: 1, 9: 2, 5: 0}

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ragsam.data.cards import Card, Organ
+from ragsam.data.cards.load import Card, Organ
 from ragsam.data.datalist import Case
-from ragsam.report.evaluation import CasePair, evaluate_cases
+from ragsam.evaluation.score_cases import CasePair, evaluate_cases
 from ragsam.report.page import write_report
 
 EVIL = "<script>alert(1)<\\script>"

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ragsam.cli import main
-from ragsam.data.cards import Card, Organ
+from ragsam.data.cards.load import Card, Organ
 from ragsam.errors import InputError
-from ragsam.report.evaluation import CasePair, evaluate_cases
+from ragsam.evaluation.score_cases import CasePair, evaluate_cases
 from ragsam.report.figures import DIFFERENCE_COLOURS
 from ragsam.report.page import write_report
 from ragsam.report.viewer import viewer_choice

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragsam.networks.supports import Supports, label_prior
-from ragsam.retrieval.carrying import (
+from ragsam.retrieval.label_transfer import (
     PASSES,
     Pass,
     best_matches,

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case
 from ragsam.data.slices import SliceDataset
+from ragsam.inference.volume_inferer import VolumeInferer
 from ragsam.transforms import postprocessing, preprocessing
 from ragsam.transforms.slicing import SLICE_AXCODES
-from ragsam.workflows.inferers import VolumeInferer
 
 CLASSES = 3  # the phantom card's first organs do for a label
 SIDES = st.integers(1, 9)

@@ -10,7 +10,7 @@ import torch
 from monai.data import DataLoader, get_track_meta, set_track_meta
 from monai.utils import set_determinism
 
-from ragsam.data.cards import Card, Organ
+from ragsam.data.cards.load import Card, Organ
 from ragsam.data.datalist import Case
 from ragsam.data.slices import SliceDataset
 from ragsam.data.volume_cache import VolumeCache

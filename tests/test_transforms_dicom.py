@@ -14,10 +14,10 @@ from scipy.spatial.transform import Rotation
 from small_dicom import AXIAL, DICOM_NAME, make_slice, write_series
 from small_study import files_below
 
-from ragsam.data.validation import read_volume_checked
+from ragsam.data.checks.check_case import read_volume_checked
 from ragsam.errors import InputError
-from ragsam.transforms.dicom import is_dicom_folder, list_series, read_series, slice_files
-from ragsam.transforms.reading import open_volume
+from ragsam.io.dicom_series import is_dicom_folder, list_series, read_series, slice_files
+from ragsam.io.read_volume import open_volume
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "body_ct"
 SPACING_MM = (0.5, 0.75, 2.0)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from ragsam.errors import InputError
-from ragsam.transforms.dicom_geometry import stack_slices
+from ragsam.io.dicom_geometry import stack_slices
 
 AXIAL = (1, 0, 0, 0, 1, 0)
 

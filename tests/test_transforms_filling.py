@@ -10,7 +10,7 @@ from ragsam.data.volumes import VolumeDataset
 from ragsam.errors import InputError
 from ragsam.report.views import view_image
 from ragsam.transforms import preprocessing
-from ragsam.transforms.filling import FillNonfinited, fill_nonfinite
+from ragsam.transforms.nonfinite import FillNonfinited, fill_nonfinite
 
 HOLES = np.array([[[1.0, np.nan, 3.0, np.inf, -np.inf, 5.0]]], np.float32)
 FILLED = [[[1.0, -7.0, 3.0, -7.0, -7.0, 5.0]]]

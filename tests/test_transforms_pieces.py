@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from monai.transforms import FillHoles
 
 from ragsam.transforms import postprocessing
-from ragsam.transforms.pieces import fill_organ_holes, keep_pieces
+from ragsam.transforms.components import fill_organ_holes, keep_pieces
 
 
 def row(*values):

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from ragsam.data.validation import read_volume_checked
+from ragsam.data.checks.check_case import read_volume_checked
 from ragsam.errors import InputError
+from ragsam.io.read_volume import VolumeReader, open_volume
 from ragsam.transforms import preprocessing
-from ragsam.transforms.reading import VolumeReader, open_volume
 
 SHAPE = (7, 6, 5)
 AFFINE = np.array([[-0.5, 0, 0, 12.0], [0, 0.75, 0, -30.0], [0, 0, 2.0, 7.5], [0, 0, 0, 1]])

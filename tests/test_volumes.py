@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case
 from ragsam.data.volumes import VolumeDataset
 from ragsam.errors import InputError

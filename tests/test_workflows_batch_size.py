@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ragsam.cli import main
+from ragsam.commands import fit_batch as batch_size
+from ragsam.commands.fit_batch import LARGEST, largest_that_fits
+from ragsam.console.memory import memory_limit, peak_memory
 from ragsam.errors import InputError
-from ragsam.workflows import batch_size
-from ragsam.workflows.batch_size import LARGEST, largest_that_fits
-from ragsam.workflows.memory import memory_limit, peak_memory
 
 
 def machine(fixed, each, holds=None, *, gpu=True):

@@ -8,8 +8,8 @@ from PIL import Image
 from small_study import TRAINING, files_below
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ragsam.workflows.board import volume_picture
-from ragsam.workflows.jobs import train_run
+from ragsam.api.train import train_run
+from ragsam.training.tensorboard_log import volume_picture
 
 KNOBS = {"epochs": 3, "steps_per_epoch": 2, "batch_size": 2, "validate_every": 1, "image_size": 32}
 
@@ -46,7 +46,7 @@ def test_no_board_where_none_is_wanted(study, tmp_path):
 
 def test_a_resumed_training_writes_no_step_twice(study, tmp_path, monkeypatch):
     """Stopped in the third epoch's validation: its steps were written already."""
-    from ragsam.workflows.history import History
+    from ragsam.training.csv_log import History
 
     write = History._write
 

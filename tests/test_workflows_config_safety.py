@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ragsam.workflows.bundle import find_bundle
-from ragsam.workflows.config_safety import MAX_BYTES, code_faults
-from ragsam.workflows.expression_safety import expression_fault
+from ragsam.runs.config_safety import MAX_BYTES, code_faults
+from ragsam.runs.expression_safety import expression_fault
+from ragsam.runs.templates import find_bundle
 
 BUNDLES = sorted(path.parent.name for path in Path(str(resources.files("ragsam.bundles"))).glob("*/configs"))
 #: Would be written by a config that ran.

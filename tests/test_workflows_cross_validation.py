@@ -7,11 +7,11 @@ import pytest
 from small_study import TRAINING, files_below
 
 from ragsam.cli import main
+from ragsam.commands import cross_validate as cross_validation
+from ragsam.commands.cross_validate import cross_validate, fold_sections, folds_of
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.files import read_json
-from ragsam.workflows import cross_validation
-from ragsam.workflows.cross_validation import cross_validate, fold_sections, folds_of
 
 KNOBS = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2, "image_size": 32, "board": None}
 OPTIONS = [f"--set={name}={'null' if value is None else value}" for name, value in KNOBS.items()]

@@ -11,17 +11,18 @@ import torch
 from torch import nn
 
 from ragsam.cli import main
-from ragsam.data.cards import load_card
+from ragsam.commands import export_torchscript as deployment
+from ragsam.commands.export_onnx import export_onnx
+from ragsam.commands.export_torchscript import export_torchscript, largest_difference
+from ragsam.data.cards.load import load_card
 from ragsam.errors import InputError
 from ragsam.networks import Segmenter, Supports
 from ragsam.networks.checkpoints import load_weights, save_weights
 from ragsam.networks.deployable import Encoder, PromptedDecoder, example_inputs, example_prompts, prepare
 from ragsam.networks.supports import label_prior
-from ragsam.workflows import deployment
-from ragsam.workflows.bundle import make_run
-from ragsam.workflows.deployment import export_torchscript, largest_difference, trained_network
-from ragsam.workflows.network_options import network_options
-from ragsam.workflows.onnx_export import export_onnx
+from ragsam.runs.network_config import network_options
+from ragsam.runs.templates import make_run
+from ragsam.runs.trained import trained_network
 
 #: A network as different from the bundle's default as can be.
 OTHER = {

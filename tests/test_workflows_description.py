@@ -5,10 +5,10 @@ import json
 import pytest
 
 from ragsam.cli import main
+from ragsam.commands.describe import describe, description_text
 from ragsam.errors import InputError
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import save_weights
-from ragsam.workflows.description import describe, description_text
 
 PLAIN_VIT_B = {"backbone": "vit_b", "image_size": 512, "base": "a/sam_vit_b.pth", "detail": False, "fusion": None}
 

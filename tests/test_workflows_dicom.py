@@ -15,12 +15,12 @@ import SimpleITK as sitk  # noqa: N813
 from small_dicom import DICOM_NAME, make_slice, write_series
 from small_study import SPACING_MM, affine_of, anatomy, files_below, log_lines, save_volume
 
+from ragsam.api.segment import segment_with_run
 from ragsam.cli import main
-from ragsam.data.cards import Code, load_card, parse_card
-from ragsam.transforms.dicom import slice_files
-from ragsam.transforms.reading import open_volume
-from ragsam.workflows.dicom_seg import write_dicom_seg
-from ragsam.workflows.jobs import segment_with_run
+from ragsam.data.cards.load import Code, load_card, parse_card
+from ragsam.inference.dicom_seg import write_dicom_seg
+from ragsam.io.dicom_series import slice_files
+from ragsam.io.read_volume import open_volume
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "body_ct"
 CARD = load_card("hippocampus")

@@ -12,8 +12,8 @@ import torch
 from packaging.requirements import Requirement
 
 from ragsam.cli import main
-from ragsam.workflows import doctor
-from ragsam.workflows.doctor import Finding, examine, finding_lines, package_fault
+from ragsam.commands import doctor
+from ragsam.commands.doctor import Finding, examine, finding_lines, package_fault
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from ragsam.api.segment import segment_with_run
 from ragsam.cli import main
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
-from ragsam.workflows import ensemble
-from ragsam.workflows.ensemble import Ensemble
-from ragsam.workflows.inferers import VolumeInferer
-from ragsam.workflows.jobs import segment_with_run
+from ragsam.inference import ensemble
+from ragsam.inference.ensemble import Ensemble
+from ragsam.inference.volume_inferer import VolumeInferer
 
 ORGANS = ("anterior", "posterior")
 

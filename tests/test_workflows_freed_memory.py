@@ -14,7 +14,7 @@ import yaml
 #: Counts the pages that the system must give for tensors of 40 MB, one after the other, as told and as it was.
 PAGES = """
 import resource, torch
-from ragsam.workflows.freed_memory import keep_freed_memory
+from ragsam.console.malloc import keep_freed_memory
 
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -42,4 +42,4 @@ def test_every_config_that_runs_a_network_asks_for_it():
     assert {path.name for path in configs} >= {"train.yaml", "inference.yaml", "evaluate.yaml", "multi_gpu_train.yaml"}
     for path in configs:
         first = yaml.safe_load(path.read_text())["initialize"][0]
-        assert first == {"_target_": "ragsam.workflows.freed_memory.keep_freed_memory"}, path
+        assert first == {"_target_": "ragsam.console.malloc.keep_freed_memory"}, path

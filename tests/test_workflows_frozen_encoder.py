@@ -8,14 +8,14 @@ from ignite.engine import Engine, Events
 from test_workflows_resuming import StopError, assert_same_end, workflow_of
 from test_workflows_training import batches_of, prepared, retrieval_of
 
+from ragsam.api.train import train_run
+from ragsam.commands.try_training import estimate_lines, try_training
 from ragsam.data.fixed_copies import FixedCopies
 from ragsam.errors import InputError
+from ragsam.inference.bank_building import encode_alone
 from ragsam.networks import Segmenter
-from ragsam.workflows.bundle import make_run
-from ragsam.workflows.dry_run import estimate_lines, try_training
-from ragsam.workflows.frozen_encoder import FrozenEncoder
-from ragsam.workflows.jobs import train_run
-from ragsam.workflows.retrieval_handler import encode_alone
+from ragsam.runs.templates import make_run
+from ragsam.training.frozen_encoder import FrozenEncoder
 
 FROZEN = {"frozen_from": 1, "frozen_views": 2, "image_size": 32, "validate_every": 9}
 

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from small_study import KNOBS
 
+from ragsam.api.index import index_run
+from ragsam.api.segment import segment_with_run
+from ragsam.api.train import train_run
 from ragsam.errors import InputError
 from ragsam.files import read_json
 from ragsam.retrieval import Bank
 from ragsam.retrieval.bank_manifest import read_manifest
-from ragsam.workflows.jobs import index_run, segment_with_run, train_run
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,17 @@ from ignite.metrics import Metric
 from monai.engines import SupervisedEvaluator
 from small_study import files_below
 
+from ragsam.console.engine_progress import Progress
 from ragsam.errors import InputError
+from ragsam.inference.volume_retrieval import VolumeRetrieval
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import load_weights, save_weights
 from ragsam.retrieval import Retriever
-from ragsam.workflows.checkpoint_handler import BestWeights, WeightsLoader
-from ragsam.workflows.history import COLUMNS, History
-from ragsam.workflows.organ_dice import OrganDice
-from ragsam.workflows.progress import Progress
-from ragsam.workflows.retrieval_handler import VolumeRetrieval
-from ragsam.workflows.validation import Validation
+from ragsam.runs.weights import WeightsLoader
+from ragsam.training.best_weights import BestWeights
+from ragsam.training.csv_log import COLUMNS, History
+from ragsam.training.organ_dice import OrganDice
+from ragsam.training.validation import Validation
 
 
 class Line(torch.nn.Module):
@@ -181,7 +182,7 @@ def test_history_has_a_row_a_validation_with_the_mean_loss_since_the_last(tmp_pa
 
 def test_history_does_not_count_the_time_of_validation(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("ragsam.workflows.history.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ragsam.training.csv_log.time.monotonic", lambda: now[0])
 
     def step(engine, batch):
         now[0] += 1.5
@@ -237,7 +238,7 @@ def test_validation_comes_at_every_nth_epoch_and_once_at_the_last(interval, epoc
 def test_progress_off_a_terminal_is_a_line_an_epoch(caplog, monkeypatch):
     caplog.set_level(logging.INFO, logger="ragsam")
     now = [0.0]
-    monkeypatch.setattr("ragsam.workflows.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ragsam.console.engine_progress.time.monotonic", lambda: now[0])
     trainer = trainer_of([4.0, 2.0, 1.0, 0.0])
 
     @trainer.on(Events.ITERATION_COMPLETED)
@@ -264,7 +265,7 @@ def test_progress_off_a_terminal_is_a_line_a_volume(caplog, capsys):
 def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     now = [0.0]
-    monkeypatch.setattr("ragsam.workflows.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ragsam.console.engine_progress.time.monotonic", lambda: now[0])
     trainer = trainer_of([4.0, 2.0, 1.0, 0.5])
 
     @trainer.on(Events.ITERATION_STARTED)

@@ -24,12 +24,13 @@ from published_checkpoints import (
 )
 from small_study import affine_of, anatomy, files_below, save_volume
 
+from ragsam.api.train import train_run
 from ragsam.cli import main
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import load_weights
-from ragsam.workflows.bundle import make_run
-from ragsam.workflows.jobs import train_run
-from ragsam.workflows.start_weights import StartWeights, start_knobs
+from ragsam.runs.start import start_knobs
+from ragsam.runs.templates import make_run
+from ragsam.training.start_weights import StartWeights
 
 SIZE = 32
 FAST = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2, "validate_every": 1}

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from small_study import HEADER_NAME, TRAINING, files_below
 
+from ragsam.api import index as indexing
+from ragsam.api.index import index_run
+from ragsam.api.segment import segment_with_run
 from ragsam.cli import main
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist, write_datalist
 from ragsam.errors import InputError
 from ragsam.retrieval import Bank
 from ragsam.retrieval.bank import pseudonym
 from ragsam.retrieval.bank_writer import BankWriter
-from ragsam.workflows import indexing
-from ragsam.workflows.jobs import index_run, segment_with_run
 
 
 def alike(one, other):

@@ -8,9 +8,9 @@ from test_slices import CARD, WINDOW, case_of, write_case
 from torch import nn
 
 from ragsam.data.slices import SliceDataset
+from ragsam.inference.volume_inferer import VolumeInferer
 from ragsam.networks.lora import LoRALinear
 from ragsam.transforms import preprocessing
-from ragsam.workflows.inferers import VolumeInferer
 
 
 def infer(volume, network, size=8, **options):

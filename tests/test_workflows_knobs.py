@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from ragsam.errors import InputError
-from ragsam.workflows.bundle import CONFIGS, find_bundle
-from ragsam.workflows.knobs import checked_knobs, knob_names, parse_knob, set_knobs
+from ragsam.runs.options import checked_knobs, knob_names, parse_knob, set_knobs
+from ragsam.runs.templates import CONFIGS, find_bundle
 
 TEXT = """# Training.
 imports:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ragsam.errors import InputError
-from ragsam.workflows.looks import Look, Looks
+from ragsam.inference.test_time_augmentation import Look, Looks
 
 
 def pixels(slices):

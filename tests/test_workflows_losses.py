@@ -11,8 +11,8 @@ from monai.losses import DiceCELoss
 from torch.nn import functional as F
 
 from ragsam.errors import InputError
-from ragsam.workflows.bundle import find_bundle
-from ragsam.workflows.losses import PartialDiceCELoss, Target, at_size
+from ragsam.runs.templates import find_bundle
+from ragsam.training.losses import PartialDiceCELoss, Target, at_size
 
 SAMED = {"dice_weight": 0.8, "cross_entropy_weight": 0.2, "dice_squared": True}
 

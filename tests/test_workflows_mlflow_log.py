@@ -7,11 +7,11 @@ import pytest
 from ignite.engine import Engine
 from small_study import KNOBS
 
+from ragsam.api.train import train_run
 from ragsam.errors import InputError
 from ragsam.report.training import read_log
-from ragsam.workflows import mlflow_log
-from ragsam.workflows.jobs import train_run
-from ragsam.workflows.mlflow_log import MLflowLog
+from ragsam.training import mlflow_log
+from ragsam.training.mlflow_log import MLflowLog
 
 needs_mlflow = pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="the extra `mlflow` is not here")
 

@@ -5,9 +5,9 @@ import torch
 
 from ragsam.errors import InputError
 from ragsam.networks.tuning import USUAL
-from ragsam.workflows.bundle import CONFIGS, find_bundle
-from ragsam.workflows.knobs import set_knobs
-from ragsam.workflows.network_options import build_empty, network_options
+from ragsam.runs.network_config import build_empty, network_options
+from ragsam.runs.options import set_knobs
+from ragsam.runs.templates import CONFIGS, find_bundle
 
 
 def text(config="train", **knobs):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from ragsam.api.segment import segment_with_run
 from ragsam.data.datalist import load_datalist
 from ragsam.data.served import as_cases, case_name
 from ragsam.errors import InputError
-from ragsam.workflows.jobs import segment_with_run
 
 
 class Served:

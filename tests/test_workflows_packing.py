@@ -15,17 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_study import files_below
 
+from ragsam.api.segment import segment_with_run
 from ragsam.cli import main
+from ragsam.commands.pack import pack_run
+from ragsam.commands.unpack import unpack_run
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.files import read_json, sha256_file
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import save_weights
 from ragsam.networks.sam import build_sam
-from ragsam.workflows.bundle import make_run, run_config
-from ragsam.workflows.jobs import segment_with_run
-from ragsam.workflows.packing import pack_run
-from ragsam.workflows.unpacking import unpack_run
+from ragsam.runs.templates import make_run, run_config
 
 
 def voxels(folder):
@@ -66,7 +66,7 @@ def based(study, tmp_path):
 @pytest.fixture
 def tiny(tmp_path):
     """A run that is quickly packed: a template's configs and weights of one number."""
-    from ragsam.workflows.bundle import find_bundle
+    from ragsam.runs.templates import find_bundle
 
     shutil.copytree(find_bundle("sam_lora"), tmp_path / "tiny")
     save_weights(tmp_path / "tiny" / "models" / "model.safetensors", {"w": torch.ones(1)}, {"base_sha256": None})
@@ -299,7 +299,7 @@ def test_an_entry_that_is_larger_than_it_says_is_refused(tiny, tmp_path):
 
 
 def test_too_many_files_are_refused(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("ragsam.workflows.unpacking.MAX_FILES", 5)
+    monkeypatch.setattr("ragsam.commands.unpack.MAX_FILES", 5)
     pack_run(tiny, tmp_path / "p.zip")
     with pytest.raises(InputError, match="more than 5 files"):
         unpack_run(tmp_path / "p.zip", tmp_path / "there")
@@ -321,7 +321,7 @@ def test_what_is_no_packed_run_is_refused(tmp_path, content):
 
 @pytest.fixture(scope="module")
 def small_archive(tmp_path_factory):
-    from ragsam.workflows.bundle import find_bundle
+    from ragsam.runs.templates import find_bundle
 
     folder = tmp_path_factory.mktemp("small")
     shutil.copytree(find_bundle("sam_lora"), folder / "run")

@@ -6,13 +6,14 @@ import pytest
 import torch
 from small_study import KNOBS
 
+from ragsam.api.segment import segment_with_run
+from ragsam.api.train import train_run
 from ragsam.errors import InputError
+from ragsam.inference.volume_inferer import VolumeInferer
 from ragsam.networks import Segmenter
+from ragsam.networks.precision import autocast, autocast_dtype, is_int8, scales_gradients
 from ragsam.retrieval import Bank, Retriever
-from ragsam.workflows.inferers import VolumeInferer
-from ragsam.workflows.jobs import segment_with_run, train_run
-from ragsam.workflows.placing import place
-from ragsam.workflows.precision import autocast, autocast_dtype, is_int8, scales_gradients
+from ragsam.training.device import place
 
 
 def test_what_autocast_computes_in(monkeypatch):

@@ -11,15 +11,16 @@ import torch
 from small_study import files_below
 from torch.utils.data import SequentialSampler
 
+from ragsam.api.index import index_run
+from ragsam.api.train import train_run
 from ragsam.errors import InputError
 from ragsam.files import read_json
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import load_weights
-from ragsam.workflows import processes
-from ragsam.workflows.bundle import OVERLAYS, find_bundle, make_run, run_config
-from ragsam.workflows.epoch_seeds import epoch_seed
-from ragsam.workflows.jobs import index_run, train_run
-from ragsam.workflows.knobs import knob_names
+from ragsam.runs.options import knob_names
+from ragsam.runs.templates import OVERLAYS, find_bundle, make_run, run_config
+from ragsam.training import distributed as processes
+from ragsam.training.epoch_seeds import epoch_seed
 
 #: A step an epoch, so that the log has every step's loss; nothing random but what is drawn for all processes. In the
 #: last two the encoder is frozen.

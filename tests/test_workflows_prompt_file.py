@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.errors import InputError
+from ragsam.prompting.prompt_file import MaskFile, ObjectPrompts, read_prompts
 from ragsam.transforms.voxel_prompts import VoxelBox, VoxelPoint
-from ragsam.workflows.prompt_file import MaskFile, ObjectPrompts, read_prompts
 
 CARD = load_card("hippocampus")
 ORGAN, OTHER = CARD.labels

@@ -5,17 +5,16 @@ import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
+from ragsam.api.train import train_run
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import load_weights
-from ragsam.networks.prompts import INSIDE, OUTSIDE, BoxPrompts, PromptedMasks, Prompts
+from ragsam.networks.prompts import INSIDE, OUTSIDE, BoxPrompts, PromptedMasks, Prompts, boxes_of
 from ragsam.networks.segmenter import Embedded
-from ragsam.transforms.voxel_prompts import MASK_LOGIT
-from ragsam.workflows import prompt_simulation
-from ragsam.workflows.bundle import make_run
-from ragsam.workflows.jobs import train_run
-from ragsam.workflows.losses import PartialDiceCELoss, Target
-from ragsam.workflows.prompt_simulation import GROUPS, KINDS, DrawnPrompts, boxes_of, draw_prompts, rough_drafts
-from ragsam.workflows.prompted_training import (
+from ragsam.prompting.prompted_volume import coarse_logits
+from ragsam.runs.templates import make_run
+from ragsam.training import simulated_prompts as prompt_simulation
+from ragsam.training.losses import PartialDiceCELoss, Target
+from ragsam.training.prompted_training import (
     Answered,
     PromptDrawing,
     PromptedInferer,
@@ -24,7 +23,8 @@ from ragsam.workflows.prompted_training import (
     prepare_prompted_slices,
     true_overlap,
 )
-from ragsam.workflows.prompting import coarse_logits
+from ragsam.training.simulated_prompts import GROUPS, KINDS, DrawnPrompts, draw_prompts, rough_drafts
+from ragsam.transforms.voxel_prompts import MASK_LOGIT
 
 SIDE, COARSE = 32, (16, 16)
 SHORT = {"epochs": 1, "steps_per_epoch": 3, "batch_size": 4, "validate_every": 1}

@@ -8,8 +8,10 @@ import pytest
 import torch
 from small_study import log_lines
 
+from ragsam.api.index import index_run
 from ragsam.cli import main
-from ragsam.data.cards import card_text
+from ragsam.commands.import_weights import import_weights
+from ragsam.data.cards.load import card_text
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.files import read_json, sha256_file
@@ -18,11 +20,9 @@ from ragsam.networks import Supports
 from ragsam.networks.prompts import PromptedMasks
 from ragsam.networks.sam import build_sam
 from ragsam.networks.segmenter import Embedded, Segmenter
+from ragsam.prompting.prompted_vote import PromptedVote, load_answering
+from ragsam.runs.bank_only import segment_values
 from ragsam.transforms.voxel_prompts import MASK_LOGIT
-from ragsam.workflows.importing import import_weights
-from ragsam.workflows.jobs import index_run
-from ragsam.workflows.prompted_vote import PromptedVote, load_answering
-from ragsam.workflows.training_free import segment_values
 
 SURE = 1e4
 

@@ -10,6 +10,14 @@ from test_networks_prompts import segment_anything_sam
 
 from ragsam.networks import Segmenter
 from ragsam.networks.prompts import PromptedMasks
+from ragsam.prompting.prompted_volume import (
+    PromptedVolume,
+    SliceMask,
+    coarse_logits,
+    mask_box,
+    on_image_grid,
+    window_prompts,
+)
 from ragsam.transforms import preprocessing
 from ragsam.transforms.prompt_windows import Window
 from ragsam.transforms.voxel_prompts import (
@@ -22,14 +30,6 @@ from ragsam.transforms.voxel_prompts import (
     VoxelPoint,
     VoxelPrompts,
     prompts_by_slice,
-)
-from ragsam.workflows.prompting import (
-    PromptedVolume,
-    SliceMask,
-    coarse_logits,
-    mask_box,
-    on_image_grid,
-    window_prompts,
 )
 
 SIZE, DEPTH = 64, 3

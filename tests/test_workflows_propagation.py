@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ragsam.prompting.prompted_volume import SliceMask
+from ragsam.prompting.propagation import Following, has_ended, propagate
 from ragsam.transforms.voxel_prompts import SliceBox
-from ragsam.workflows.prompting import SliceMask
-from ragsam.workflows.propagation import Following, has_ended, propagate
 
 SIDE = 12
 

@@ -10,12 +10,12 @@ import pytest
 from ignite.engine import Engine
 from small_study import HEADER_NAME
 
+from ragsam.api.segment import segment_with_run
 from ragsam.cli import main
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
 from ragsam.files import read_json
-from ragsam.workflows.jobs import segment_with_run
-from ragsam.workflows.provenance import Provenance, provenance_rows
+from ragsam.inference.provenance import Provenance, provenance_rows
 
 LORA = {"lora": {"rank": 4, "targets": ["q", "v"]}}
 

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from small_study import affine_of, save_volume
 
+from ragsam.api.index import index_run
+from ragsam.api.segment import segment_with_run
+from ragsam.api.train import train_run
 from ragsam.cli import main
 from ragsam.data.datalist import Case, write_datalist
 from ragsam.errors import InputError
 from ragsam.files import read_json
-from ragsam.workflows.jobs import index_run, segment_with_run, train_run
-from ragsam.workflows.ranking import rank_volumes
+from ragsam.inference.novelty_ranking import rank_volumes
 
 
 def body(seed):

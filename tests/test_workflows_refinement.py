@@ -8,12 +8,12 @@ import pytest
 import torch
 from small_study import affine_of, flipped
 
+from ragsam.inference.volume_inferer import VolumeInferer
 from ragsam.networks import Segmenter
+from ragsam.prompting.prompted_volume import SliceMask
+from ragsam.prompting.refinement import keep_prompted, organ_odds, refine, replace_organ, segment_automatically
 from ragsam.transforms import postprocessing, preprocessing
 from ragsam.transforms.voxel_prompts import SliceBox, SliceGrid, SlicePoint, SlicePrompts
-from ragsam.workflows.inferers import VolumeInferer
-from ragsam.workflows.prompting import SliceMask
-from ragsam.workflows.refinement import keep_prompted, organ_odds, refine, replace_organ, segment_automatically
 
 
 def test_odds_by_hand():

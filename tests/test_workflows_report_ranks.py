@@ -7,13 +7,13 @@ import pytest
 from ignite.engine import Engine
 from small_study import anatomy, files_below
 
-from ragsam.data.cards import load_card
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, load_datalist, write_datalist
 from ragsam.errors import InputError
+from ragsam.evaluation.score_cases import evaluate_cases, pairs_from_cases
 from ragsam.files import read_json
-from ragsam.report.evaluation import evaluate_cases, pairs_from_cases
-from ragsam.workflows import report_handler
-from ragsam.workflows.report_handler import EvaluationReport, gather
+from ragsam.inference import evaluation as report_handler
+from ragsam.inference.evaluation import EvaluationReport, gather
 
 CARD = load_card("hippocampus")
 

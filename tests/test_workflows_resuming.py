@@ -13,14 +13,14 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from small_study import files_below
 
+from ragsam.api.train import train_run
 from ragsam.cli import main
+from ragsam.console.engine_progress import Progress
 from ragsam.errors import InputError
 from ragsam.networks.checkpoints import load_weights, read_checkpoint
-from ragsam.workflows.bundle import make_run
-from ragsam.workflows.epoch_seeds import epoch_seed
-from ragsam.workflows.jobs import train_run
-from ragsam.workflows.progress import Progress
-from ragsam.workflows.resuming import Checkpoints
+from ragsam.runs.templates import make_run
+from ragsam.training.checkpoints import Checkpoints
+from ragsam.training.epoch_seeds import epoch_seed
 
 #: The bank follows the encoder, is built at epoch 3 and anew at 6: epochs 4 and 5 search one that is out of date.
 KNOBS = {
@@ -227,7 +227,7 @@ def test_time_left_counts_from_the_epoch_that_was_resumed(caplog, monkeypatch):
 
     caplog.set_level("INFO", logger="ragsam")
     now = [0.0]
-    monkeypatch.setattr("ragsam.workflows.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ragsam.console.engine_progress.time.monotonic", lambda: now[0])
 
     def step(engine, batch):
         now[0] += 10

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from small_study import HEADER_NAME, TRAINING, affine_of, anatomy, files_below, save_volume
 
+from ragsam.api.index import index_run
+from ragsam.api.segment import segment_with_run
+from ragsam.api.train import train_run
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.files import read_json
 from ragsam.retrieval import Bank
 from ragsam.retrieval.bank import pseudonym
-from ragsam.workflows.bundle import make_run
-from ragsam.workflows.jobs import index_run, segment_with_run, train_run
+from ragsam.runs.templates import make_run
 
 SHORT = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 4, "validate_every": 1}
 

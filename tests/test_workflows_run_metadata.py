@@ -13,7 +13,7 @@ from ragsam import __version__
 from ragsam.data.data_fingerprint import data_fingerprint
 from ragsam.data.datalist import load_datalist
 from ragsam.networks.checkpoints import load_weights
-from ragsam.workflows.run_metadata import RunMetadata
+from ragsam.training.metadata_handler import RunMetadata
 
 
 def test_metadata_name_the_versions_the_data_and_what_the_weights_were_worth(run, study):

@@ -8,16 +8,16 @@ from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 from small_study import files_below, log_lines
 
+from ragsam.api.train import train_run
 from ragsam.cli import main
+from ragsam.commands.try_training import try_training
+from ragsam.console.durations import duration
 from ragsam.errors import InputError
 from ragsam.networks.checkpoints import read_checkpoint
-from ragsam.workflows.disk_space import free_bytes, require_space, training_bytes
-from ragsam.workflows.dry_run import try_training
-from ragsam.workflows.durations import duration
-from ragsam.workflows.early_stop import EarlyStop
-from ragsam.workflows.guarding import LossGuard, batch_text
-from ragsam.workflows.jobs import train_run
-from ragsam.workflows.losses import PartialDiceCELoss
+from ragsam.training.disk_space import free_bytes, require_space, training_bytes
+from ragsam.training.early_stop import EarlyStop
+from ragsam.training.loss_guard import LossGuard, batch_text
+from ragsam.training.losses import PartialDiceCELoss
 
 SHORT = {"epochs": 3, "steps_per_epoch": 2, "batch_size": 3, "validate_every": 9, "image_size": 32}
 BATCH = {"image": torch.zeros(2, 3, 4, 4), "case": ["img0002", "img0001"], "slice": torch.tensor([7, 3])}
@@ -194,7 +194,7 @@ def test_check_estimates_and_leaves_nothing(study, tmp_path, capsys, monkeypatch
     assert "for 1 volumes; 3 of them\n" in said
     assert not output.exists()
     full_disk(monkeypatch, 200_000_000)
-    monkeypatch.setattr("ragsam.workflows.dry_run.free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("ragsam.commands.try_training.free_bytes", lambda folder: 1000)
     with pytest.raises(InputError, match=r"0 MB are free, the training needs about \d+"):
         try_training("sam_lora", study, output, {"batch_size": 2})
 

@@ -7,10 +7,10 @@ import yaml
 from ragsam.cli import main
 from ragsam.errors import InputError
 from ragsam.networks.checkpoints import read_checkpoint
-from ragsam.workflows.bundle import find_bundle
-from ragsam.workflows.knobs import checked_knobs
-from ragsam.workflows.recipes import recipe, recipe_names
-from ragsam.workflows.schedules import SCHEDULES, make_schedule
+from ragsam.runs.options import checked_knobs
+from ragsam.runs.recipes import recipe, recipe_names
+from ragsam.runs.templates import find_bundle
+from ragsam.training.schedules import SCHEDULES, make_schedule
 
 
 def rates(name, steps, learning_rate=0.5):

@@ -12,23 +12,23 @@ import torch
 from small_dicom import write_series
 from small_study import SPACING_MM, affine_of, anatomy, flipped, save_volume
 
-from ragsam.data.cards import load_card
+from ragsam.api.segment_prompts import segment_prompted
+from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
+from ragsam.inference.novelty_ranking import rank_volumes
+from ragsam.io.read_volume import open_volume
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import save_weights
-from ragsam.transforms.reading import open_volume
+from ragsam.prompting.prompt_file import ObjectPrompts
+from ragsam.runs.network_config import network_options
+from ragsam.runs.templates import make_run
+from ragsam.serving import novelty_strategy as served_novelty
+from ragsam.serving.app import RunTasks
+from ragsam.serving.dicom_program import labels_on_series, main, write_program
+from ragsam.serving.novelty_strategy import NoveltyStrategy
+from ragsam.serving.prompt_task import PromptTask, asked_object
 from ragsam.transforms.voxel_prompts import VoxelBox, VoxelPoint
-from ragsam.workflows import served_novelty
-from ragsam.workflows.bundle import make_run
-from ragsam.workflows.network_options import network_options
-from ragsam.workflows.prompt_file import ObjectPrompts
-from ragsam.workflows.prompt_job import segment_prompted
-from ragsam.workflows.ranking import rank_volumes
-from ragsam.workflows.served_app import RunTasks
-from ragsam.workflows.served_dicom import labels_on_series, main, write_program
-from ragsam.workflows.served_novelty import NoveltyStrategy
-from ragsam.workflows.served_prompts import PromptTask, asked_object
 
 CARD = load_card("hippocampus")
 
@@ -197,7 +197,7 @@ def test_the_program_is_called_by_dcmqis_name_and_arguments(tmp_path):
     program = write_program(tmp_path / "it's bin", "/bin/echo", tmp_path / "a card.yaml")
     done = subprocess.run([program, "--outputDICOM", "x y"], capture_output=True, text=True)
     assert program == tmp_path / "it's bin" / "itkimage2segimage"
-    assert done.stdout == f"-m ragsam.workflows.served_dicom --card {tmp_path}/a card.yaml --outputDICOM x y\n"
+    assert done.stdout == f"-m ragsam.serving.dicom_program --card {tmp_path}/a card.yaml --outputDICOM x y\n"
 
 
 def test_labels_of_another_grid_are_refused(series, tmp_path):

@@ -8,9 +8,8 @@ import yaml
 from small_study import files_below
 
 from ragsam.cli import main
-from ragsam.errors import InputError
-from ragsam.workflows import serving
-from ragsam.workflows.serving import (
+from ragsam.commands import serve as serving
+from ragsam.commands.serve import (
     copy_run,
     make_app,
     require_private,
@@ -18,6 +17,7 @@ from ragsam.workflows.serving import (
     server_command,
     server_environment,
 )
+from ragsam.errors import InputError
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.1.2.3"])

@@ -22,12 +22,12 @@ from monai.transforms import (
     Spacingd,
 )
 
+from ragsam.inference import volume_inferer as inferers
+from ragsam.inference.volume_inferer import VolumeInferer
+from ragsam.io.read_volume import LoadVolumed
 from ragsam.transforms import postprocessing, preprocessing
 from ragsam.transforms.in_plane import InPlaneSpacingd
-from ragsam.transforms.reading import LoadVolumed
 from ragsam.transforms.slicing import SLICE_AXCODES, context_offsets, slice_channels, slice_height
-from ragsam.workflows import inferers
-from ragsam.workflows.inferers import VolumeInferer
 
 CLASSES = 4  # with background
 SIDES = st.integers(1, 9)

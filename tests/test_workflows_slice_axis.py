@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from small_study import KNOBS
 
+from ragsam.api.index import index_run
+from ragsam.api.segment import segment_with_run
+from ragsam.api.train import train_run
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.files import read_json
-from ragsam.workflows.bundle import fitting_image_size, make_run
-from ragsam.workflows.jobs import index_run, segment_with_run, train_run
+from ragsam.runs.templates import fitting_image_size, make_run
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ragsam.retrieval import Retriever
-from ragsam.workflows.slice_votes import SliceVotes
+from ragsam.training.neighbour_votes import SliceVotes
 
 SIDE, COUNT = 24, 9
 

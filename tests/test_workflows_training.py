@@ -10,16 +10,19 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from small_study import KNOBS, TRAINING
 
+from ragsam.api.index import index_run
+from ragsam.api.segment import segment_with_run
+from ragsam.api.train import train_run
+from ragsam.commands.try_training import try_training
 from ragsam.data.datalist import load_datalist, write_datalist
 from ragsam.errors import InputError
+from ragsam.inference.bank_building import encoder_fingerprint
 from ragsam.networks.checkpoints import load_weights
 from ragsam.networks.supports import Supports
 from ragsam.retrieval.bank import pseudonym
-from ragsam.workflows.batches import prepare_slices
-from ragsam.workflows.bundle import make_run
-from ragsam.workflows.dry_run import try_training
-from ragsam.workflows.jobs import index_run, segment_with_run, train_run
-from ragsam.workflows.retrieval_handler import TrainingRetrieval, encoder_fingerprint
+from ragsam.runs.templates import make_run
+from ragsam.training.batches import prepare_slices
+from ragsam.training.training_retrieval import TrainingRetrieval
 
 #: With a fusion that learns.
 SHORT = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 4, "validate_every": 1, "fusion": "label_prior"}

@@ -9,14 +9,14 @@ import pytest
 from small_dicom import write_series
 from small_study import SPACING_MM, affine_of, anatomy, files_below, log_lines
 
+from ragsam.api.index import index_run
 from ragsam.cli import main
-from ragsam.data.cards import card_text
+from ragsam.data.cards.load import card_text
 from ragsam.data.datalist import load_datalist, write_datalist
 from ragsam.files import read_json
+from ragsam.inference.provenance import provenance_rows
 from ragsam.metrics.overlap import dice
 from ragsam.retrieval import Bank
-from ragsam.workflows.jobs import index_run
-from ragsam.workflows.provenance import provenance_rows
 
 
 @pytest.fixture(scope="module")

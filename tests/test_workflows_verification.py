@@ -11,9 +11,9 @@ import yaml
 from small_study import files_below
 
 from ragsam.cli import main
+from ragsam.commands.verify import verify_bundle
+from ragsam.commands.verify_with_monai import CHECKS
 from ragsam.networks.checkpoints import load_weights, save_weights
-from ragsam.workflows.verification import verify_bundle
-from ragsam.workflows.verification_by_monai import CHECKS
 
 MARK = "/tmp/ragsam-verified-bundle-has-run"
 

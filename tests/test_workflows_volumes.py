@@ -9,10 +9,12 @@ import torch
 from ignite.engine import Engine, Events
 from small_study import SPACING_MM, affine_of, anatomy, files_below, flipped, rotation, save_volume
 
+from ragsam.api.index import index_run
+from ragsam.api.segment import segment_with_run
+from ragsam.api.train import train_run
 from ragsam.data.datalist import load_datalist
+from ragsam.inference.volume_writer import LabelVolumeWriter, write_label_volume
 from ragsam.metrics.overlap import dice
-from ragsam.workflows.jobs import index_run, segment_with_run, train_run
-from ragsam.workflows.volume_writer import LabelVolumeWriter, write_label_volume
 
 FLIPS = [axes for count in (1, 2, 3) for axes in combinations((0, 1, 2), count)]
 

@@ -10,11 +10,11 @@ import torch
 from small_study import KNOBS
 from test_workflows_training import prepared
 
+from ragsam.api.train import train_run
 from ragsam.data.datalist import load_datalist, write_datalist
 from ragsam.networks.checkpoints import load_weights, read_checkpoint
-from ragsam.retrieval.measured_agreement import overlaps
-from ragsam.workflows.jobs import train_run
-from ragsam.workflows.vote_weight import WEIGHTS, VoteWeight
+from ragsam.retrieval.agreement_measurement import overlaps
+from ragsam.training.vote_weight import WEIGHTS, VoteWeight
 
 NAME = "fusion.vote_product."
 

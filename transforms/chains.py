@@ -9,14 +9,14 @@ import torch
 from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, Orientationd, Transform
 
 from ragsam.errors import InputError
+from ragsam.io.read_volume import LoadVolumed
 from ragsam.transforms.augmentation import slice_augmentation
-from ragsam.transforms.filling import FillNonfinited
+from ragsam.transforms.components import FillOrganHolesd, KeepPiecesd
 from ragsam.transforms.in_plane import InPlaneSpacingd
 from ragsam.transforms.intensity import scale_intensity
 from ragsam.transforms.label_grid import LabelToGridd
 from ragsam.transforms.label_values import MapLabelsd
-from ragsam.transforms.pieces import FillOrganHolesd, KeepPiecesd
-from ragsam.transforms.reading import LoadVolumed
+from ragsam.transforms.nonfinite import FillNonfinited
 from ragsam.transforms.restoring import SplitMapsd, ToImageGridd
 from ragsam.transforms.slicing import SLICE_AXCODES
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 
+from ragsam.networks.checkpointing import recomputed
+from ragsam.networks.inference_mode import is_plain_inference
 from ragsam.networks.linear import Linear
-from ragsam.networks.plain_inference import is_plain_inference
-from ragsam.networks.recomputing import recomputed
 
 #: Queries whose bias stands at once, where it is written out, and scores a head: more than these leave the cache.
 PART, SCORES = 128, 2**20

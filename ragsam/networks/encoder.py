@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ragsam.networks.adapter import MLP_SCALE, Adapter
 from ragsam.networks.attention import Attention
+from ragsam.networks.checkpointing import recomputed
 from ragsam.networks.frequency import FrequencyPrompts
 from ragsam.networks.linear import Linear
-from ragsam.networks.recomputing import recomputed
 
 #: What is worked out again in the backward pass: nothing; of every block the attention; its MLP too; every block whole.
 CHECKPOINTING = (None, "attention", "mlp", "blocks")

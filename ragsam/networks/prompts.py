@@ -113,3 +113,13 @@ def embed_prompts(encoder: PromptEncoder, prompts: Prompts) -> tuple[Tensor, Ten
         box = prompts.boxes
         boxes = torch.stack([box.left, box.top, box.right, box.bottom], dim=-1).float()
     return encoder(points=points, boxes=boxes, masks=prompts.masks)
+
+
+def boxes_of(masks: Tensor) -> BoxPrompts:
+    """Return the boxes around masks [N, 1, H, W], none of them empty."""
+    ends = []
+    for axis in (3, 2):
+        line = masks.any(axis)[:, 0].float()
+        ends += [line.argmax(1), line.shape[1] - 1 - line.flip(1).argmax(1)]
+    top, bottom, left, right = (end.float() for end in ends)
+    return BoxPrompts(top, left, bottom, right)

@@ -42,8 +42,8 @@ class Supports:
             supports, and then the network's output is exactly that without retrieval.
         annotated: [B, k, K + 1], bool, the classes that each neighbour annotates; None where all annotate all.
         vote: [B, K + 1 or fewer, H, W], 0-1, what the neighbours say once their labels are carried over to the query,
-            the fainter the less they look like it there, see `ragsam.retrieval.carrying`; classes that it leaves out
-            get nothing. None: the labels vote pixel on pixel.
+            the fainter the less they look like it there, see `ragsam.retrieval.label_transfer`; classes that it leaves
+            out get nothing. None: the labels vote pixel on pixel.
         memory: the neighbours themselves; None where no fusion looks at them.
         patients: how many there are in the bank that was searched; None: not known.
         trust: [K + 1 or fewer], float, 0-1, how far the vote on each class can be trusted, see

@@ -3,7 +3,7 @@
 A network that trains with the vote of its own training patients learns less from the picture, and trusts the vote as
 little as its few training slices need it. So here nothing is learnt of the vote: it multiplies the network's
 probabilities, raised to a power. The power grows with the number of patients that can vote, and is weighed by what
-validation patients show, see `ragsam.workflows.vote_weight`.
+validation patients show, see `ragsam.training.vote_weight`.
 
 Source: a product of experts, Hinton, Neural Computation 14, 2002 (doi 10.1162/089976602760128018), whose experts are
 not trained together.
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ragsam.networks.plain_inference import is_plain_inference
+from ragsam.networks.inference_mode import is_plain_inference
 from ragsam.networks.supports import Supports, label_prior, resize_prior, vote_shares, votes_found
 
 #: What is added to every share of the vote, and to every probability of the network: neither is ever sure. A network

@@ -1,1 +1,1 @@
-"""From label volumes to metrics, tables and a page a clinician can read."""
+"""Pages and figures that a clinician can read."""

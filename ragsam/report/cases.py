@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ragsam.data.cards import Card
+from ragsam.data.cards.load import Card
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
+from ragsam.evaluation.case_pairs import CasePair
+from ragsam.report.case_volumes import Sight, read_case
 from ragsam.report.figures import difference_png, slice_png
-from ragsam.report.pairs import CasePair
-from ragsam.report.sight import Sight, read_case
 from ragsam.report.views import View, crop_box, telling_slices, view_image, view_labels, window_of
 
 NEIGHBOURS = 4

@@ -6,17 +6,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ragsam.data.cards import Card
+from ragsam.data.cards.load import Card
 from ragsam.data.datalist import Datalist
 from ragsam.files import write_text_atomic
 from ragsam.report.check_pictures import findings
-from ragsam.report.check_plots import (
-    annotation_plot,
-    intensity_plot,
-    organ_plot,
-    size_plot,
-    spacing_plot,
-)
+from ragsam.report.check_plots import annotation_plot, intensity_plot, organ_plot, size_plot, spacing_plot
 from ragsam.report.html import render
 from ragsam.report.views import ORIENTATION_NOTE
 
@@ -27,7 +21,7 @@ def write_check_page(
     """Write the page of a data check, whole or not at all; the same input gives the same bytes.
 
     Args:
-        summary: of `ragsam.data.survey.survey`.
+        summary: of `ragsam.data.checks.survey.survey`.
         path: the HTML file.
         card: the card checked against.
         datalist: the cases' files, for pictures of what stands out.

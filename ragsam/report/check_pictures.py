@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ragsam.data.cards import Card
+from ragsam.data.cards.load import Card
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.report.figures import slice_png
-from ragsam.report.text import readable
+from ragsam.report.formatting import readable
 from ragsam.report.views import crop_box, keep_values, view_image, view_labels, window_of
 
 PIXELS = 300
@@ -31,7 +31,7 @@ def findings(summary: Mapping[str, Any], cases: Mapping[str, Case], card: Card) 
     """Return at most 12 findings with pictures, pairs of volumes first; volumes that cannot be read are left out.
 
     Args:
-        summary: of `ragsam.data.survey.survey`.
+        summary: of `ragsam.data.checks.survey.survey`.
         cases: the datalist's cases by name.
         card: colours and window.
     """

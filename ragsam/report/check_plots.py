@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ragsam.data.cards import Card
+from ragsam.data.cards.load import Card
 from ragsam.report.plots import INK, LOG_RATIO, bare_figure, figure_png, hex_colour, plot_name
 
 WIDE_INCHES = 10.4

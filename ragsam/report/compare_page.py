@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ragsam.evaluation.compare_runs import compare_runs
 from ragsam.files import write_json_atomic, write_text_atomic
 from ragsam.metrics.protocols import LOWER_IS_BETTER
-from ragsam.report import text
+from ragsam.report import formatting as text
 from ragsam.report.compare_plots import (
     MAX_CASES,
     case_organ_plot,
@@ -18,7 +19,6 @@ from ragsam.report.compare_plots import (
     run_colour,
     spread_plot,
 )
-from ragsam.report.compare_runs import compare_runs
 from ragsam.report.compare_tables import comparison_markdown, most_different
 from ragsam.report.html import render
 

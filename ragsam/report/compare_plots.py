@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragsam.metrics.scoring import DISTANCES, LOWER_IS_BETTER
+from ragsam.report.formatting import TITLES
 from ragsam.report.plots import INK, LOG_RATIO, bare_figure, figure_png, plot_name
-from ragsam.report.text import TITLES
 
 #: Okabe and Ito's colours, which colour-blind readers tell apart; the first run has the first.
 COLOURS = ("#56b4e9", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#0072b2", "#f0e442")

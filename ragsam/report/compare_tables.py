@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ragsam.report.formatting import TITLES, interval, probability, readable, signed
 from ragsam.report.markup import escape_markdown, markdown_table
-from ragsam.report.text import TITLES, interval, probability, readable, signed
 
 SHOWN_CASES = 10
 
@@ -15,7 +15,7 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
     """Return the content of compare.md.
 
     Args:
-        comparison: of `ragsam.report.compare_runs.compare_runs`.
+        comparison: of `ragsam.evaluation.compare_runs.compare_runs`.
     """
     parts = [f"# {escape_markdown(_title(comparison))}\n"]
     for entry in comparison["comparisons"]:

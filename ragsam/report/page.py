@@ -6,17 +6,17 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ragsam.data.cards import Card
+from ragsam.data.cards.load import Card
 from ragsam.data.datalist import Case
+from ragsam.evaluation.case_pairs import CasePair
+from ragsam.evaluation.paired_comparison import compare_metrics
+from ragsam.evaluation.volume_agreement import volume_agreement
 from ragsam.files import write_text_atomic
 from ragsam.metrics.scoring import ALL_METRICS, DISTANCES, METRICS
-from ragsam.report import text
-from ragsam.report.agreement import volume_agreement
+from ragsam.report import formatting as text
 from ragsam.report.cases import case_section, neighbour_loader, only_status, worst_first
-from ragsam.report.comparison import compare_metrics
 from ragsam.report.figures import DIFFERENCE_COLOURS
 from ragsam.report.html import asset, render
-from ragsam.report.pairs import CasePair
 from ragsam.report.plots import agreement_plot, gain_plot, spread_plot, volume_plot
 from ragsam.report.tables import summary_rows
 from ragsam.report.viewer import viewer_content

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragsam.data.cards import Card
+from ragsam.data.cards.load import Card
 from ragsam.metrics.scoring import DISTANCES
-from ragsam.report.text import TITLES, readable
+from ragsam.report.formatting import TITLES, readable
 
 WIDTH_INCHES, DPI = 4.8, 170
 INK, GRID = "#22303c", "#dfe5ea"

@@ -9,8 +9,8 @@ from typing import Any
 from ragsam.files import atomic_write, write_json_atomic, write_text_atomic
 from ragsam.metrics.protocols import ALL_METRICS, METRICS
 from ragsam.metrics.scoring import VOLUMES
+from ragsam.report.formatting import NOTHING, TITLES, interval, readable
 from ragsam.report.markup import latex_table, markdown_table
-from ragsam.report.text import NOTHING, TITLES, interval, readable
 
 COLUMNS = ("case", "patient", "organ", "status", *ALL_METRICS, *VOLUMES)
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ragsam.data.cards import Card
+from ragsam.data.cards.load import Card
 from ragsam.errors import InputError
+from ragsam.evaluation.case_pairs import CasePair
+from ragsam.report.case_volumes import read_case
 from ragsam.report.figures import DIFFERENCE_COLOURS
-from ragsam.report.pairs import CasePair
-from ragsam.report.sight import read_case
-from ragsam.report.text import readable
+from ragsam.report.formatting import readable
 from ragsam.report.viewer_code import load_viewer_code
 from ragsam.report.viewer_volumes import (
     GREYS,

@@ -10,9 +10,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from ragsam.data.validation import read_volume_checked
-from ragsam.report.labels import read_labels
-from ragsam.transforms.filling import fill_nonfinite as filled
+from ragsam.data.checks.check_case import read_volume_checked
+from ragsam.evaluation.read_labels import read_labels
+from ragsam.transforms.nonfinite import fill_nonfinite as filled
 
 ORIENTATION_NOTE = "Axial slices, anterior up, the patient's left on the right of the picture."
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from ragsam.errors import InputError
 from ragsam.networks.supports import Memory, Supports
 from ragsam.retrieval.agreement import Agreement
+from ragsam.retrieval.agreement_measurement import measured_agreement
 from ragsam.retrieval.bank import Bank
-from ragsam.retrieval.carrying import best_matches, carry, matching_image
 from ragsam.retrieval.descriptors import DESCRIPTORS
-from ragsam.retrieval.measured_agreement import measured_agreement
+from ragsam.retrieval.label_transfer import best_matches, carry, matching_image
 from ragsam.retrieval.store import STORES, VectorStore, make_store
 
 
@@ -40,9 +40,9 @@ class Retriever:
         neighbours: supports a query (k).
         temperature: neighbours are weighted by softmax(cosine / temperature).
         store: how the bank is searched: a name in `STORES`, or auto, by the bank's size.
-        carry: whether the neighbours' labels are carried over to the query, see `ragsam.retrieval.carrying`; the k are
-            then those of twice as many candidates that look most like it, and their weights are what they contribute.
-            Otherwise they vote pixel on pixel.
+        carry: whether the neighbours' labels are carried over to the query, see `ragsam.retrieval.label_transfer`; the
+            k are then those of twice as many candidates that look most like it, and their weights are what they
+            contribute. Otherwise they vote pixel on pixel.
         memory: whether the network looks at the neighbours' embeddings, which the bank then holds.
         weigh: whether the network looks at how far the bank's vote can be trusted, and how it is to be counted.
 

@@ -1,0 +1,57 @@
+"""Dataset cards: the one place where a data set's label names, numbers and colours, window and licence live."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from ragsam.data.cards.model import Card, Code, Organ, PatientRule
+from ragsam.data.cards.schema import parse_card
+from ragsam.errors import InputError
+
+__all__ = ["Card", "Code", "Organ", "PatientRule", "card_text", "list_cards", "load_card", "parse_card"]
+
+
+def list_cards() -> list[str]:
+    """Return the names of the packaged cards, sorted."""
+    folder = resources.files(__package__)
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def card_text(name_or_path: str | Path) -> str:
+    """Return the yaml text of a packaged card or of a card file, unparsed; see `load_card`.
+
+    Raises:
+        InputError: unknown name, or a file that cannot be read.
+    """
+    text_name = str(name_or_path)
+    if text_name.endswith((".yaml", ".yml")):
+        try:
+            return Path(name_or_path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{text_name}: card cannot be read ({reason}); check the path") from error
+    if text_name in list_cards():
+        return (resources.files(__package__) / f"{text_name}.yaml").read_text(encoding="utf-8")
+    known = ", ".join(list_cards())
+    raise InputError(f"{text_name!r}: no such card; take one of {known}, or the path of a card's .yaml file")
+
+
+def load_card(name_or_path: str | Path) -> Card:
+    """Load a packaged card by its name, or a card of one's own by the path of its yaml file.
+
+    Args:
+        name_or_path: `btcv`, or a path that ends in `.yaml` or `.yml`.
+
+    Raises:
+        InputError: unknown name, missing file, not yaml, or a card that breaks the rules of `parse_card`.
+    """
+    text_name, text = str(name_or_path), card_text(name_or_path)
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"card {text_name}: not valid yaml ({reason}); mend the file") from error
+    return parse_card(content, where=f"card {text_name}")

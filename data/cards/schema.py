@@ -1,0 +1,145 @@
+"""A card's yaml, checked strictly: whatever is not exactly right is refused in one line that says what to write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ragsam.data.cards.checks import check_keys, is_number, is_whole, one_of, text, texts
+from ragsam.data.cards.model import LAYOUTS, PROTOCOLS, Card, Code, Organ, Pieces
+from ragsam.data.cards.patients import parse_patient_rule, parse_split
+from ragsam.errors import InputError
+
+_REQUIRED = ("name", "title", "modality", "window", "orientation", "organs", "licence", "source", "citation")
+_OPTIONAL = ("left_right", "raw_ignored", "layouts", "patient_rule", "split", "protocol", "notes")
+_MODALITIES = ("CT", "MR")
+_MAX_ORGANS = 255  # label volumes are uint8
+_MAX_RAW = 2**31 - 1
+_CODE_LENGTHS = {"scheme": 16, "value": 16, "meaning": 64}  # DICOM PS3.5: SH, SH, LO
+
+
+def parse_card(content: Any, *, where: str = "card") -> Card:
+    """Turn a card's parsed yaml into a `Card`.
+
+    Args:
+        content: mapping with the keys of a card, see `docs/files.md` and `data/cards/*.yaml`.
+        where: how error messages name the card.
+
+    Raises:
+        InputError: unknown or missing key, organ values that are not 1..K, duplicate names, a raw value used twice,
+            a colour that is not three whole numbers 0-255, a window that does not ascend, `left_right` naming an
+            unknown organ, and the like.
+    """
+    check_keys(content, _REQUIRED, _OPTIONAL, where)
+    plain = {key: text(content[key], f"{where}: {key}") for key in ("name", "title", "licence", "source", "citation")}
+    one_of(content["modality"], _MODALITIES, f"{where}: modality")
+    if content["orientation"] != "RAS":
+        raise InputError(f"{where}: orientation is {content['orientation']!r}; volumes are turned to RAS, write RAS")
+    organs = _organs(content["organs"], where)
+    return Card(
+        modality=content["modality"],
+        organs=organs,
+        window=_window(content["window"], where),
+        orientation="RAS",
+        left_right=_pairs(content.get("left_right"), {organ.name for organ in organs}, where),
+        patient_rule=parse_patient_rule(content.get("patient_rule"), f"{where}: patient_rule"),
+        raw_ignored=_ignored(content.get("raw_ignored", []), organs, where),
+        split=parse_split(content.get("split"), f"{where}: split"),
+        protocol=one_of(content.get("protocol", "clinical"), PROTOCOLS, f"{where}: protocol"),
+        layouts=_layouts(content.get("layouts", []), f"{where}: layouts"),
+        notes=text(content["notes"], f"{where}: notes") if "notes" in content else None,
+        **plain,
+    )
+
+
+def _organs(content: Any, where: str) -> tuple[Organ, ...]:
+    if not isinstance(content, list) or not content:
+        raise InputError(f"{where}: organs must be a list with at least one organ")
+    organs = tuple(_organ(entry, f"{where}: organ {index}") for index, entry in enumerate(content, start=1))
+    names = [organ.name for organ in organs]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{where}: organ {', '.join(doubled)} is named twice; names must differ")
+    values = [organ.value for organ in organs]
+    if values != list(range(1, len(organs) + 1)) or len(organs) > _MAX_ORGANS:
+        raise InputError(f"{where}: organ values are {values}; they must be 1 to {len(organs)} in order, at most 255")
+    return organs
+
+
+def _organ(content: Any, where: str) -> Organ:
+    check_keys(content, ("name", "value", "colour", "tolerance_mm"), ("raw", "code", "components"), where)
+    name, colour = text(content["name"], f"{where}: name"), content["colour"]
+    if not is_whole(content["value"]):
+        raise InputError(f"{where}: value of {name} is {content['value']!r}; it must be a whole number")
+    sound = isinstance(colour, list) and len(colour) == 3 and all(is_whole(part) for part in colour)
+    if not sound or not all(0 <= part <= 255 for part in colour):
+        raise InputError(f"{where}: colour of {name} is {colour!r}; it must be three whole numbers from 0 to 255")
+    if not is_number(content["tolerance_mm"]) or content["tolerance_mm"] <= 0:
+        raise InputError(f"{where}: tolerance_mm of {name} is {content['tolerance_mm']!r}; it must be above 0")
+    raw = _raw_values(content["raw"], f"{where}: raw of {name}") if "raw" in content else ()
+    code = _code(content["code"], f"{where}: code of {name}") if "code" in content else None
+    pieces = _pieces(content.get("components"), f"{where}: components of {name}")
+    return Organ(name, content["value"], tuple(colour), float(content["tolerance_mm"]), raw, code, pieces)
+
+
+def _pieces(content: Any, where: str) -> Pieces | None:
+    if content is None:
+        return None
+    if is_whole(content) and content > 0:
+        return Pieces(most=content)
+    above_ml = content["above_ml"] if isinstance(content, dict) and list(content) == ["above_ml"] else None
+    if is_number(above_ml) and above_ml > 0:
+        return Pieces(above_ml=float(above_ml))
+    raise InputError(f"{where} is {content!r}; it must be a whole number above 0, {{above_ml: 2}} or null")
+
+
+def _raw_values(content: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(content, list) or not content or not all(is_whole(v) and 0 < v <= _MAX_RAW for v in content):
+        raise InputError(f"{where} is {content!r}; it must be a list of whole numbers above 0, such as [12, 13]")
+    return tuple(content)
+
+
+def _ignored(content: Any, organs: tuple[Organ, ...], where: str) -> tuple[int, ...]:
+    ignored = _raw_values(content, f"{where}: raw_ignored") if content != [] else ()
+    raw = [value for organ in organs for value in organ.raw_values] + list(ignored)
+    if doubled := sorted({value for value in raw if raw.count(value) > 1}):
+        shown = ", ".join(map(str, doubled))
+        raise InputError(f"{where}: raw value {shown} is used twice; a value of the label files has one meaning")
+    return ignored
+
+
+def _code(content: Any, where: str, *, modifier: bool = True) -> Code:
+    check_keys(content, tuple(_CODE_LENGTHS), ("modifier",) if modifier else (), where)
+    parts = {}
+    for key, longest in _CODE_LENGTHS.items():
+        if is_whole(content[key]):
+            raise InputError(f'{where}: {key} is the number {content[key]}; write it as a text: "{content[key]}"')
+        parts[key] = text(content[key], f"{where}: {key}")
+        if len(parts[key]) > longest:
+            raise InputError(f"{where}: {key} {parts[key]!r} is longer than the {longest} letters that DICOM allows")
+    within = _code(content["modifier"], f"{where}: modifier", modifier=False) if "modifier" in content else None
+    return Code(**parts, modifier=within)
+
+
+def _window(content: Any, where: str) -> tuple[float, float] | None:
+    if content is None:
+        return None
+    if not isinstance(content, list) or len(content) != 2 or not all(is_number(part) for part in content):
+        raise InputError(f"{where}: window is {content!r}; it must be [low, high] or null")
+    if content[0] >= content[1]:
+        raise InputError(f"{where}: window {content} does not ascend; write the lower end first")
+    return float(content[0]), float(content[1])
+
+
+def _pairs(content: Any, names: set[str], where: str) -> tuple[tuple[str, str], ...]:
+    pairs = [] if content is None else content
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise InputError(f"{where}: left_right is {content!r}; it must be a list of pairs of organ names")
+    named = [name for pair in pairs for name in pair]
+    if unknown := [str(name) for name in named if name not in names]:
+        raise InputError(f"{where}: left_right names {', '.join(unknown)}, which is no organ of the card")
+    if len(set(named)) != len(named):
+        raise InputError(f"{where}: left_right names an organ twice; an organ has one counterpart")
+    return tuple((left, right) for left, right in pairs)
+
+
+def _layouts(content: Any, where: str) -> tuple[str, ...]:
+    return tuple(one_of(name, LAYOUTS, where) for name in texts(content, where)) if content != [] else ()

@@ -1,0 +1,1 @@
+"""Cases checked before they are used."""

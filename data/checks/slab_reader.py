@@ -1,0 +1,146 @@
+"""A volume's voxels a few slices at a time, its file unpacked once and to its end."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.nifti1 import Nifti1Image
+from nibabel.spatialimages import SpatialImage
+from nibabel.volumeutils import apply_read_scaling
+from numpy.typing import NDArray
+
+from ragsam.errors import InputError
+from ragsam.io.read_volume import unpacked_bytes
+
+SLAB_VOXELS = 1 << 22
+_CHUNK_BYTES = 1 << 20
+
+
+class Slab(NamedTuple):
+    """Whole slices, or rows of one slice where a slice alone is too large.
+
+    Attributes:
+        voxels: [X, rows, slices] in the file's orientation, scaled.
+        rows, slices: where they lie along the second and third axis.
+    """
+
+    voxels: NDArray
+    rows: slice
+    slices: slice
+
+
+class SlabReader(Protocol):
+    """What looks at a volume while it is read: `begin` once, then `add` for every slab, in the file's order."""
+
+    def begin(self, image: SpatialImage) -> None:
+        """Take the opened image, whose data are not loaded."""
+
+    def add(self, slab: Slab) -> None:
+        """Take the next voxels."""
+
+
+def read_slabs(path: Path, image: SpatialImage, case: str) -> Iterator[Slab]:
+    """Yield the voxels of an opened volume, at most 2**22 at a time; only bytes that are there are allocated.
+
+    A NIfTI file is unpacked once: when the last slab is asked for, gzip has compared length and checksum.
+
+    Raises:
+        InputError: a damaged or cut stream, missing voxels, or a pack that holds far more than its header says.
+    """
+    if _is_plain(path, image):
+        yield from _streamed(path, image, case)
+        return
+    check_stream(path, image, case)
+    try:
+        for rows, slices in _pieces(image.shape):
+            yield Slab(np.asarray(image.dataobj[:, rows, slices]), rows, slices)
+    except InputError:
+        raise
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{case}: voxels cannot be read; copy the file again") from error
+
+
+def check_stream(path: Path, image: SpatialImage, case: str) -> None:
+    """Read a packed file to its end without looking at its voxels; raises InputError as `read_slabs`."""
+    needed = needed_bytes(image)
+    if path.suffix == ".gz":
+        size = unpacked_bytes(path, case, limit=_limit(needed))
+    elif path.suffix == ".nii":
+        size = path.stat().st_size
+    else:
+        return
+    if size < needed:
+        raise _cut(case)
+
+
+def needed_bytes(image: SpatialImage) -> int:
+    """Return the bytes that header and voxels take in the (unpacked) file."""
+    voxels = int(np.prod(image.shape, dtype=object))
+    return int(getattr(image.dataobj, "offset", 0)) + voxels * image.get_data_dtype().itemsize
+
+
+def _is_plain(path: Path, image: SpatialImage) -> bool:
+    """Return whether the file is a NIfTI's header and its voxels in a row, packed by gzip or not at all."""
+    return isinstance(image, Nifti1Image) and isinstance(image.dataobj, ArrayProxy) and path.suffix in (".gz", ".nii")
+
+
+def _streamed(path: Path, image: SpatialImage, case: str) -> Iterator[Slab]:
+    proxy, item = image.dataobj, image.get_data_dtype().itemsize
+    slope, inter = np.asanyarray(proxy.slope), np.asanyarray(proxy.inter)
+    with _stream(path, case) as stream:
+        _skip(stream, int(proxy.offset))
+        for rows, slices in _pieces(image.shape):
+            shape = (image.shape[0], rows.stop - rows.start, slices.stop - slices.start)
+            raw = stream.read(int(np.prod(shape)) * item)
+            if len(raw) < int(np.prod(shape)) * item:
+                raise _cut(case)
+            voxels = np.frombuffer(raw, dtype=proxy.dtype).reshape(shape, order="F")
+            yield Slab(apply_read_scaling(voxels, slope, inter), rows, slices)
+        needed = needed_bytes(image)
+        _skip(stream, _limit(needed) - needed)
+        if stream.read(1):
+            raise InputError(f"{case}: the file unpacks to more than its header says; copy it again")
+
+
+@contextmanager
+def _stream(path: Path, case: str) -> Iterator[BinaryIO]:
+    """Open a file, packed or not, and tell the faults of its stream by case."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            yield stream
+    except EOFError as error:
+        raise InputError(f"{case}: the file is cut short (gzip ends early); copy it again") from error
+    except (OSError, zlib.error) as error:
+        raise InputError(f"{case}: the file is damaged or not packed by gzip; copy it again") from error
+
+
+def _skip(stream: BinaryIO, count: int) -> None:
+    """Read up to `count` bytes and forget them; at the end of a packed stream gzip checks it."""
+    while count > 0 and (chunk := stream.read(min(count, _CHUNK_BYTES))):
+        count -= len(chunk)
+
+
+def _pieces(shape: Sequence[int]) -> Iterator[tuple[slice, slice]]:
+    """Cut a volume into runs of slices, or of one slice's rows, of at most `SLAB_VOXELS` voxels."""
+    width, height, depth = (int(n) for n in shape)
+    rows = min(height, max(1, SLAB_VOXELS // width))
+    step = max(1, SLAB_VOXELS // (width * height))
+    for z in range(0, depth, step):
+        for y in range(0, height, rows):
+            yield slice(y, min(y + rows, height)), slice(z, min(z + step, depth))
+
+
+def _limit(needed: int) -> int:
+    """Return the most bytes a stream may unpack to: a header extension takes some beside the voxels."""
+    return 2 * needed + (1 << 24)
+
+
+def _cut(case: str) -> InputError:
+    return InputError(f"{case}: the file is cut short (voxels are missing); copy it again")

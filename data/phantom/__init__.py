@@ -1,0 +1,1 @@
+"""Made patients, for the demo and for tests."""

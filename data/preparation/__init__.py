@@ -1,0 +1,1 @@
+"""Raw data sets to datalists."""

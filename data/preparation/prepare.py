@@ -1,0 +1,114 @@
+"""From the official layout of a data set to a datalist, split by patient. No voxel is copied."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ragsam.data.cards.load import load_card
+from ragsam.data.cards.model import LAYOUTS, Card
+from ragsam.data.datalist import Case, write_datalist
+from ragsam.data.preparation.files import with_series
+from ragsam.data.preparation.layouts import Found, detect_layout, read_layout
+from ragsam.data.preparation.presence import organs_by_patient
+from ragsam.data.preparation.splits import deal_folds, split_cases
+from ragsam.data.preparation.tables import Rows, annotated_organs, patients_of
+from ragsam.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(
+    card_name: str,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    layout: str | None = None,
+    seed: int = 0,
+    validation: int | None = None,
+    test: int | None = None,
+    folds: int | None = None,
+    fold: int = 0,
+    subjects: str | os.PathLike[str] | None = None,
+    series: Sequence[str] = (),
+) -> Path:
+    """Write a datalist for a data set as it was downloaded.
+
+    Args:
+        card_name: a card's name, or the path of a card's yaml file.
+        source: the data set's folder; it is only read.
+        output: the datalist to write, anywhere; its paths lead to `source`.
+        layout: how the folder is laid out, one of `card_model.LAYOUTS`; None: found out.
+        seed: of the split, or of the folds.
+        validation: number of patients for validation; None: as the card says, a tenth where it says nothing.
+        test: number of patients for the test; None: as the card says, a fifth where it says nothing (none with folds).
+        folds: deal all but the test patients to so many folds, stratified by organ presence. Every case then has its
+            `fold`; `fold` is for validation and the others for training.
+        fold: from 0.
+        subjects: table with the columns `case,patient` (or `case,inferred_subject`). None: `subjects.csv` in
+            `source` where there is one, else the card's patient rule.
+        series: UIDs of the series to take from DICOM folders that hold several.
+
+    Returns:
+        The datalist's path.
+
+    Raises:
+        InputError: unknown or ambiguous layout, image without label or label without image, a case whose patient is
+            not known, a DICOM folder of several series, too few patients for the split, folds that cannot be.
+    """
+    card, source = load_card(card_name), Path(os.path.abspath(source))
+    if layout is not None and layout not in LAYOUTS:
+        raise InputError(f"--layout {layout}: no such layout; take one of {', '.join(LAYOUTS)}")
+    _check_folds(folds, fold, validation)
+    layout = layout or detect_layout(source, card)
+    found = read_layout(source, layout, card)
+    found = replace(found, pairs=tuple(with_series(found.pairs, series)))
+    cases = _cases(found, card, source, Path(subjects) if subjects is not None else None)
+    if folds is None:
+        sections = split_cases(cases, card, seed=seed, validation=validation, test=test, rows=found.rows)
+    else:
+        sections = _folded(cases, card, folds, fold, seed=seed, test=test, rows=found.rows)
+    write_datalist(output, card_name, sections)
+    left_out = f"; {found.left_out} images without label left out" if found.left_out else ""
+    logger.info("prepare: layout %s, %d cases%s", layout, len(found.pairs), left_out)
+    return Path(output)
+
+
+def _check_folds(folds: int | None, fold: int, validation: int | None) -> None:
+    if folds is None:
+        if fold != 0:
+            raise InputError(f"--fold {fold}: of how many? give --folds too")
+        return
+    if validation is not None:
+        raise InputError("--validation: with --folds one fold is for validation; leave one of them out")
+    if not 0 <= fold < folds:
+        raise InputError(f"--fold {fold}: folds are counted from 0; take a number below {folds}")
+
+
+def _cases(found: Found, card: Card, source: Path, table: Path | None) -> list[Case]:
+    names = [pair.case for pair in found.pairs]
+    patients = patients_of(names, card, source, table=table, rows=found.rows)
+    annotated = {case: annotated_organs(case, row, card) for case, row in (found.rows or {}).items()}
+    return [
+        Case(pair.case, patients[pair.case], pair.image, pair.label, annotated.get(pair.case), label_map=card.label_map)
+        for pair in found.pairs
+    ]
+
+
+def _folded(
+    cases: Sequence[Case], card: Card, folds: int, fold: int, *, seed: int, test: int | None, rows: Rows | None
+) -> dict[str, list[Case]]:
+    if test is None and card.split is None:
+        test = 0
+    sections = split_cases(cases, card, seed=seed, validation=0, test=test, rows=rows)
+    pool = sections["training"]
+    fold_of = deal_folds(organs_by_patient(pool, card, told=rows is not None), folds, seed=seed)
+    numbered = [replace(case, extra={**case.extra, "fold": fold_of[case.patient]}) for case in pool]
+    return {
+        "training": [case for case in numbered if case.extra["fold"] != fold],
+        "validation": [case for case in numbered if case.extra["fold"] == fold],
+        "test": sections["test"],
+    }

@@ -1,0 +1,153 @@
+"""Tables beside the volumes: who the patient of a case is, and a manifest that says which organs it annotates."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ragsam.data.cards.model import Card
+from ragsam.errors import InputError
+
+MANIFEST = "manifest.csv"
+SUBJECTS = "subjects.csv"
+_VOLUME = "_ml"
+
+Rows = Mapping[str, Mapping[str, str]]  # by case, then by column
+
+
+def patients_of(
+    cases: Sequence[str], card: Card, source: Path, *, table: Path | None = None, rows: Rows | None = None
+) -> dict[str, str]:
+    """Return the patient of every case: by the table given, `subjects.csv` in `source`, or the card's patient rule.
+
+    A patient is never taken from a file's header, where it may be a person's name.
+
+    Args:
+        cases: names of the cases.
+        card: its `patient_rule` is the last resort.
+        source: the data set's folder.
+        table: CSV with the columns `case,patient` (or `case,inferred_subject`).
+        rows: the data set's manifest, where it has one.
+
+    Raises:
+        InputError: no table and no rule, or a case whose patient they do not tell.
+    """
+    rule = card.patient_rule
+    if table is None and (source / SUBJECTS).is_file():
+        table = source / SUBJECTS
+    if table is not None:
+        known, where = _read_patients(table), table.name
+    elif rule is None:
+        raise InputError(f"{source.name}: no patient key; give a table with --patients FILE.csv (columns case,patient)")
+    elif rule.column is not None:
+        known, where = column_of(rows, rule.column, f"card {card.name}: patients"), MANIFEST
+    else:
+        known = {case: patient for case in cases if (patient := rule.patient(case)) is not None}
+        where = f"the patient rule of card {card.name} ({rule.pattern})"
+    if missing := [case for case in cases if not known.get(case)]:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise InputError(f"{missing[0]}{more}: no patient in {where}; give a complete table with --patients FILE.csv")
+    return {case: known[case] for case in cases}
+
+
+def read_manifest(source: Path) -> Rows:
+    """Return the rows of `manifest.csv` by case.
+
+    Raises:
+        InputError: no such file, no column `case`, or a case named twice.
+    """
+    columns, lines = _read_table(source / MANIFEST)
+    if "case" not in columns:
+        raise InputError(f"{MANIFEST}: no column case; name it in the first line")
+    rows: dict[str, Mapping[str, str]] = {}
+    for line in lines:
+        case = line["case"]
+        if not case or case in rows:
+            fault = f"{case} is named twice" if case else "a line without case"
+            raise InputError(f"{MANIFEST}: {fault}; keep one line for each case")
+        rows[case] = line
+    return rows
+
+
+def is_manifest(source: Path) -> bool:
+    """Return whether a folder has a manifest that tells organs' volumes by case."""
+    if not (source / MANIFEST).is_file():
+        return False
+    columns, _ = _read_table(source / MANIFEST)
+    return "case" in columns and any(column.endswith(_VOLUME) for column in columns)
+
+
+def annotated_organs(case: str, row: Mapping[str, str], card: Card) -> tuple[str, ...] | None:
+    """Return the organs that a case annotates: those of more than 0 ml in the manifest; None for all of the card.
+
+    Args:
+        case: how errors name it.
+        row: the case's line; an organ's column is its name and `_ml`, in any spelling (`SpinalCord_ml`).
+        card: whose organs are looked for; other columns are left alone.
+
+    Raises:
+        InputError: an organ of the card without a column, or a cell that is no volume.
+    """
+    volume_of = {_plain(column.removesuffix(_VOLUME)): text for column, text in row.items() if column.endswith(_VOLUME)}
+    found = []
+    for organ in card.labels:
+        if _plain(organ) not in volume_of:
+            raise InputError(f"{MANIFEST}: no column {organ}{_VOLUME}; add it, 0 where the organ is not annotated")
+        if _volume_ml(volume_of[_plain(organ)], f"{case}: {organ}{_VOLUME}") > 0:
+            found.append(organ)
+    return None if len(found) == card.num_classes else tuple(found)
+
+
+def column_of(rows: Rows | None, column: str, what: str) -> dict[str, str]:
+    """Return a manifest's column by case.
+
+    Raises:
+        InputError: no manifest was read, or it has no such column.
+    """
+    if not rows or any(column not in row for row in rows.values()):
+        raise InputError(f"{what} are told by column {column} of {MANIFEST}, which is not there; add it")
+    return {case: row[column] for case, row in rows.items()}
+
+
+def _volume_ml(text: str, where: str) -> float:
+    try:
+        volume_ml = float(text)
+    except ValueError:
+        volume_ml = math.nan
+    if not 0 <= volume_ml < math.inf:
+        raise InputError(f"{where} is {text!r}; it must be a volume in millilitres, 0 where it is not annotated")
+    return volume_ml
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", name.casefold())
+
+
+def _read_patients(path: Path) -> dict[str, str]:
+    columns, rows = _read_table(path)
+    column = next((name for name in ("patient", "inferred_subject") if name in columns), None)
+    if column is None or "case" not in columns:
+        raise InputError(f"{path.name}: columns case and patient not found; name them in the first line")
+    known: dict[str, str] = {}
+    for row in rows:
+        case, patient = row["case"], row[column]
+        if not case or not patient:
+            raise InputError(f"{path.name}: a line without case or patient ({case or 'no case'}); complete it")
+        if known.setdefault(case, patient) != patient:
+            raise InputError(f"{case}: two patients in {path.name}; keep one line for each case")
+    return known
+
+
+def _read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return a CSV's columns and its lines; cells are stripped, missing ones empty."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval="")
+            columns = [name for name in reader.fieldnames or () if name]
+            return columns, [{name: (row[name] or "").strip() for name in columns} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path.name}: the table cannot be read ({reason}); check the file") from error

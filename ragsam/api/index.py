@@ -1,0 +1,230 @@
+"""Indexing: the labelled slices of a run's patients, or of more, become a bank on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ragsam.data.cards.load import load_card
+from ragsam.data.datalist import Case, load_datalist
+from ragsam.errors import InputError
+from ragsam.inference.bank_building import bank_batches, bank_fit
+from ragsam.retrieval.agreement import Agreement
+from ragsam.retrieval.bank import Bank
+from ragsam.retrieval.bank_manifest import read_manifest, write_manifest, writer_lock
+from ragsam.retrieval.bank_removal import remove_patients
+from ragsam.retrieval.bank_writer import BankWriter
+from ragsam.retrieval.retriever import Retriever
+from ragsam.runs.bank_only import bank_values, grown_values, packaged_parser, plain_slices
+from ragsam.runs.templates import require_plain, root_cause
+from ragsam.runs.weights import WeightsLoader
+
+logger = logging.getLogger(__name__)
+
+
+def write_bank(
+    run: str | os.PathLike[str] | None,
+    folder: str | os.PathLike[str],
+    *,
+    add: str | os.PathLike[str] | None = None,
+    section: str = "training",
+    data: str | os.PathLike[str] | None = None,
+    knobs: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Put labelled slices into a bank, one volume after the other.
+
+    What a killed run had finished is not encoded again, unless its files, the weights or the preparation changed.
+
+    Args:
+        run: a trained run; None encodes nothing, see `ragsam.runs.bank_only`.
+        folder: of the bank.
+        add: datalist whose cases are put beside those of the bank there; None makes the bank of the run's own, or of
+            `data`.
+        section: of the datalist.
+        data: without a run, datalist of the cases that the bank is made of.
+        knobs: without a run, values of `INDEX_KNOBS`.
+
+    Returns:
+        The bank's manifest.
+
+    Raises:
+        InputError: no trained run, data that cannot be read or are of other organs, another writer; with `add` no
+            bank, one made for something else, or a case that is in it.
+    """
+    if run is not None:
+        parser = _parser(Path(run))
+    elif add is not None:
+        parser = packaged_parser(grown_values(Path(folder), add))
+    else:
+        parser = packaged_parser(bank_values(data, section, knobs or {}))
+    get = parser.get_parsed_content
+    keeps = read_manifest(Path(folder))["keeps"] if add else None
+    try:
+        if add is None:
+            cases = get("datalist_def").section(section)
+        else:
+            cases = _cases(add, section, get("preparation")["labels"], "bank" if run is None else "run")
+        network, retriever, preparation = get("network"), get("retriever"), get("preparation")
+        if run is not None:
+            WeightsLoader(network, get("weights")).load()
+        fit, stamps = bank_fit(retriever, network, preparation), {case.case: _stamp(case) for case in cases}
+        keeps = retriever.keeps if keeps is None else keeps
+        with BankWriter(folder, fit, keeps=keeps, stamps=stamps, grow=add is not None) as writer:
+            left = set(writer.left())
+            todo = [case for case in cases if case.case in left]
+            if todo:
+                dataset = get("train#dataset")(data=todo)
+                batches = bank_batches(retriever, network, dataset, keeps)
+                for batch in progress(batches, done=len(cases) - len(todo), total=len(cases)):
+                    writer.add(batch)
+            manifest = writer.commit()
+            _keep_agreement(Path(folder), retriever, manifest)
+        _tell_doubtful(retriever.bank, cases)
+        return manifest
+    except Exception as error:
+        raise root_cause(error) from error
+
+
+def prune_bank(
+    run: str | os.PathLike[str] | None, folder: str | os.PathLike[str], patients: Sequence[str]
+) -> dict[str, Any]:
+    """Take patients out of a bank, see `remove_patients`, and ask those that stay how well they agree.
+
+    Args:
+        run: of the bank, whose neighbours are counted; None counts as many as by default.
+
+    Returns:
+        The bank's manifest.
+
+    Raises:
+        InputError: no run, or see `remove_patients`.
+    """
+    folder = Path(folder)
+    carry = read_manifest(folder)["fit"].get("carry", False)
+    parser = packaged_parser({"carry": carry}) if run is None else _parser(Path(run))
+    retriever = parser.get_parsed_content("retriever")
+    remove_patients(folder, patients)
+    with writer_lock(folder):
+        manifest = read_manifest(folder)
+        _keep_agreement(folder, retriever, manifest)
+    return manifest
+
+
+def _keep_agreement(folder: Path, retriever: Retriever, manifest: dict[str, Any]) -> None:
+    """Measure how well a bank agrees with itself, and keep it in the manifest and tell it."""
+    retriever.attach(Bank.open(folder))
+    manifest["agreement"] = retriever.agreement.as_json()
+    write_manifest(folder, manifest)
+    _tell_agreement(retriever.agreement, manifest["fit"].get("labels", []))
+
+
+def _tell_agreement(found: Agreement, organs: Sequence[str]) -> None:
+    """Tell how well a bank agrees with itself, and of which organs its vote counts less."""
+    among = "other patients" if found.patients > 1 else "the patient's own farther slices"
+    logger.info("bank: the vote of %s finds its labels with a Dice of %s", among, found.in_words(organs) or "nothing")
+    for organ, dice, chance, trust in zip(organs, found.dice[1:], found.chance[1:], found.trust[1:], strict=False):
+        if trust < 1:
+            told = "bank: %s: found with a Dice of %.2f, %.2f by chance; its vote counts %.0f %%; look at its labels"
+            logger.warning(told, organ, dice, chance or 0.0, 100 * trust)
+
+
+def _tell_doubtful(bank: Bank, cases: Sequence[Case]) -> None:
+    """Tell of which cases the labels are unlike what the bank's other patients vote for."""
+    found = bank.agreement.doubtful
+    for case in cases:
+        for name in bank.own_patients(case.patient, None) & found.keys():
+            told = "bank: %s: others' vote finds this patient's labels with a Dice of %.2f, far less than the others'; "
+            logger.warning(told + "look at them, or take the patient out with --remove", case.case, found[name])
+
+
+def _parser(run: Path) -> Any:
+    """Return a run's training config, see `plain_slices`."""
+    from monai.bundle import ConfigParser
+
+    root = run.absolute()
+    config = root / "configs" / "train.yaml"
+    if not config.is_file():
+        raise InputError(f"{run}: not a run (no configs/train.yaml); make one with `ragsam train`")
+    require_plain(root)
+    parser = ConfigParser()
+    parser.read_config(str(config))
+    parser["bundle_root"] = str(root)
+    return plain_slices(parser)
+
+
+def _cases(datalist: str | os.PathLike[str], section: str, labels: Sequence[str], of: str) -> Sequence[Case]:
+    """Return the cases of a datalist whose card has these labels, which are those of the run or the bank."""
+    data = load_datalist(datalist)
+    card = load_card(data.card)
+    if list(card.labels) != list(labels):
+        raise InputError(f"{data.path.name}: card {card.name} has other labels than the {of}; take data of its card")
+    return data.section(section)
+
+
+def _stamp(case: Case) -> str:
+    """Return a text that changes when a case's files or their meaning do."""
+    files = [path.stat() for path in (case.image, case.label) if path is not None and path.exists()]
+    told = (case.patient, case.annotated, case.label_map, case.fill_nonfinite)
+    about = [*told, *((found.st_size, found.st_mtime_ns) for found in files)]
+    return hashlib.sha256(repr(about).encode()).hexdigest()
+
+
+def progress(batches: Iterable[dict[str, Any]], *, done: int, total: int) -> Iterator[dict[str, Any]]:
+    """Pass batches of slices on, and tell how many volumes are through: a bar on a terminal, a line each elsewhere.
+
+    Args:
+        batches: {"case": names, in the order of the volumes, ...}.
+        done: volumes that were finished before.
+        total: of volumes.
+    """
+    start, current = time.monotonic(), None
+    with tqdm(desc="bank", unit="volume", initial=done, total=total, disable=not sys.stderr.isatty()) as bar:
+        for batch in chain(batches, [{"case": [None]}]):  # the last volume is through when no other follows
+            if batch["case"][0] is not None:
+                yield batch
+            for case in batch["case"]:
+                if current is not None and case != current:
+                    done += 1
+                    bar.update()
+                    if bar.disable:
+                        logger.info("bank: volume %d of %d, %.0f s passed", done, total, time.monotonic() - start)
+                current = case
+
+
+def index_run(
+    run: str | os.PathLike[str] | None,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    add: str | os.PathLike[str] | None = None,
+    section: str = "training",
+    data: str | os.PathLike[str] | None = None,
+    knobs: Mapping[str, Any] | None = None,
+) -> tuple[Path, int, int]:
+    """Put the labelled slices of a run's training patients into a bank, or those of more patients beside them.
+
+    Args:
+        run: a trained run; None needs `output`, and `data` or `add`.
+        output: folder of the bank; None takes the run's own `bank/`.
+        add: datalist whose `section` is added to the bank that is there; nothing of that bank is encoded again.
+        data, knobs: without a run, see `write_bank`.
+
+    Returns:
+        The folder, and how many slices of how many patients it holds.
+
+    Raises:
+        InputError: as `write_bank`.
+    """
+    from ragsam.api.index import write_bank
+
+    folder = Path(output) if output else Path(run).absolute() / "bank"
+    manifest = write_bank(run, folder, add=add, section=section, data=data, knobs=knobs)
+    return folder, manifest["slices"], manifest["patients"]

@@ -1,0 +1,56 @@
+"""Runs whose training was interrupted: whether one can go on, and whether a command asks for the training it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ragsam.data.datalist import load_datalist
+from ragsam.errors import InputError
+from ragsam.runs.options import TUNING, knob_names
+from ragsam.runs.templates import given_values
+from ragsam.training.checkpoints import LAST_NAME
+
+
+def can_resume(run: Path) -> bool:
+    """Whether a run has the state of a finished epoch to go on from.
+
+    Raises:
+        InputError: a trained run of a version that kept no such state.
+    """
+    if (run / "checkpoints" / LAST_NAME).is_file():
+        return True
+    config = run / "configs" / "train.yaml"
+    older = config.is_file() and "resume" not in knob_names(config.read_text(encoding="utf-8"))
+    if older and (run / "models").is_dir():
+        raise InputError(f"{run}: its version kept no state to resume from; choose another output")
+    return False
+
+
+def require_same_training(run: Path, datalist: str | os.PathLike[str], knobs: Mapping[str, Any]) -> None:
+    """Check that a command names the data and the knobs that a run was made with.
+
+    Raises:
+        InputError: another datalist, or a knob of another value.
+    """
+    text = (run / "configs" / "train.yaml").read_text(encoding="utf-8")
+    config = yaml.safe_load(text)
+    for name, value in given_values(text, load_datalist(datalist).path, knobs).items():
+        have = _value(config, name)
+        if have != value:
+            what = "--data" if name == "datalist" else f"--set {name}"
+            raise InputError(f"{what}: {value!r}, but {run.name} was begun with {have!r}; resume it with its own")
+
+
+def _value(config: Mapping[str, Any], name: str) -> Any:
+    """Return a knob's value in a config; of a part of the network by its dotted name."""
+    if not name.startswith(TUNING):
+        return config.get(name)
+    value: Any = config["network_def"]
+    for part in name.removeprefix(TUNING).split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,123 @@
+"""The jobs behind the commands: make a run and train it, index and segment with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ragsam.data.cards.load import load_card
+from ragsam.data.checks.check_case import read_volume_checked
+from ragsam.data.datalist import Case
+from ragsam.errors import InputError
+from ragsam.inference.dicom_seg import require_dicom, write_case_seg
+from ragsam.inference.inputs import cases_of_inputs, is_dicom, skipped_files
+from ragsam.runs.bank_only import BUNDLE, segment_values
+from ragsam.runs.options import checked_knobs
+from ragsam.runs.templates import find_bundle, run_config
+
+logger = logging.getLogger(__name__)
+
+#: How a run looks at whole volumes, and how their labels are tidied.
+SEGMENT_KNOBS = ("test_shift", "test_mirror", "test_scales", "keep_pieces", "fill_holes", "precision")
+
+
+def segment_with_run(
+    run: str | os.PathLike[str] | None,
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    section: str = "test",
+    card: str | os.PathLike[str] | None = None,
+    base: str | os.PathLike[str] | None = None,
+    bank: str | os.PathLike[str] | None = None,
+    retrieval: bool = True,
+    series: Sequence[str] = (),
+    dicom_seg: bool = False,
+    ensemble: Sequence[str | os.PathLike[str]] = (),
+    uncertainty: bool = False,
+    probabilities: bool = False,
+    knobs: Mapping[str, Any] | None = None,
+) -> list[Case]:
+    """Write a label volume for every input, on the input's own grid.
+
+    Args:
+        run: a trained run; None segments by the vote of a bank alone, see `ragsam.runs.bank_only`.
+        inputs: volumes, DICOM folders, or datalists, of which `section` is taken. The case of a file or folder is its
+            name without suffix; a case of that name in the bank is taken for the same patient and left out.
+        output: folder for `CASE.nii.gz` and `retrieval.json`.
+        card: without a run, of the bank's organs: a card's name, or the path of its yaml file.
+        base: without a run, weights that the vote prompts; see `load_answering`.
+        bank: folder of the bank; None takes the run's own.
+        retrieval: False segments without the bank.
+        series: Series Instance UIDs to take from DICOM folders that hold several.
+        dicom_seg: write `CASE.seg.dcm` too, a DICOM segmentation of the case's series.
+        ensemble: other runs, of the same card, whose probabilities are averaged with this one's.
+        uncertainty: write `uncertainty/CASE.nii.gz` too, the entropy of the classes' probabilities, 0 to 1.
+        probabilities: write `probabilities/CASE/ORGAN.nii.gz` too.
+        knobs: values of `SEGMENT_KNOBS`, for this time; None leaves the run's own.
+
+    Returns:
+        The segmented cases.
+
+    Raises:
+        InputError: two inputs of one name, a bank that does not fit the run, `dicom_seg` with an input that is not
+            DICOM, an unknown knob, or another run that is none or for other organs; and, once the other inputs are
+            segmented, an input that cannot be read.
+    """
+    cases = cases_of_inputs(inputs, section=section, series=series)
+    bundle = find_bundle(BUNDLE) if run is None else Path(run)
+    overrides: dict[str, Any] = {"output_dir": str(Path(output).absolute()), "retrieval": retrieval}
+    overrides |= _segment_knobs(bundle, knobs or {})
+    if run is None:
+        overrides |= segment_values(card, bank, base)
+    if dicom_seg:
+        require_dicom(cases)
+    faults = {case.case: fault for case in cases if (fault := _fault(case))}
+    sound = [case for case in cases if case.case not in faults]
+    if not sound:
+        raise InputError(_told(list(faults.values()), 0))
+    for case in filter(is_dicom, sound):
+        if skipped := skipped_files(case):
+            logger.info("segment: %s: %d files of the folder are no DICOM images; left out", case.case, skipped)
+    if bank is not None:
+        overrides["bank"] = str(Path(bank).absolute())
+    others = [str(Path(other).absolute()) for other in ensemble]
+    maps = {"uncertainty": uncertainty, "probabilities": probabilities}
+    run_config(bundle, "inference", cases=sound, ensemble=others, **maps, **overrides)
+    if dicom_seg:
+        named = load_card(bundle / "configs" / "card.yaml" if run is not None else card)
+        for case in sound:
+            try:
+                write_case_seg(Path(output), case, named)
+            except InputError as error:
+                faults[case.case] = str(error)
+    if faults:
+        raise InputError(_told(list(faults.values()), len(sound)))
+    return sound
+
+
+def _segment_knobs(bundle: Path, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the knobs that may be set when a run segments, each of the right kind."""
+    if unknown := sorted(set(knobs) - set(SEGMENT_KNOBS)):
+        raise InputError(f"--set {unknown[0]}: no knob of segmenting; there are {', '.join(SEGMENT_KNOBS)}")
+    config = bundle / "configs" / "inference.yaml"
+    return checked_knobs(config.read_text(encoding="utf-8"), knobs) if knobs and config.is_file() else {}
+
+
+def _fault(case: Case) -> str | None:
+    """Return what is wrong with a case's image."""
+    try:
+        read_volume_checked(case.image, case.case, fill_nonfinite=case.fill_nonfinite)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _told(faults: Sequence[str], segmented: int) -> str:
+    """Return the first fault's line, with how many more there are and how many inputs were segmented."""
+    more = [f"{len(faults) - 1} more at fault"] if len(faults) > 1 else []
+    more += [f"{segmented} segmented"] if segmented else []
+    return faults[0] + (f" ({', '.join(more)})" if more else "")

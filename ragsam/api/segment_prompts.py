@@ -1,0 +1,72 @@
+"""The job behind `ragsam segment --prompts`: objects that a person asks for, as label volumes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ragsam.data.cards.load import load_card
+from ragsam.data.checks.check_case import read_volume_checked
+from ragsam.data.datalist import Case
+from ragsam.errors import InputError
+from ragsam.files import write_json_atomic
+from ragsam.inference.inputs import cases_of_inputs
+from ragsam.inference.volume_writer import write_label_volume
+from ragsam.prompting.prompt_file import read_prompts
+from ragsam.prompting.prompted_run import PromptedRun
+from ragsam.runs.templates import require_plain
+
+
+def segment_prompted(
+    run: str | os.PathLike[str],
+    inputs: Sequence[str | os.PathLike[str]],
+    prompts: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    section: str = "test",
+    bank: str | os.PathLike[str] | None = None,
+    retrieval: bool = True,
+    series: Sequence[str] = (),
+) -> list[Case]:
+    """Write a label volume of the objects that prompts ask for, on each input's own grid, and `prompts.json`.
+
+    Where an object of a case is to be refined, the case's label volume is the automatic result with what was asked for
+    in it; else it holds the objects alone. Organs have their card's values, other objects the values after these, in
+    the order in which they are named. Where objects overlap the later one lies on top.
+
+    Args:
+        run: a trained run whose network answers prompts, or one with base weights, which then do.
+        inputs, section, bank, retrieval, series: as in `segment_with_run`; the bank is searched for automatic results.
+        prompts: see `read_prompts`; it names every case of the inputs.
+        output: folder for `CASE.nii.gz`, and for `prompts.json`: what each value is, in which slices it was found.
+
+    Returns:
+        The cases.
+
+    Raises:
+        InputError: a network that answers no prompts, faulty prompts, a case without prompts or prompts without case,
+            or an input that cannot be read.
+    """
+    root = Path(run).absolute()
+    require_plain(root, output, *([] if bank is None else [bank]))
+    card_path = root / "configs" / "card.yaml"
+    if not card_path.is_file():
+        raise InputError(f"{run}: not a run (no configs/card.yaml); make one with `ragsam train`")
+    asked = read_prompts(prompts, load_card(card_path))
+    cases = cases_of_inputs(inputs, section=section, series=series)
+    name, names = Path(prompts).name, {case.case for case in cases}
+    if lacking := sorted(names - set(asked)):
+        raise InputError(f"{lacking[0]}: {name} has no prompts for it; add them, or leave the input out")
+    if unknown := sorted(set(asked) - names):
+        raise InputError(f"{name}: {unknown[0]} is none of the inputs; a case is called after its file or folder")
+    for case in cases:
+        read_volume_checked(case.image, case.case, fill_nonfinite=case.fill_nonfinite)
+    overrides = {} if bank is None else {"bank": str(Path(bank).absolute())}
+    prompted = PromptedRun(root, cases, {**overrides, "retrieval": retrieval})
+    told = {}
+    for index, case in enumerate(cases):
+        labels, told[case.case] = prompted.segment(index, asked[case.case])
+        write_label_volume(Path(output) / f"{case.case}.nii.gz", labels, case.image)
+    write_json_atomic(Path(output) / "prompts.json", {"cases": told})
+    return cases

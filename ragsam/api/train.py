@@ -1,0 +1,48 @@
+"""Training: make a run and train it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ragsam.api.resume import can_resume, require_same_training
+from ragsam.errors import InputError
+from ragsam.report.training import CURVES_NAME, read_log, write_curves
+from ragsam.runs.templates import make_run, run_config
+from ragsam.training.checkpoints import remove_drafts
+
+
+def train_run(
+    bundle: str | os.PathLike[str],
+    datalist: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    knobs: Mapping[str, Any] | None = None,
+    *,
+    resume: bool = False,
+) -> Path:
+    """Make a run and train it; see `make_run`. Where bad input stops it before there are weights, no run is left.
+
+    Args:
+        resume: go on with the run of `output` after the last epoch that it finished; where there is none, begin.
+
+    Raises:
+        InputError: as `make_run`, a faulty case, or a run that was begun with other data or knobs.
+    """
+    run = Path(output)
+    again, resume = resume, resume and can_resume(run)
+    if resume:
+        require_same_training(run, datalist, knobs or {})
+        remove_drafts(run)
+    else:
+        make_run(bundle, datalist, output, knobs, again=again)
+    try:
+        run_config(run, "train", resume=resume)
+    except InputError:
+        if not (run / "models" / "model.safetensors").exists() and not can_resume(run):
+            shutil.rmtree(run)
+        raise
+    write_curves(read_log(run / "log.csv"), run / CURVES_NAME)
+    return run

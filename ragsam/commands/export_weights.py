@@ -1,0 +1,52 @@
+"""The job behind `ragsam export --to samed` and `--to sam`: a run's weights in a published format."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ragsam.errors import InputError
+from ragsam.files import atomic_write
+from ragsam.networks.exports import STATE_DICTS
+from ragsam.runs.trained import trained_network
+
+
+def export_state_dict(form: str, run: str | os.PathLike[str], output: str | os.PathLike[str]) -> list[str]:
+    """Write a trained run's weights as the state dict of a published format.
+
+    Args:
+        form: of `STATE_DICTS`.
+        run: a trained or imported run.
+        output: the file, `.pth`.
+
+    Returns:
+        Lines on what was left out, and on what its user has to know.
+
+    Raises:
+        InputError: no trained run, or a network that the format cannot hold; nothing is written then.
+    """
+    if Path(output).suffix not in (".pth", ".pt"):
+        raise InputError(f"--output {Path(output).name}: this format is a .pth file; call it so")
+    network, _ = trained_network(run)
+    state, notes = STATE_DICTS[form](network)
+    with atomic_write(output) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:
+            raise OSError(str(error).splitlines()[0]) from error  # a full disk, told as by every other writer
+    return [*notes, *_input_notes(_knobs(run))]
+
+
+def _knobs(run: str | os.PathLike[str]) -> dict[str, Any]:
+    return yaml.safe_load((Path(run) / "configs" / "inference.yaml").read_text(encoding="utf-8"))
+
+
+def _input_notes(knobs: dict[str, Any]) -> list[str]:
+    """Return what the format's own code does otherwise with a slice than this run."""
+    if knobs.get("context_slices"):
+        return ["input: the slice below, the slice, the slice above as channels, where the original repeats the slice"]
+    return []

@@ -1,0 +1,208 @@
+"""A training tried before it is begun: a few batches through everything, and what the whole will take."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from ragsam.console.durations import duration
+from ragsam.console.memory import peak_memory
+from ragsam.data.datalist import Case
+from ragsam.errors import InputError
+from ragsam.io.read_volume import open_volume
+from ragsam.runs.templates import config_workflow, make_run, require_free, root_cause
+from ragsam.training.disk_space import free_bytes
+from ragsam.training.epoch_checks import refuse_unreached
+from ragsam.training.frozen_encoder import FrozenEncoder
+from ragsam.training.vote_weight import VoteWeight
+
+STEPS = 4  # the first warms up, the others are timed
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Epochs of a training whose steps are alike.
+
+    Attributes:
+        first_epoch: counted from 1.
+        steps: how many.
+        ready_s: until the first of them: files checked and read, the bank built.
+        step_s: for a step, without what a frozen encoder encodes.
+    """
+
+    first_epoch: int
+    steps: int
+    ready_s: float
+    step_s: float
+
+
+@dataclass(frozen=True)
+class TrainingEstimate:
+    """What a training takes, as far as a few of its steps can tell.
+
+    Attributes:
+        batch_size, validations, volumes: slices a step, and how many there are of the others.
+        stages: in their order; more than one where neighbours, or a frozen encoder, come later.
+        validation_s, keep_s: for a validation, the choice of the vote's weight among it, and for what is kept after an
+            epoch.
+        encodings, encode_s: how many slices are encoded for a frozen encoder at most, and what each takes.
+        total_s: for all of it.
+        memory_bytes, gpu_bytes: the process's peak, with all embeddings that are kept, and the GPU's; 0 without one.
+        disk_bytes, free_bytes: what is written at most, old and new at once, and what is free where it is written.
+    """
+
+    batch_size: int
+    validations: int
+    volumes: int
+    stages: tuple[Stage, ...]
+    validation_s: float
+    keep_s: float
+    encodings: int
+    encode_s: float
+    total_s: float
+    memory_bytes: int
+    gpu_bytes: int
+    disk_bytes: int
+    free_bytes: int
+
+
+class _Clock:
+    """Notes when what happens, and the ends of steps on a clock that stands still while a frozen encoder is asked."""
+
+    def __init__(self, trainer: Engine, validator: Engine, frozen: FrozenEncoder | None, begin: float) -> None:
+        self.steps: list[float] = []
+        self.at = {"begin": begin}
+        self.ready_s: list[float] = []
+        self.frozen = frozen
+        trainer.add_event_handler(Events.GET_BATCH_STARTED, self._first_batch)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._note, "begin")
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
+        validator.add_event_handler(Events.STARTED, self._note, "validation")
+        validator.add_event_handler(Events.COMPLETED, self._note, "validated")
+        trainer.add_event_handler(Events.COMPLETED, self._note, "end")
+
+    def step_s(self, epoch: int) -> float:
+        """Return the seconds of a step of the epoch that was tried as this one, counted from 0."""
+        own = self.steps[epoch * STEPS :][:STEPS]
+        return (own[-1] - own[0]) / (STEPS - 1)
+
+    def _end_step(self, engine: Engine) -> None:
+        self.steps.append(time.monotonic() - (self.frozen.seconds if self.frozen else 0.0))
+
+    def _first_batch(self, engine: Engine) -> None:
+        if len(self.ready_s) < engine.state.epoch:
+            self.ready_s.append(time.monotonic() - self.at["begin"])
+
+    def _note(self, engine: Engine, name: str) -> None:
+        self.at[name] = time.monotonic()
+
+
+def try_training(
+    bundle: str | os.PathLike[str],
+    datalist: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    knobs: Mapping[str, Any] | None = None,
+) -> TrainingEstimate:
+    """Train for a few steps in a temporary folder, validate the largest volume, and estimate what the whole takes.
+
+    Raises:
+        InputError: whatever would stop the training: see `make_run`, a faulty case, too little memory or disk space.
+    """
+    require_free(Path(output))
+    with tempfile.TemporaryDirectory(prefix="ragsam-check-") as folder:
+        run = make_run(bundle, datalist, Path(folder) / "run", knobs)
+        estimate = _try_run(run, Path(output))
+    if estimate.free_bytes < estimate.disk_bytes:
+        free, needed = (size / 1e6 for size in (estimate.free_bytes, estimate.disk_bytes))
+        raise InputError(f"{output}: {free:.0f} MB are free, the training needs about {needed:.0f}; free some space")
+    return estimate
+
+
+def _try_run(run: Path, output: Path) -> TrainingEstimate:
+    start = time.monotonic()
+    plan = config_workflow(run, "train").parser
+    names = ("epochs", "validate_every", "steps_per_epoch", "batch_size")
+    epochs, every, steps, batch_size = (plan.get_parsed_content(name) for name in names)
+    later = {name: plan.get_parsed_content(name) for name in ("retrieval_from", "frozen_from")}
+    later = {name: epoch for name, epoch in later.items() if type(epoch) is int and epoch > 1}
+    for name, epoch in later.items():
+        refuse_unreached(name, epoch, epochs)  # here, since fewer epochs are tried
+    first_epochs = sorted({1, *later.values()})
+    short = {"epochs": len(first_epochs), "steps_per_epoch": STEPS, "validate_every": len(first_epochs)}
+    short |= {name: first_epochs.index(epoch) + 1 for name, epoch in later.items()}
+    workflow = config_workflow(run, "train", **short)
+    try:
+        workflow.initialize()
+        volumes = workflow.val_dataset.data
+        voxels = [_voxels(case) for case in volumes]
+        largest = max(range(len(volumes)), key=voxels.__getitem__)
+        volumes[:] = [volumes[largest]]
+        workflow.evaluator.state.epoch_length = 1
+        frozen = next((item for item in workflow.train_handlers if isinstance(item, FrozenEncoder)), None)
+        clock = _Clock(workflow.trainer, workflow.evaluator, frozen, start)
+        workflow.run()
+        workflow.finalize()
+    except Exception as error:
+        raise root_cause(error) from error
+    validations = epochs // every + (epochs % every > 0)
+    ends = [*first_epochs[1:], epochs + 1]
+    stages = tuple(
+        Stage(first, (end - first) * steps, clock.ready_s[index], clock.step_s(index))
+        for index, (first, end) in enumerate(zip(first_epochs, ends, strict=True))
+    )
+    encodings, encode_s, kept_bytes = 0, 0.0, 0
+    if frozen is not None and frozen.encoded:
+        encode_s = frozen.seconds / frozen.encoded
+        encodings, kept_bytes = frozen.expect((epochs - later.get("frozen_from", 1) + 1) * steps * batch_size)
+    validation_s = (clock.at["validated"] - clock.at["validation"]) * sum(voxels) / voxels[largest]
+    validation_s += sum(item.seconds for item in workflow.val_handlers if isinstance(item, VoteWeight))
+    keep_s = clock.at["end"] - clock.at["validated"]
+    process, gpu = peak_memory()
+    return TrainingEstimate(
+        batch_size=batch_size,
+        validations=validations,
+        volumes=len(voxels),
+        stages=stages,
+        validation_s=validation_s,
+        keep_s=keep_s,
+        encodings=encodings,
+        encode_s=encode_s,
+        total_s=sum(stage.ready_s + stage.steps * stage.step_s for stage in stages)
+        + encodings * encode_s
+        + epochs * keep_s
+        + validations * validation_s,
+        memory_bytes=process + kept_bytes,
+        gpu_bytes=gpu,
+        disk_bytes=2 * sum(path.stat().st_size for path in run.rglob("*") if path.is_file()),
+        free_bytes=free_bytes(output),
+    )
+
+
+def _voxels(case: Case) -> int:
+    return prod(open_volume(case.image, case.case).shape)
+
+
+def estimate_lines(estimate: TrainingEstimate) -> list[str]:
+    """Return an estimate as lines for a person."""
+    e, (first, *others) = estimate, estimate.stages
+    told = [f"from epoch {s.first_epoch} on: {s.step_s:.2f} s; {s.steps} steps" for s in others]
+    if e.encodings:
+        told.append(f"the frozen encoder: {duration(e.encodings * e.encode_s)} for {e.encodings} slices at most")
+    return [
+        f"{STEPS} batches of {e.batch_size} slices and the largest validation volume went through everything",
+        f"ready to train after {duration(first.ready_s)}",
+        f"a step: {first.step_s:.2f} s, {e.batch_size / first.step_s:.0f} slices a second; {first.steps} steps",
+        *told,
+        f"a validation: {duration(e.validation_s)} for {e.volumes} volumes; {e.validations} of them",
+        f"memory: {e.memory_bytes / 1e9:.1f} GB" + (f", the GPU's: {e.gpu_bytes / 1e9:.1f} GB" if e.gpu_bytes else ""),
+        f"disk: {e.disk_bytes / 1e6:.0f} MB, {e.free_bytes / 1e9:.1f} GB are free",
+        f"the whole training: about {duration(e.total_s)}",
+    ]

@@ -1,0 +1,1 @@
+"""Label volumes scored against references, and evaluations compared."""

@@ -1,0 +1,84 @@
+"""Label volumes as they are read for scoring and for pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragsam.data.checks.check_case import read_volume_checked
+from ragsam.errors import InputError
+
+WHOLE_NUMBER_TOLERANCE = 1e-3
+GEOMETRY_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class LabelVolume:
+    """A label map and where it lies.
+
+    Attributes:
+        labels: [X, Y, Z], whole numbers; the file's own integer type, or int32.
+        affine: (4, 4), voxel to mm.
+    """
+
+    labels: NDArray[np.integer]
+    affine: NDArray[np.float64]
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel spacing in array order, from the affine's columns, which say where the voxels lie."""
+        x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)).tolist()
+        return x, y, z
+
+
+def read_labels(path: Path, case: str, *, label_map: Mapping[int, int] | None = None) -> LabelVolume:
+    """Read a label volume; floats within 1e-3 of whole numbers are taken as those numbers.
+
+    Args:
+        path: its file.
+        case: how errors name it.
+        label_map: value in the file to value on the card, 0 to 0; None keeps the file's values.
+
+    Raises:
+        InputError: as `read_volume_checked`, and where a value is no whole number, or not in the label map.
+    """
+    image = read_volume_checked(path, case)
+    labels = _whole_numbers(np.asanyarray(image.dataobj), case)
+    if label_map is not None:
+        labels = _mapped(labels, label_map, case)
+    return LabelVolume(labels, np.asarray(image.affine, dtype=np.float64))
+
+
+def _whole_numbers(values: NDArray, case: str) -> NDArray[np.integer]:
+    if np.issubdtype(values.dtype, np.integer):
+        return values
+    labels = np.rint(values)
+    if broken := int(np.count_nonzero(~(np.abs(values - labels) <= WHOLE_NUMBER_TOLERANCE))):
+        raise InputError(f"{case}: {broken} labels are no whole numbers; save them as integers")
+    limits = np.iinfo(np.int32)
+    if labels.min() < limits.min or labels.max() > limits.max:
+        raise InputError(f"{case}: labels beyond 32 bits; save them as small integers")
+    return labels.astype(np.int32)
+
+
+def _mapped(labels: NDArray[np.integer], label_map: Mapping[int, int], case: str) -> NDArray[np.integer]:
+    found, places = np.unique(labels, return_inverse=True)
+    table = {0: 0, **label_map}
+    if unknown := [value for value in found.tolist() if value not in table]:
+        values = ", ".join(map(str, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
+        raise InputError(f"{case}: label {values} is not in the datalist's label_map; add it, 0 for background")
+    return np.array([table[value] for value in found.tolist()], np.int32)[places].reshape(labels.shape)
+
+
+def geometry_fault(reference: LabelVolume, prediction: LabelVolume) -> str | None:
+    """Return what differs between two volumes' grids, or None where they are the same to 1e-3."""
+    if reference.labels.shape != prediction.labels.shape:
+        return f"the prediction's shape is {prediction.labels.shape}, the reference's {reference.labels.shape}"
+    apart = float(np.abs(reference.affine - prediction.affine).max())
+    if not apart <= GEOMETRY_TOLERANCE:
+        return f"the prediction's affine differs from the reference's by up to {apart:.4g}"
+    return None

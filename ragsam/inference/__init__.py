@@ -1,0 +1,1 @@
+"""Volumes in, label volumes out: inferer, retrieval, test-time augmentation, ensemble, writers."""

@@ -1,0 +1,69 @@
+"""Banks of a run's slices: what a bank is made for, and its slices as the network describes them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from monai.data import DataLoader
+
+from ragsam.data.slices import SliceDataset
+from ragsam.networks.segmenter import Segmenter
+from ragsam.retrieval.bank import Bank
+from ragsam.retrieval.retriever import Retriever
+
+
+def bank_fit(retriever: Retriever, network: Segmenter, preparation: dict[str, Any]) -> dict[str, Any]:
+    """Return what a bank and its user must share: the preparation of slices, the descriptor, and its encoder if any."""
+    fit = {**preparation, "descriptor": retriever.descriptor, "carry": retriever.carry}
+    if retriever.needs_embedding or retriever.memory:
+        fit["encoder"] = encoder_fingerprint(network)
+    return fit
+
+
+def encoder_fingerprint(network: Segmenter) -> str:
+    """Return the SHA-256 of the weights that the embedding depends on."""
+    digest = hashlib.sha256()
+    for part in network.encoding_parts:
+        for tensor in part.state_dict().values():
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def build_bank(
+    retriever: Retriever, network: Segmenter, dataset: SliceDataset, preparation: dict[str, Any], batch_size: int = 32
+) -> Bank:
+    """Put every slice of a dataset, unaugmented, into a bank in memory and attach it to the retriever."""
+    fit, keeps = bank_fit(retriever, network, preparation), retriever.keeps
+    bank = Bank.collect(bank_batches(retriever, network, dataset, keeps, batch_size), fit, keeps)
+    retriever.attach(bank)
+    return bank
+
+
+def bank_batches(
+    retriever: Retriever, network: Segmenter, dataset: SliceDataset, keeps: Sequence[str] = (), batch_size: int = 32
+) -> Iterator[dict[str, Any]]:
+    """Yield every slice of a dataset, unaugmented, as a bank takes them; see `Retriever.described`."""
+    # A generator of its own: MONAI's loader would set torch's global one back to its first seed.
+    generator = torch.Generator().manual_seed(0)
+    slices = dataset if dataset.augmentation is None else dataset.plain()
+    loader = DataLoader(slices, batch_size=batch_size, num_workers=0, generator=generator)
+    return retriever.described(loader, partial(encoding, network), keeps)
+
+
+@torch.no_grad()
+def encoding(network: Segmenter, image: torch.Tensor) -> torch.Tensor:
+    """Return the embedding [B, C, h, w] of slices [B, C, S, S], whatever the network is doing otherwise."""
+    training = network.training
+    network.eval()
+    embedding = network.encode(image.to(next(network.parameters()).device))
+    network.train(training)
+    return embedding
+
+
+def encode_alone(network: Segmenter, image: torch.Tensor) -> torch.Tensor:
+    """Return what `encoding` does, of every slice the same to the bit whatever others come with it."""
+    return torch.cat([encoding(network, each) for each in image.split(1)])

@@ -1,0 +1,182 @@
+"""Evaluation of written label volumes, and the report of it; as a function, and as an Ignite handler."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+
+from ragsam.console.case_progress import CaseProgress
+from ragsam.data.cards.load import Card
+from ragsam.data.datalist import Case, load_datalist
+from ragsam.errors import InputError
+from ragsam.evaluation.score_case import evaluated
+from ragsam.evaluation.score_cases import CasePair, evaluate_cases, pairs_from_cases
+from ragsam.files import read_json
+from ragsam.inference.provenance import provenance_rows
+from ragsam.report.page import write_report
+from ragsam.report.tables import write_metrics_csv, write_metrics_json, write_summary_tables
+from ragsam.report.viewer_code import load_viewer_code
+from ragsam.retrieval.bank import Bank, pseudonym
+
+TRACE_NAME = "retrieval.json"
+_VERSIONS = ("ragsam", "numpy", "scipy", "nibabel")
+
+
+def report_evaluation(
+    pairs: Sequence[CasePair],
+    card: Card,
+    predictions: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    bank: str | os.PathLike[str] | None = None,
+    support_cases: Sequence[Case] = (),
+    baseline: Mapping[str, Any] | None = None,
+    baseline_name: str = "without retrieval",
+    viewer: int | Sequence[str] = 0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Measure predictions and write metrics.json, .csv, .md and .tex and report.html into `output`.
+
+    Args:
+        pairs: references and predictions.
+        predictions: folder of the predictions; of its files, if any, `retrieval.json` tells the neighbours, and
+            `provenance.json` what the predictions were made with.
+        bank: the bank behind them, which knows the pseudonyms of `support_cases`, shown beside the query slices.
+        support_cases: cases the bank was made of.
+        baseline: metrics of the same cases without retrieval (or of any other run).
+        viewer: cases with an interactive 3D view; see `write_report`.
+        options: of `evaluate_cases`.
+
+    Returns:
+        The content of metrics.json.
+    """
+    output, trace_path = Path(output), Path(predictions) / TRACE_NAME
+    if viewer:
+        load_viewer_code()  # what is missing is told before the work
+    metrics = _measured(pairs, card, options)
+    write_metrics_json(metrics, output / "metrics.json")
+    write_metrics_csv(metrics, output / "metrics.csv")
+    write_summary_tables(metrics, output)
+    known = {}
+    if bank is not None and (Path(bank) / "manifest.json").is_file():
+        salt = Bank.open(bank).salt
+        known = {pseudonym(case.case, salt, "c"): case for case in support_cases}
+    write_report(
+        metrics,
+        output / "report.html",
+        card=card,
+        pairs=pairs,
+        trace=read_json(trace_path) if trace_path.is_file() else None,
+        baseline=baseline,
+        baseline_name=baseline_name,
+        support_cases=known,
+        provenance={**provenance_rows(predictions), "evaluated with": versions()},
+        viewer=viewer,
+    )
+    return metrics
+
+
+def _measured(pairs: Sequence[CasePair], card: Card, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Evaluate, and show how far it is, unless the scores are there already."""
+    if "results" in options:
+        return evaluate_cases(pairs, card, **options)
+    with CaseProgress("evaluate", len(pairs)) as progress:
+        return evaluate_cases(pairs, card, progress=progress, **options)
+
+
+def versions() -> str:
+    """Return the versions of the packages that a measurement depends on."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS)
+
+
+class EvaluationReport:
+    """Measures the volumes that an evaluator has written, when it is done.
+
+    Of several processes each scores the cases that its own evaluator has had; the scores are gathered once, and the
+    first process writes. It scores what none of them has had, as missed where there is no volume.
+
+    Args:
+        datalist: path of the datalist.
+        section: the section that was segmented.
+        card: the data set's card.
+        predictions: folder of the label volumes.
+        output: folder for metrics and report.
+        bank: the bank that was searched, if any.
+        baseline: metrics.json of an evaluation to compare with, if any.
+
+    Raises:
+        InputError: at the end, once everything else is written, where a case could not be measured.
+    """
+
+    def __init__(
+        self,
+        datalist: str | os.PathLike[str],
+        section: str,
+        card: Card,
+        predictions: str | os.PathLike[str],
+        output: str | os.PathLike[str],
+        *,
+        bank: str | os.PathLike[str] | None = None,
+        baseline: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.datalist = datalist
+        self.section = section
+        self.card = card
+        self.predictions = predictions
+        self.output = output
+        self.bank = bank
+        self.baseline = baseline
+        self.done: set[str] = set()
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator, after the handler that writes the volumes."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.note)
+        engine.add_event_handler(Events.COMPLETED, self.report)
+
+    def start(self, engine: Engine) -> None:
+        """Forget the cases of an earlier run."""
+        self.done = set()
+
+    def note(self, engine: Engine) -> None:
+        """Note the cases that this process has just had."""
+        self.done |= {batch["case"] for batch in engine.state.batch}
+
+    def report(self, engine: Engine) -> None:
+        """Write metrics.json, metrics.csv and report.html; in the first process alone, where there are several."""
+        data = load_datalist(self.datalist)
+        score = partial(evaluated, card=self.card, protocol="clinical")
+        pairs = pairs_from_cases(data.section(self.section), self.predictions)
+        scores = gather({pair.case: score(pair) for pair in pairs if pair.case in self.done})
+        if idist.get_rank() != 0:
+            return
+        pairs = pairs_from_cases(data.section(self.section), self.predictions)  # now that all have written theirs
+        metrics = report_evaluation(
+            pairs,
+            self.card,
+            self.predictions,
+            self.output,
+            results=[scores.get(pair.case) or score(pair) for pair in pairs],
+            bank=self.bank,
+            support_cases=data.sections.get("training", ()),
+            baseline=read_json(self.baseline) if self.baseline else None,
+        )
+        if metrics["faults"]:
+            raise InputError(f"{metrics['faults'][0]} ({len(metrics['faults'])} such); the rest is in {self.output}")
+
+
+def gather(scores: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores of all processes by case; of a case that several have had, the first one's."""
+    if idist.get_world_size() == 1:
+        return scores
+    merged: dict[str, Any] = {}
+    for one in idist.all_gather(scores):
+        merged = one | merged
+    return merged

@@ -1,0 +1,77 @@
+"""What is given to segment, as cases: volumes, DICOM folders, datalists."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ragsam.data.datalist import Case, load_datalist
+from ragsam.errors import InputError
+from ragsam.io.dicom_headers import list_series, scan_folder, split_series
+from ragsam.io.read_volume import SUFFIXES
+
+
+def cases_of_inputs(
+    inputs: Sequence[str | os.PathLike[str]], *, section: str = "test", series: Sequence[str] = ()
+) -> list[Case]:
+    """Return the cases of all inputs; nothing is read but datalists, and DICOM headers where a series is named.
+
+    Args:
+        inputs: volumes (see `SUFFIXES`), DICOM folders, or datalists, of which `section` is taken. A case is named
+            after its file without suffix, or its folder, and taken for a patient of its own.
+        section: of a datalist.
+        series: Series Instance UIDs; of each DICOM folder the one is taken that it holds.
+
+    Raises:
+        InputError: two inputs of one name, a folder that holds several of the series, a series but no DICOM folder, or
+            another kind of file.
+    """
+    cases = [case for path in inputs for case in _cases_of(Path(path), section, series)]
+    names = [case.case for case in cases]
+    if double := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{double[0]}: two inputs of this name; segment them into two folders")
+    if series and not any(map(is_dicom, cases)):
+        raise InputError("--series: none of the inputs is a DICOM folder; leave it out")
+    return cases
+
+
+def is_dicom(case: Case) -> bool:
+    """Return whether a case's image is a DICOM folder, or a series of one."""
+    return split_series(case.image)[0].is_dir()
+
+
+def skipped_files(case: Case) -> int:
+    """Return how many files of a case's DICOM folder are no DICOM images."""
+    return scan_folder(split_series(case.image)[0], case.case)[1]
+
+
+def _cases_of(path: Path, section: str, series: Sequence[str]) -> Sequence[Case]:
+    folder, uid = split_series(path.absolute())
+    if folder.is_dir():
+        name = Path(os.path.normpath(folder)).name
+        uids = [uid] if uid else _asked_for(folder, series, name)
+        return [Case(case=name, patient=name, image=folder.joinpath(*uids))]
+    if path.suffix == ".json":
+        return load_datalist(path).section(section)
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix):
+            name = path.name.removesuffix(suffix)
+            return [Case(case=name, patient=name, image=path.absolute())]
+    raise InputError(
+        f"{path.name}: not a volume ({', '.join(SUFFIXES)}), a DICOM folder or a datalist (.json); convert it first"
+    )
+
+
+def _asked_for(folder: Path, series: Sequence[str], name: str) -> list[str]:
+    """Return the one series of a folder that was asked for; none where none was."""
+    if not series:
+        return []
+    try:
+        held = {one.uid for one in list_series(folder, name)}
+    except InputError:
+        return []  # told when the folder is opened, so that the other inputs go on
+    here = [uid for uid in series if uid in held]
+    if len(here) > 1:
+        raise InputError(f"{name}: two of the series asked for are in this folder; segment them one by one")
+    return here or [series[0]]

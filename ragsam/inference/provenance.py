@@ -1,0 +1,133 @@
+"""What label volumes were made with: `provenance.json` beside them, by hashes and versions, without path or patient."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+
+from ragsam.data.cards.load import Card
+from ragsam.files import read_json, sha256_file, write_json_atomic
+from ragsam.networks.segmenter import Segmenter
+
+PROVENANCE_NAME = "provenance.json"
+_VERSIONS = ("ragsam", "torch", "monai")
+
+
+class Provenance:
+    """Writes `provenance.json` when an engine has started, of several processes in the first alone.
+
+    Args:
+        network: what segments.
+        weights: the file that its weights are of; None where it has none.
+        folder: of the label volumes.
+        card: of the organs.
+        bank: the bank that is searched; None where retrieval is off.
+        ensemble: folders of the runs that are averaged with it.
+    """
+
+    def __init__(
+        self,
+        network: Segmenter,
+        weights: str | os.PathLike[str] | None,
+        folder: str | os.PathLike[str],
+        *,
+        card: Card,
+        bank: str | os.PathLike[str] | None = None,
+        ensemble: Sequence[str | os.PathLike[str]] = (),
+    ) -> None:
+        self.network = network
+        self.weights = weights
+        self.folder = Path(folder)
+        self.card = card
+        self.bank = bank
+        self.ensemble = [Path(run) for run in ensemble]
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator, after the handlers that load weights and banks: they tell what is wrong."""
+        engine.add_event_handler(Events.STARTED, self.write)
+
+    def write(self, engine: Engine) -> None:
+        """Write the file."""
+        if idist.get_rank() != 0:
+            return
+        content = {
+            "card": self.card.name,
+            **weights_and_bank(self.weights, self.bank),
+            "network": self.network.about,
+            "ensemble": [member(run, retrieval=self.bank is not None) for run in self.ensemble],
+            "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+            "date": date.today().isoformat(),
+        }
+        write_json_atomic(self.folder / PROVENANCE_NAME, content)
+
+
+def weights_and_bank(weights: str | os.PathLike[str] | None, bank: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """Return the SHA-256 of a weights file, and a bank's size and the SHA-256 of its manifest, which has its files'."""
+    found = None
+    if bank is not None:
+        manifest = read_json(Path(bank) / "manifest.json")
+        found = {name: manifest[name] for name in ("slices", "patients", "sha256")}
+    return {"weights_sha256": None if weights is None else sha256_file(weights), "bank": found}
+
+
+def member(run: Path, *, retrieval: bool) -> dict[str, Any]:
+    """Return the same of a run in an ensemble, as its own `inference.yaml` has them."""
+    from monai.bundle import ConfigParser  # takes a second; only needed here
+
+    parser = ConfigParser()
+    parser.read_config(str(run / "configs" / "inference.yaml"))
+    parser.update({"bundle_root": str(run), "retrieval": retrieval})
+    weights, bank, fusion = (parser.get_parsed_content(name) for name in ("weights", "bank", "fusion"))
+    return weights_and_bank(weights, bank if retrieval and fusion else None)
+
+
+def provenance_rows(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """Return what the `provenance.json` of a folder says, as rows for people; none where there is no such file of ours.
+
+    Raises:
+        InputError: a file that is not JSON.
+    """
+    path = Path(folder) / PROVENANCE_NAME
+    content = read_json(path) if path.is_file() else None
+    if not isinstance(content, Mapping) or not {"weights_sha256", "bank", "network", "versions"} <= set(content):
+        return {}
+    network, others = content["network"], content.get("ensemble") or []
+    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    rows = {"segmented": f"{content.get('date')}, {versions}", "weights": f"SHA-256 {content['weights_sha256']}"}
+    rows["network"] = f"{network.get('backbone')}, slices of {network.get('image_size')} pixels, {_tuned(network)}"
+    if content["weights_sha256"] is None:
+        rows["weights"] = "none, without training"
+        rows["network"] = f"the vote of the bank, slices of {network.get('image_size')} pixels"
+    if network.get("base_sha256"):
+        rows["base weights"] = f"SHA-256 {network['base_sha256']}"
+    rows["bank"] = _bank(content["bank"])
+    for number, other in enumerate(others, start=2):
+        told = f"weights: SHA-256 {other['weights_sha256']}; bank: {_bank(other['bank'])}"
+        rows[f"averaged with (run {number})"] = told
+    return rows
+
+
+def _tuned(network: Mapping[str, Any]) -> str:
+    """Return in words how a network was tuned."""
+    how = "tuned by" if network.get("base_sha256") else "trained whole, without base weights, with"
+    ways = [f"{name} ({_options(options)})" for name, options in (network.get("tuning") or {}).items()]
+    ways += ["all of the base weights"] if network.get("full_tuning") and network.get("base_sha256") else []
+    return f"{how} {', '.join(ways) or 'nothing added'}"
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    texts = {name: "+".join(map(str, value)) if isinstance(value, list) else value for name, value in options.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items())
+
+
+def _bank(bank: Mapping[str, Any] | None) -> str:
+    if bank is None:
+        return "none, retrieval was off"
+    return f"{bank['slices']} slices of {bank['patients']} patients, SHA-256 {bank['sha256']}"

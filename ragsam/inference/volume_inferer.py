@@ -1,0 +1,185 @@
+"""Volume in, labels out, a slab of slices at a time: the logits of a whole volume never stand at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from math import log
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer, sliding_window_inference
+from torch import Tensor, nn
+
+from ragsam.inference.test_time_augmentation import Looks
+from ragsam.networks.int8 import int8_linears
+from ragsam.networks.lora import merged_lora
+from ragsam.networks.precision import autocast, autocast_dtype, is_int8, known_precision
+from ragsam.transforms.in_plane import own_grid
+from ragsam.transforms.slicing import (
+    WINDOW_OVERLAP,
+    context_offsets,
+    pad_to_window,
+    slice_channels,
+    slice_height,
+    slice_spacing_mm,
+)
+
+#: Slices whose logits stand at once: 230 MB for 512 x 512 pixels and 14 classes, some three times that while they are
+#: made.
+SLAB = 16
+BATCH = 16
+
+Network = Callable[..., Tensor]
+#: Numbers of consecutive slices, and their logits [S, K + 1, H, W].
+Slab = tuple[slice, Tensor]
+#: See `OwnRetrieval`.
+Retrieval = Callable[[Network, Tensor], AbstractContextManager[None]]
+
+
+class VolumeInferer(Inferer):
+    """Runs a network on the slices of a volume and chooses their classes.
+
+    The network takes slices [B, C, S, S] and `height` [B]. Its logits are brought back to the image's own grid within
+    the slices, where `InPlaneSpacingd` had resampled them, before classes are chosen: borders are decided there.
+
+    Args:
+        image_size: side of the window, pixels: smaller slices are padded, larger ones covered by overlapping windows.
+        batch_size: windows run at once; None takes `BATCH`, or fewer that have no more than a million pixels together.
+        context_slices: neighbours on each side as channels, as in training.
+        context_distance_mm: from one channel to the next, as in training; the volume must then carry its affine.
+        restore_grid: False chooses classes on the resampled grid, where the labels of a validation lie.
+        uncertainty: adds a channel, see `__call__`.
+        probabilities: adds a channel for every organ.
+        retrieval: switches the network's retrieval on for each volume, where no handler does; None leaves it alone.
+        precision: of the network's arithmetic, one of `PRECISIONS`; see `autocast_dtype` and `is_int8`.
+        looks: options of `Looks`.
+
+    Attributes:
+        average: turns the slabs of the volume at hand into those of several runs' mean; None leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        *,
+        batch_size: int | None = None,
+        context_slices: int = 1,
+        context_distance_mm: float | None = None,
+        restore_grid: bool = True,
+        uncertainty: bool = False,
+        probabilities: bool = False,
+        retrieval: Retrieval | None = None,
+        precision: str = "float32",
+        **looks: Any,
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.batch_size = batch_size or max(1, min(BATCH, 2**20 // image_size**2))
+        self.context_slices = context_slices
+        self.context_distance_mm = context_distance_mm
+        self.restore_grid = restore_grid
+        self.uncertainty = uncertainty
+        self.probabilities = probabilities
+        self.retrieval = retrieval
+        self.precision = known_precision(precision)
+        self.looks = Looks(**looks)
+        self.average: Callable[[Iterator[Slab], Tensor], Iterator[Slab]] | None = None
+
+    def __call__(self, inputs: Tensor, network: Network, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the labels of volumes [B, 1, H, W, D], 0-1, uint8 [B, C, H, W, D].
+
+        The first channel is the labels. With `uncertainty` the next is the entropy of the classes' probabilities, 255
+        where all are alike; with `probabilities` the last K are the organs', 255 for 1. H and W are those of the
+        image's own slices with `restore_grid`.
+        """
+        return torch.stack([self._volume(volume, network) for volume in inputs])
+
+    def slabs(self, volume: Tensor, network: Network) -> Iterator[Slab]:
+        """Yield the logits of a volume [1, H, W, D], `SLAB` slices at a time, from the first slice to the last.
+
+        LoRA is merged meanwhile, but under autocast and in int8: a small update would be lost in a rounded weight.
+        """
+        rounds = is_int8(self.precision, volume.device)
+        dtype = None if rounds else autocast_dtype(self.precision, volume.device)
+
+        def run(windows: Tensor, **options: Tensor) -> Tensor:
+            with autocast(dtype, windows.device):
+                return network(windows, **options).to(windows)
+
+        with _rounded(network) if rounds else nullcontext() if dtype else _merged(network, volume.device):
+            yield from self._slabs(volume, run)
+
+    def _slabs(self, volume: Tensor, network: Network) -> Iterator[Slab]:
+        own = own_grid(volume) if self.restore_grid else None
+        offsets, depth = self._offsets(volume), volume.shape[-1]
+        voxels = (volume.as_tensor() if isinstance(volume, MetaTensor) else volume)[0]
+        for start in range(0, depth, SLAB):
+            where = slice(start, min(start + SLAB, depth))
+            numbers = range(where.start, where.stop)
+            slices = torch.stack([slice_channels(voxels, z, offsets) for z in numbers])
+            heights = slices.new_tensor([slice_height(z, depth) for z in numbers])
+            logits = self.looks(slices, lambda seen, heights=heights: self._windows(seen, heights, network))
+            yield where, logits if own is None else own.restore(logits)
+
+    def _windows(self, slices: Tensor, heights: Tensor, network: Network) -> Tensor:
+        """Return the logits [S, K + 1, H, W] of slices [S, C, H, W]."""
+        size = self.image_size
+        if max(slices.shape[-2:]) <= size:  # one window each: nothing to weigh, which costs more than a small network
+            parts = zip(pad_to_window(slices, size).split(self.batch_size), heights.split(self.batch_size), strict=True)
+            logits = torch.cat([network(windows, height=height) for windows, height in parts])
+            top, left = ((size - side) // 2 for side in slices.shape[-2:])
+            return logits[..., top : top + slices.shape[-2], left : left + slices.shape[-1]]
+
+        def run(windows: Tensor, places: Sequence[Sequence[slice]]) -> Tensor:
+            return network(windows, height=heights[[place[0].start for place in places]])
+
+        options = {"overlap": WINDOW_OVERLAP, "mode": "gaussian", "with_coord": True}
+        return sliding_window_inference(slices, (size, size), self.batch_size, run, **options)
+
+    def _volume(self, volume: Tensor, network: Network) -> Tensor:
+        with self.retrieval(network, volume) if self.retrieval is not None else nullcontext():
+            return self._labels(volume, network)
+
+    def _labels(self, volume: Tensor, network: Network) -> Tensor:
+        slabs: Iterable[Slab] = self.slabs(volume, network)
+        if self.average is not None:
+            slabs = self.average(slabs, volume)
+        made = None
+        for where, logits in slabs:
+            channels = self._channels(logits)
+            if made is None:
+                made = channels.new_zeros((channels.shape[1], *channels.shape[2:], volume.shape[-1]))
+            made[..., where] = channels.permute(1, 2, 3, 0)
+        return made
+
+    def _channels(self, logits: Tensor) -> Tensor:
+        """Return uint8 [S, C, H, W] of logits [S, K + 1, H, W]."""
+        channels = [logits.argmax(1, keepdim=True).to(torch.uint8)]
+        if self.uncertainty or self.probabilities:
+            chances = logits.float().softmax(1)
+            if self.uncertainty:
+                channels.append(_bytes(torch.special.entr(chances).sum(1, keepdim=True) / log(chances.shape[1])))
+            if self.probabilities:
+                channels.append(_bytes(chances[:, 1:]))
+        return torch.cat(channels, dim=1)
+
+    def _offsets(self, volume: Tensor) -> tuple[float, ...]:
+        if self.context_distance_mm is None:
+            return context_offsets(self.context_slices)
+        spacing_mm = slice_spacing_mm(volume)
+        return context_offsets(self.context_slices, distance_mm=self.context_distance_mm, spacing_mm=spacing_mm)
+
+
+def _merged(network: Network, device: torch.device) -> AbstractContextManager[None]:
+    apart = not isinstance(network, nn.Module) or torch.is_autocast_enabled(device.type)
+    return nullcontext() if apart else merged_lora(network)
+
+
+def _rounded(network: Network) -> AbstractContextManager[None]:
+    return int8_linears(network) if isinstance(network, nn.Module) else nullcontext()
+
+
+def _bytes(shares: Tensor) -> Tensor:
+    return (shares * 255).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,106 @@
+"""Label volumes and maps on the input's own grid, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from ignite.engine import Engine, Events
+from torch import Tensor
+
+from ragsam.files import atomic_write
+from ragsam.io.read_volume import open_volume
+
+
+class LabelVolumeWriter:
+    """Writes each prediction as `CASE.nii.gz`, with the grid and affine of the case's own image.
+
+    Where the output has them, it writes `uncertainty/CASE.nii.gz` and `probabilities/CASE/ORGAN.nii.gz` too: 0 to 1,
+    in 255 steps. A volume is compressed and written in a thread while the next one is segmented; what fails there fails
+    the evaluator when that is done, and all is written when it completes.
+
+    Args:
+        folder: where to write.
+        images: path of each case's image.
+        organs: names of the label values from 1 on, for the probabilities.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        images: Mapping[str, str | os.PathLike[str]],
+        organs: Sequence[str] = (),
+    ) -> None:
+        self.folder = Path(folder)
+        self.images = images
+        self.organs = [re.sub(r"[^\w-]+", "_", organ) for organ in organs]
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="volume-writer")
+        self._written: Future[None] | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator, before the handlers that look at the files when it completes."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def write(self, engine: Engine) -> None:
+        """Have the predictions of the current batch written, when the last ones are."""
+        volumes: list[tuple[str, str, np.ndarray, float | None]] = []
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            case = batch["case"]
+            labels = output["pred"].cpu().numpy()[0].round().astype(np.uint8)
+            volumes.append((case, f"{case}.nii.gz", labels, None))
+            volumes += [(case, name, channel.cpu().numpy(), 1 / 255) for name, channel in self._maps(case, output)]
+        self.finish(engine)
+        self._written = self._pool.submit(self._write, volumes)
+
+    def finish(self, engine: Engine) -> None:
+        """Wait until the last predictions are written."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def _write(self, volumes: Sequence[tuple[str, str, np.ndarray, float | None]]) -> None:
+        for case, name, values, unit in volumes:
+            write_label_volume(self.folder / name, values, self.images[case], unit=unit)
+
+    def _maps(self, case: str, output: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
+        """Return file names and maps [X, Y, Z], uint8."""
+        maps = [(f"uncertainty/{case}.nii.gz", output["uncertainty"][0])] if "uncertainty" in output else []
+        if "probabilities" in output:
+            names = (f"probabilities/{case}/{organ}.nii.gz" for organ in self.organs)
+            maps += zip(names, output["probabilities"], strict=True)
+        return maps
+
+
+def write_label_volume(
+    path: Path, labels: np.ndarray, image_path: str | os.PathLike[str], *, unit: float | None = None
+) -> None:
+    """Write labels [X, Y, Z], uint8, as NIfTI with the affine, codes and units of an image; nothing else is copied.
+
+    The image may be in any format that `open_volume` opens.
+
+    Args:
+        unit: what a step of the values stands for, so that readers see a map in those units; None for labels.
+
+    Raises:
+        ValueError: labels that are not on the image's grid.
+    """
+    image = open_volume(Path(image_path), path.name)
+    if labels.shape != image.shape[:3]:
+        raise ValueError(f"{path.name}: labels are {labels.shape}, the image is {image.shape}")
+    volume = nib.Nifti1Image(labels, image.affine)
+    # The header's free text (descrip, intent_name, db_name) may name the patient: only the geometry goes on.
+    volume.header.set_xyzt_units(*image.header.get_xyzt_units())
+    for name in ("sform", "qform"):
+        code = int(image.header[f"{name}_code"])
+        getattr(volume, f"set_{name}")(image.affine, code=code or 1)
+    if unit is not None:
+        volume.header.set_slope_inter(unit, 0)
+    with atomic_write(path) as temporary:
+        nib.save(volume, temporary)

@@ -1,0 +1,1 @@
+"""Volumes read: NIfTI, ITK's formats, DICOM."""

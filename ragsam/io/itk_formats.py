@@ -1,0 +1,81 @@
+"""MetaImage and NRRD files through SimpleITK: the header first, the voxels when they are asked for."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from ragsam.errors import InputError
+from ragsam.io.lazy_volume import lazy_volume, quiet_itk, simpleitk
+
+ITK_SUFFIXES = (".mha", ".mhd", ".nrrd")
+_PIXEL_TYPES = {
+    "sitkInt8": np.int8,
+    "sitkUInt8": np.uint8,
+    "sitkInt16": np.int16,
+    "sitkUInt16": np.uint16,
+    "sitkInt32": np.int32,
+    "sitkUInt32": np.uint32,
+    "sitkInt64": np.int64,
+    "sitkUInt64": np.uint64,
+    "sitkFloat32": np.float32,
+    "sitkFloat64": np.float64,
+}
+_DEFLATE_LIMIT = 1032  # deflate packs no byte sequence closer than this
+
+
+def open_itk(path: Path, case: str) -> nibabel.Nifti1Image:
+    """Open a `.mha`, `.mhd` or `.nrrd` file; its voxels are read when they are first asked for.
+
+    Args:
+        path: the file.
+        case: how errors name it.
+
+    Returns:
+        The volume in RAS millimetres. Without an orientation of its own a file is taken for LPS, as ITK does.
+
+    Raises:
+        InputError: no such format, not three dimensions, several channels, a header that promises more than the file
+            can hold or more than 2**31 voxels; when voxels are asked for, a file that is cut short.
+    """
+    sitk = simpleitk(case)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        with quiet_itk():
+            reader.ReadImageInformation()
+    except RuntimeError as error:  # its text holds the file's name
+        raise InputError(f"{case}: the file is no volume that ITK can read; copy it again or make it NIfTI") from error
+    shape = tuple(int(n) for n in reader.GetSize())
+    if len(shape) != 3:
+        raise InputError(f"{case}: shape {shape} is not three-dimensional; give one volume of one channel")
+    dtype = {getattr(sitk, name): kind for name, kind in _PIXEL_TYPES.items()}.get(reader.GetPixelID())
+    if reader.GetNumberOfComponents() != 1 or dtype is None:
+        raise InputError(f"{case}: voxels have several channels (colour); give one volume of one channel")
+    needed_bytes = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
+    if path.suffix.lower() != ".mhd" and path.stat().st_size * _DEFLATE_LIMIT < needed_bytes:
+        raise InputError(f"{case}: the header promises {shape} voxels, more than the file holds; copy it again")
+    return lazy_volume(partial(_voxels, path, shape, case), shape, dtype, _lps_affine(reader), case)
+
+
+def _voxels(path: Path, shape: tuple[int, ...], case: str) -> NDArray:
+    sitk = simpleitk(case)
+    try:
+        with quiet_itk():
+            array = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T
+    except RuntimeError as error:
+        raise InputError(f"{case}: voxels cannot be read (cut short or damaged); copy the file again") from error
+    if array.shape != shape:
+        raise InputError(f"{case}: the file changed while it was read; try again")
+    return array
+
+
+def _lps_affine(reader: object) -> NDArray[np.float64]:
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
+    affine[:3, 3] = reader.GetOrigin()
+    return affine

@@ -1,0 +1,1 @@
+"""Runs and bundles: options, templates, configs read as data, weights."""

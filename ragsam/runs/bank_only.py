@@ -1,0 +1,156 @@
+"""Without training: a packaged bundle whose network is the vote, prepared as its bank says.
+
+The bundle's configs are read where they are installed, and a few of their entries replaced; no run is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ragsam.data.cards.load import load_card
+from ragsam.data.datalist import load_datalist
+from ragsam.errors import InputError
+from ragsam.retrieval.bank_manifest import read_manifest
+from ragsam.retrieval.descriptors import DESCRIPTORS
+from ragsam.runs.options import checked_knobs
+from ragsam.runs.templates import find_bundle, fitting_image_size, require_plain
+
+logger = logging.getLogger(__name__)
+
+BUNDLE = "sam_lora"
+#: How a bank's slices are prepared and found; what may be set when it is made without a run.
+INDEX_KNOBS = ("image_size", "spacing_mm", "slice_axis", "descriptor", "carry")
+#: Of a bank's `fit`, what a config takes by the same names.
+_OF_BANK = ("image_size", "slice_axis", "context_slices", "context_distance_mm", "spacing_mm", "descriptor", "carry")
+_LEAST_SIZE = 16
+
+
+def bank_values(datalist: str | os.PathLike[str], section: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of `train.yaml` to make a bank of a datalist's labelled cases.
+
+    The image size, where it is not among the knobs, is found as for a run.
+
+    Args:
+        section: of the datalist.
+        knobs: values of `INDEX_KNOBS`.
+
+    Raises:
+        InputError: faulty datalist or card, an unknown knob or one of another kind, or a descriptor that looks at an
+            encoder.
+    """
+    if unknown := sorted(set(knobs) - set(INDEX_KNOBS)):
+        raise InputError(f"--set {unknown[0]}: no knob of a bank; there are {', '.join(INDEX_KNOBS)}")
+    text = (find_bundle(BUNDLE) / "configs" / "train.yaml").read_text(encoding="utf-8")
+    data, values = load_datalist(datalist), checked_knobs(text, knobs)
+    require_plain(data.path, data.card)
+    _check_knobs(values)
+    if "image_size" not in values:
+        axis = values.get("slice_axis", 2)
+        values["image_size"] = fitting_image_size(data.section(section), values.get("spacing_mm"), axis)
+    return {**values, "datalist": str(data.path), "card": data.card}
+
+
+def _check_knobs(values: Mapping[str, Any]) -> None:
+    free = [name for name, descriptor in DESCRIPTORS.items() if not descriptor.needs_embedding]
+    if values.get("descriptor", free[0]) not in free:
+        raise InputError(f"--set descriptor: {values['descriptor']!r}; without a run choose one of {', '.join(free)}")
+    if values.get("slice_axis", 2) not in (0, 1, 2):
+        raise InputError(f"--set slice_axis: {values['slice_axis']} is none; 0 sagittal, 1 coronal, 2 axial")
+    if values.get("image_size", _LEAST_SIZE) < _LEAST_SIZE:
+        raise InputError(f"--set image_size: {values['image_size']}; at least {_LEAST_SIZE} pixels")
+
+
+def grown_values(folder: Path, datalist: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the entries of `train.yaml` to put a datalist's cases beside those of a bank, prepared as these were.
+
+    Raises:
+        InputError: no bank, or one that needs an encoder; or a faulty datalist.
+    """
+    fit = _encoderless(folder, "name the RUN that it was made with", growing=True)
+    data = load_datalist(datalist)
+    require_plain(data.path, data.card)
+    return {"datalist": str(data.path), "card": data.card, **_as_bank(fit, "train#preprocessing#window")}
+
+
+def segment_values(
+    card: str | os.PathLike[str], folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
+    """Return the entries of `inference.yaml` to segment by the vote of a bank, slices prepared as the bank's.
+
+    Args:
+        card: a card's name, or the path of its yaml file; its labels must be the bank's.
+        folder: of the bank.
+        base: weights that the vote prompts, see `ragsam.prompting.prompted_vote`; None: the vote alone.
+
+    Raises:
+        InputError: no such card, no bank, a bank of other labels, or one whose descriptor looks at an encoder.
+    """
+    named, folder = load_card(card), Path(folder).absolute()
+    fit = _encoderless(folder, "make one that needs none with `ragsam index --data DATALIST --output BANK`")
+    if list(named.labels) != list(fit["labels"]):
+        theirs, ours = ", ".join(fit["labels"]), ", ".join(named.labels)
+        raise InputError(f"bank {folder.name}: of {theirs}, and card {named.name} has {ours}; take the bank's own card")
+    path = str(Path(card).absolute()) if str(card).endswith((".yaml", ".yml")) else str(card)
+    values = {"card": path, "bank": str(folder), **_as_bank(fit, "preprocessing#window")}
+    network = _network()
+    if base is not None:
+        require_plain(Path(base).absolute())
+        _compare(Path(base), fit)
+        network |= {"_target_": "ragsam.prompting.prompted_vote.prompted_vote", "base": str(Path(base).absolute())}
+    return {**values, "weights": None, "network_def": network}
+
+
+def packaged_parser(values: Mapping[str, Any]) -> Any:
+    """Return the packaged bundle's training config for a bank: its network the vote, and see `plain_slices`."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(find_bundle(BUNDLE) / "configs" / "train.yaml"))
+    parser.update({**values, "network_def": _network()})
+    return plain_slices(parser)
+
+
+def plain_slices(parser: Any) -> Any:
+    """Make `train#dataset` of a training config a function of `data` that gives unaugmented slices."""
+    parser["train#dataset#_mode_"] = "callable"
+    parser["train#dataset#data"] = []
+    parser["train#dataset#augmentation"] = None
+    return parser
+
+
+def _network() -> dict[str, Any]:
+    return {
+        "_target_": "ragsam.retrieval.voting.VotingNetwork",
+        "num_classes": "$@card_def.num_classes",
+        "image_size": "@image_size",
+    }
+
+
+def _as_bank(fit: Mapping[str, Any], window: str) -> dict[str, Any]:
+    """Return a config's entries for slices prepared as a bank's; `window` names the entry of the window."""
+    preparation = {name: value for name, value in fit.items() if name not in ("descriptor", "carry")}
+    return {**{name: fit[name] for name in _OF_BANK}, window: fit["window"], "preparation": preparation}
+
+
+def _compare(base: Path, fit: Mapping[str, Any]) -> None:
+    """Tell how the slices that a run was trained on differ from a bank's, which it is to be prompted in."""
+    config = base / "configs" / "inference.yaml"
+    theirs = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else fit
+    for name in ("image_size", "spacing_mm", "slice_axis"):
+        if theirs.get(name) != fit[name]:
+            told = "--base %s: %s was %s in its training and is %s in the bank; it may answer worse"
+            logger.warning(told, base.name, name, theirs.get(name), fit[name])
+
+
+def _encoderless(folder: Path, way: str, *, growing: bool = False) -> dict[str, Any]:
+    """Return what a bank was made for; refuse one that is found, or to grow one that is made, by an encoder."""
+    fit = read_manifest(folder)["fit"]
+    if DESCRIPTORS[fit["descriptor"]].needs_embedding or (growing and "encoder" in fit):
+        raise InputError(f"bank {folder.name}: needs the encoder of a run; {way}")
+    return fit

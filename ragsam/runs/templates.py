@@ -1,0 +1,239 @@
+"""Runs as bundles: a template with its knobs set for a data set, and the workflows of a bundle run by MONAI."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+
+from ragsam.data.cards.load import card_text, load_card
+from ragsam.data.checks.check_case import read_volume_checked
+from ragsam.data.datalist import Case, load_datalist
+from ragsam.errors import InputError
+from ragsam.files import read_json, write_json_atomic, write_text_atomic
+from ragsam.io.read_volume import open_volume
+from ragsam.runs.metadata import fill_metadata
+from ragsam.runs.network_config import build_empty, network_options
+from ragsam.runs.options import checked_knobs, set_knobs
+from ragsam.runs.start import require_base, start_file, start_knobs
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigWorkflow
+
+CONFIGS = ("train", "inference", "evaluate")
+OVERLAYS = ("multi_gpu_train.yaml", "multi_gpu_evaluate.yaml")
+LARGEST_SLICE = 512
+
+
+def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
+    """Return the folder of a bundle: a path that holds `configs/`, or the name of a packaged template.
+
+    Raises:
+        InputError: neither.
+    """
+    packaged = Path(str(resources.files("ragsam.bundles")))
+    for folder in (Path(name_or_path), packaged / Path(name_or_path).name):
+        if (folder / "configs" / "train.yaml").is_file():
+            return folder
+    known = ", ".join(sorted(path.parts[-3] for path in packaged.glob("*/configs/train.yaml")))
+    raise InputError(
+        f"{name_or_path}: no bundle there (no configs/train.yaml); take a bundle's folder or one of {known}"
+    )
+
+
+def make_run(
+    bundle: str | os.PathLike[str],
+    datalist: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    knobs: Mapping[str, Any] | None = None,
+    *,
+    again: bool = False,
+) -> Path:
+    """Write a run: the bundle with its knobs set, its metadata made from the data set's card.
+
+    The image size, where it is not among the knobs, is the smallest multiple of 16 that holds the training slices,
+    at most 512; larger slices are seen through windows. Where it starts with weights, the network's knobs are theirs.
+
+    Args:
+        knobs: values by the name of a knob of `train.yaml`.
+        again: write a run that is there already anew.
+
+    Raises:
+        InputError: unknown knob or one of another kind, faulty datalist or card, or an output that holds something.
+    """
+    source, target = find_bundle(bundle), Path(output)
+    if not (again and (target / "configs").is_dir()):
+        require_free(target)
+    data = load_datalist(datalist)
+    require_plain(target.absolute(), data.path)
+    card = load_card(data.card)
+    values = given_values(_texts(source)["train"], data.path, knobs or {})
+    if values.get("start"):
+        values = start_knobs(Path(values["start"]), values, card.num_classes)
+    if "image_size" not in values:
+        cases, axis = data.section("training"), values.get("slice_axis", 2)
+        values["image_size"] = fitting_image_size(cases, values.get("spacing_mm"), axis)
+    write_run(source, target, data.card, values)
+    return target
+
+
+def given_values(text: str, datalist: Path, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the knobs that a command gives a training's config, checked, with the datalist, paths absolute."""
+    values: dict[str, Any] = {"datalist": str(datalist), **checked_knobs(text, knobs)}
+    if values.get("base"):
+        values["base"] = str(Path(values["base"]).absolute())
+    if values.get("start"):
+        values["start"] = str(start_file(values["start"]))
+    return values
+
+
+def write_run(bundle: Path, target: Path, card: str, values: Mapping[str, Any]) -> None:
+    """Write a run's files: a bundle's, with knobs set, and the metadata and the card of a data set.
+
+    Args:
+        bundle: folder of the bundle.
+        target: folder of the run.
+        card: a packaged card's name, or the path of one.
+        values: knobs, checked; `image_size` is among them.
+
+    Raises:
+        InputError: knobs that do not go together, or base weights that do not fit; nothing is written then.
+    """
+    values, named = dict(values), load_card(card)
+    if values.get("base"):
+        values["base"] = str(Path(values["base"]).absolute())
+    texts = {name: set_knobs(text, values) for name, text in _texts(bundle).items()}
+    network = build_empty(network_options(texts["train"], named.num_classes))  # tells at once what cannot work
+    _check_context(values.get("context_slices", 1), stacked=network.stacked)
+    if values.get("start"):
+        require_base(Path(values["start"]), network.base_sha256)
+    for name, text in texts.items():
+        write_text_atomic(target / "configs" / f"{name}.yaml", text)
+    for name in ("logging.conf", *OVERLAYS):
+        if (bundle / "configs" / name).is_file():
+            shutil.copyfile(bundle / "configs" / name, target / "configs" / name)
+    write_text_atomic(target / "configs" / "card.yaml", card_text(card))
+    metadata = read_json(bundle / "configs" / "metadata.json")
+    write_json_atomic(target / "configs" / "metadata.json", fill_metadata(metadata, named, values))
+    for part in ("LICENSE", "docs"):
+        if (bundle / part).is_dir():
+            shutil.copytree(bundle / part, target / part, dirs_exist_ok=True)
+        elif (bundle / part).is_file():
+            shutil.copyfile(bundle / part, target / part)
+
+
+def require_free(target: Path) -> None:
+    """Check that a run can be written there.
+
+    Raises:
+        InputError: something is there already.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        what = "is a run already" if (target / "configs").exists() else "holds something already"
+        raise InputError(f"{target}: {what}; choose another output, or remove it{_resumable(target)}")
+
+
+def _resumable(target: Path) -> str:
+    return ", or go on with its training by --resume" if (target / "checkpoints").is_dir() else ""
+
+
+def _texts(bundle: Path) -> dict[str, str]:
+    """Return the configs of a bundle."""
+    return {name: (bundle / "configs" / f"{name}.yaml").read_text(encoding="utf-8") for name in CONFIGS}
+
+
+def _check_context(context_slices: int, *, stacked: bool) -> None:
+    """Refuse neighbours that the network has no place for: only a stack may be of more than three slices."""
+    if stacked and context_slices == 0:
+        raise InputError("--set context_slices: the depth adapter needs neighbours; choose 1 or more")
+    if not stacked and context_slices > 1:
+        raise InputError("--set context_slices: the network takes three channels; choose 0 or 1, or a depth adapter")
+
+
+def fitting_image_size(cases: Sequence[Case], spacing_mm: Sequence[float] | None = None, slice_axis: int = 2) -> int:
+    """Return the smallest multiple of 16 that holds every slice across an axis of RAS, at most `LARGEST_SLICE`."""
+    largest = 0.0
+    for case in cases:
+        try:
+            largest = max(largest, _largest_side(case, spacing_mm, slice_axis))
+        except Exception as error:  # nibabel has many for files that it cannot make sense of
+            read_volume_checked(case.image, case.case)  # tells what is wrong
+            raise InputError(f"{case.case}: the image's grid cannot be read; export the volume anew") from error
+    return min(LARGEST_SLICE, -(-int(-(-largest // 1)) // 16) * 16)
+
+
+def _largest_side(case: Case, spacing_mm: Sequence[float] | None, slice_axis: int) -> float:
+    """Return the longer side in pixels of a volume's slices across an axis of RAS, by its header."""
+    image = open_volume(case.image, case.case)
+    sides, in_plane = [0.0], [axis for axis in range(3) if axis != slice_axis]
+    for axis, world in enumerate(nib.io_orientation(image.affine)[: len(image.shape), 0]):
+        if world in in_plane:
+            factor = image.header.get_zooms()[axis] / spacing_mm[in_plane.index(world)] if spacing_mm else 1.0
+            sides.append(image.shape[axis] * factor)
+    return max(sides)
+
+
+def run_config(run: str | os.PathLike[str], config: str, **overrides: Any) -> None:
+    """Run one config of a bundle as `python -m monai.bundle run` does.
+
+    Args:
+        run: the bundle's folder.
+        config: `train`, `inference` or `evaluate`.
+        overrides: values by config key.
+
+    Raises:
+        InputError: the run has no such config, or whatever bad input the workflow meets.
+    """
+    workflow = config_workflow(run, config, **overrides)
+    try:
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except Exception as error:
+        raise root_cause(error) from error
+
+
+def config_workflow(run: str | os.PathLike[str], config: str, **overrides: Any) -> ConfigWorkflow:
+    """Return the workflow of one config of a bundle, not yet initialized; see `run_config`."""
+    from monai.bundle import ConfigWorkflow  # takes a second; only needed here
+
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)  # it tells stdout where logging.conf lies
+    folder = Path(run).absolute() / "configs"
+    require_plain(folder, *overrides.values())
+    if not (folder / f"{config}.yaml").is_file():
+        raise InputError(f"{run}: not a run (no configs/{config}.yaml); make one with `ragsam train`")
+    return ConfigWorkflow(
+        config_file=str(folder / f"{config}.yaml"),
+        meta_file=str(folder / "metadata.json"),
+        logging_file=str(folder / "logging.conf"),
+        workflow_type="train" if config == "train" else "inference",
+        bundle_root=str(folder.parent),
+        **overrides,
+    )
+
+
+def require_plain(*values: Any) -> None:
+    """Refuse paths that MONAI would change: in every text of a config it turns `#` into `::`.
+
+    Raises:
+        InputError: a path, or a text that is no expression, with a `#`.
+    """
+    for value in values:
+        if isinstance(value, str | Path) and "#" in str(value) and not str(value).startswith(("$", "@", "%")):
+            raise InputError(f"{value}: MONAI's configs take # for a separator; choose a folder without one")
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the bad input that MONAI's config parser wrapped, or the error itself."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error

@@ -1,0 +1,1 @@
+"""What MONAI Label's server gets beyond its own."""

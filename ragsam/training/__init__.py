@@ -1,0 +1,1 @@
+"""Training: the Ignite parts that bundle configs name."""

@@ -1,0 +1,70 @@
+"""Checkpoints: the best weights are kept, written whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+
+from ragsam.files import atomic_write
+from ragsam.networks.checkpoints import save_weights
+from ragsam.networks.segmenter import Segmenter
+
+logger = logging.getLogger(__name__)
+
+
+class BestWeights:
+    """Keeps the weights of the best validation as `model.safetensors`, and the same as `model.pt` for MONAI's tools.
+
+    Of several processes, whose weights and scores are the same, the first writes.
+
+    Args:
+        network: what trains.
+        path: the safetensors file; `model.pt` is written beside it.
+        metadata: what else the weights were made for than the network tells itself, kept in the file.
+        metric: name of the key metric in the evaluator.
+        tolerance: a later validation this close to the best replaces it: such a difference is noise on a few patients,
+            and the learning rate has fallen since.
+    """
+
+    def __init__(
+        self,
+        network: Segmenter,
+        path: str | os.PathLike[str],
+        metadata: dict[str, Any],
+        *,
+        metric: str,
+        tolerance: float = 0.002,
+    ) -> None:
+        self.network = network
+        self.path = Path(path)
+        self.metadata = metadata
+        self.metric = metric
+        self.tolerance = tolerance
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator, in whose state the best score is kept."""
+        engine.state.best_kept = float("-inf")
+        engine.state_dict_user_keys.append("best_kept")
+        engine.add_event_handler(Events.COMPLETED, self.keep_if_better)
+
+    def keep_if_better(self, engine: Engine) -> None:
+        """Write the weights where the metric is the best so far, or as good."""
+        value = float(engine.state.metrics[self.metric])
+        best = engine.state.best_kept
+        if not value >= best - self.tolerance:  # nan is no score
+            return
+        engine.state.best_kept = max(best, value)
+        if idist.get_rank() > 0:
+            return
+        state = self.network.trainable_state()
+        about = {**self.network.about, **self.metadata, self.metric: round(value, 6)}
+        save_weights(self.path, state, about)
+        with atomic_write(self.path.with_suffix(".pt")) as temporary:
+            torch.save(state, temporary)
+        logger.info("%s %.4f is the best so far, or as good: weights kept", self.metric, value)

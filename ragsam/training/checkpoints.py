@@ -1,0 +1,135 @@
+"""Resuming: after every epoch all that a training needs to go on is kept, in one file that is replaced whole."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ragsam.errors import InputError
+from ragsam.files import atomic_write
+from ragsam.networks.checkpoints import read_checkpoint
+from ragsam.networks.segmenter import Segmenter
+from ragsam.retrieval.bank import Bank
+from ragsam.retrieval.retriever import Retriever
+from ragsam.training.disk_space import require_space, training_bytes
+
+logger = logging.getLogger(__name__)
+
+LAST_NAME = "last.pt"
+_BANK_NAME = "bank"
+
+
+class Checkpoints:
+    """Keeps the last finished epoch's state as `last.pt`, and goes on from it when a training is resumed.
+
+    Kept are the weights that train, the optimizer, the schedule, the scaler of half precision, and of both engines
+    where they are and what their handlers put under `state_dict_user_keys`. The bank is kept beside it whenever it was
+    built anew. Random numbers need no keeping, see `EpochSeeds`. An epoch that was interrupted begins again.
+
+    Args:
+        folder: of `last.pt` and `bank/`.
+        network: what trains.
+        optimizer, lr_scheduler: of the training.
+        validator: the evaluator, which knows the best score so far.
+        retriever: its bank is kept; None for a training without retrieval.
+        resume: go on from `last.pt`, if there is one.
+
+    Raises:
+        InputError: at the start, for a state that is damaged or of a training of another length, or too little space.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        network: Segmenter,
+        optimizer: Optimizer,
+        lr_scheduler: LRScheduler,
+        validator: Engine,
+        *,
+        retriever: Retriever | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        self.parts = {"network": TrainableState(network), "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        self.validator = validator
+        self.retriever = retriever
+        self.resume = resume
+        self._kept_bank: Bank | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer, after the handler that validates: an epoch's validation belongs to its state."""
+        self.parts |= {"trainer": engine, "validator": self.validator}
+        if getattr(engine, "scaler", None) is not None:
+            self.parts["scaler"] = engine.scaler
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.keep_bank)
+        keep = Checkpoint(self.parts, self._write, filename_pattern=LAST_NAME)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, keep)
+
+    def start(self, engine: Engine) -> None:
+        """Load the last state, where the training is resumed and has one."""
+        if idist.get_rank() == 0:
+            remove_drafts(self.folder)
+            require_space(self.folder, training_bytes(self.parts["network"].network))
+        if not self.resume or not (self.folder / LAST_NAME).is_file():
+            return
+        state = read_checkpoint(self.folder / LAST_NAME)
+        _check_length(state, engine)
+        Checkpoint.load_objects(self.parts, state)
+        if self.retriever is not None and (self.folder / _BANK_NAME).is_dir():  # neighbours may come later
+            self._kept_bank = Bank.open(self.folder / _BANK_NAME)
+            self.retriever.attach(self._kept_bank)
+        logger.info("train: resumed after epoch %d of %d", engine.state.epoch, engine.state.max_epochs)
+
+    def keep_bank(self, engine: Engine) -> None:
+        """Write the bank where it is another than the one that was written last."""
+        bank = self.retriever.bank if self.retriever is not None else None
+        if bank is not None and bank is not self._kept_bank and idist.get_rank() == 0:
+            bank.save(self.folder / _BANK_NAME)
+            self._kept_bank = bank
+
+    def _write(self, state: Mapping[str, Any], name: str, *_: Any) -> None:
+        if idist.get_rank() == 0:
+            with atomic_write(self.folder / name) as temporary:
+                torch.save(state, temporary)
+
+
+class TrainableState:
+    """A network's weights that train, as a state dict: with base weights the others are in the base's own file."""
+
+    def __init__(self, network: Segmenter) -> None:
+        self.network = network
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the weights that train."""
+        return self.network.trainable_state()
+
+    def load_state_dict(self, state: dict[str, torch.Tensor], **_: Any) -> None:
+        """Load the weights that train."""
+        self.network.load_trainable_state(state)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what a killed process left half written in a folder."""
+    for path in folder.rglob(".tmp-*"):
+        path.unlink(missing_ok=True)
+
+
+def _check_length(state: Mapping[str, Any], engine: Engine) -> None:
+    """Refuse the state of a training of another length: its learning rate would run another way."""
+    kept, own = state.get("trainer", {}), engine.state
+    lengths = {"epochs": (kept.get("max_epochs"), own.max_epochs)}
+    lengths["steps_per_epoch"] = (kept.get("epoch_length"), own.epoch_length)
+    for name, (theirs, ours) in lengths.items():
+        if theirs != ours:
+            raise InputError(f"{LAST_NAME}: of a training with {name} {theirs}, not {ours}; resume it with its own")

@@ -1,1 +1,0 @@
-"""Workflows: the Ignite parts that bundle configs name."""
