@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from test_workflows_resuming import StopError, assert_same_end, workflow_of
-from test_workflows_training import batches_of, prepared, retrieval_of
+from test_api_train import batches_of, prepared, retrieval_of
+from test_training_checkpoints import StopError, assert_same_end, workflow_of
 
 from ragsam.api.train import train_run
 from ragsam.commands.try_training import estimate_lines, try_training

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from small_study import KNOBS
-from test_workflows_training import prepared
+from test_api_train import prepared
 
 from ragsam.api.train import train_run
 from ragsam.data.datalist import load_datalist, write_datalist
