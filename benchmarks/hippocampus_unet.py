@@ -34,7 +34,8 @@ from ragsam.evaluation.paired_comparison import compare_metrics
 from ragsam.evaluation.score_cases import pairs_from_cases
 from ragsam.files import atomic_write, write_json_atomic
 from ragsam.inference.evaluation import report_evaluation
-from ragsam.runs.templates import make_run, run_config
+from ragsam.runs.run import run_config
+from ragsam.runs.templates import make_run
 
 CALIBRATION_STEPS = 100
 STEPS_PER_EPOCH = 100

@@ -28,7 +28,7 @@ from record import record
 
 from ragsam.data.datalist import Case, load_datalist
 from ragsam.inference.volume_writer import LabelVolumeWriter
-from ragsam.runs.templates import run_config
+from ragsam.runs.run import run_config
 
 
 class WritesAtOnce(LabelVolumeWriter):

@@ -38,7 +38,8 @@ from ragsam.prompting.prompted_run import PromptedRun
 from ragsam.prompting.prompted_volume import PromptedVolume, SliceMask, mask_box
 from ragsam.prompting.propagation import Following, propagate
 from ragsam.prompting.refinement import refine
-from ragsam.runs.templates import make_run, run_config
+from ragsam.runs.run import run_config
+from ragsam.runs.templates import make_run
 from ragsam.transforms import preprocessing
 from ragsam.transforms.voxel_prompts import SliceGrid, SlicePoint, SlicePrompts
 

@@ -53,7 +53,8 @@ from ragsam.metrics.statistics import mean_interval, paired_difference
 from ragsam.networks.segmenter import Segmenter
 from ragsam.networks.supports import Supports
 from ragsam.retrieval.bank import Bank
-from ragsam.runs.templates import make_run, run_config
+from ragsam.runs.run import run_config
+from ragsam.runs.templates import make_run
 from ragsam.training import csv_log as history
 
 STEPS_PER_EPOCH = 10

@@ -44,7 +44,8 @@ from ragsam.prompting.prompted_vote import KINDS, LEAST_OVERLAP, PART, PromptedV
 from ragsam.retrieval import Bank
 from ragsam.retrieval.voting import VotingNetwork
 from ragsam.runs.bank_only import BUNDLE, segment_values
-from ragsam.runs.templates import find_bundle, make_run, run_config
+from ragsam.runs.run import run_config
+from ragsam.runs.templates import find_bundle, make_run
 from ragsam.transforms import preprocessing
 
 SETS: dict[str, dict[str, Any]] = {

@@ -40,7 +40,8 @@ from ragsam.evaluation.score_cases import evaluate_cases, pairs_from_cases
 from ragsam.files import atomic_write, read_json, write_json_atomic
 from ragsam.metrics.statistics import mean_interval
 from ragsam.runs.network_config import build_empty, network_options
-from ragsam.runs.templates import make_run, run_config
+from ragsam.runs.run import run_config
+from ragsam.runs.templates import make_run
 from ragsam.training import csv_log as history
 
 STEPS_PER_EPOCH = 10

@@ -24,7 +24,8 @@ from ragsam.errors import InputError
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import load_weights
 from ragsam.networks.sam import build_sam
-from ragsam.runs.templates import find_bundle, fitting_image_size, make_run, run_config
+from ragsam.runs.run import run_config
+from ragsam.runs.templates import find_bundle, fitting_image_size, make_run
 
 CONFIGS = ("train", "inference", "evaluate")
 

@@ -11,7 +11,8 @@ from ragsam.api.index import index_run
 from ragsam.api.segment import segment_with_run
 from ragsam.data.datalist import load_datalist
 from ragsam.networks.checkpoints import load_weights
-from ragsam.runs.templates import CONFIGS, find_bundle, make_run, run_config
+from ragsam.runs.run import run_config
+from ragsam.runs.templates import CONFIGS, find_bundle, make_run
 
 BUNDLES = {
     "sam_lora": {"lora": {"rank": 4, "targets": ["q", "v"]}},

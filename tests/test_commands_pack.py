@@ -25,7 +25,8 @@ from ragsam.files import read_json, sha256_file
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import save_weights
 from ragsam.networks.sam import build_sam
-from ragsam.runs.templates import make_run, run_config
+from ragsam.runs.run import run_config
+from ragsam.runs.templates import make_run
 
 
 def voxels(folder):

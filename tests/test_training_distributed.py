@@ -18,7 +18,8 @@ from ragsam.files import read_json
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import load_weights
 from ragsam.runs.options import knob_names
-from ragsam.runs.templates import OVERLAYS, find_bundle, make_run, run_config
+from ragsam.runs.run import run_config
+from ragsam.runs.templates import OVERLAYS, find_bundle, make_run
 from ragsam.training import distributed as processes
 from ragsam.training.epoch_seeds import epoch_seed
 

@@ -25,7 +25,7 @@ from ragsam.retrieval.bank_removal import remove_patients
 from ragsam.retrieval.bank_writer import BankWriter
 from ragsam.retrieval.retriever import Retriever
 from ragsam.runs.bank_only import bank_values, grown_values, packaged_parser, plain_slices
-from ragsam.runs.templates import require_plain, root_cause
+from ragsam.runs.run import RunFolder, bad_input
 from ragsam.runs.weights import WeightsLoader
 
 logger = logging.getLogger(__name__)
@@ -61,14 +61,14 @@ def write_bank(
             bank, one made for something else, or a case that is in it.
     """
     if run is not None:
-        parser = _parser(Path(run))
+        parser = plain_slices(RunFolder(run, "train").parser("train"))
     elif add is not None:
         parser = packaged_parser(grown_values(Path(folder), add))
     else:
         parser = packaged_parser(bank_values(data, section, knobs or {}))
     get = parser.get_parsed_content
     keeps = read_manifest(Path(folder))["keeps"] if add else None
-    try:
+    with bad_input():
         if add is None:
             cases = get("datalist_def").section(section)
         else:
@@ -90,8 +90,6 @@ def write_bank(
             _keep_agreement(Path(folder), retriever, manifest)
         _tell_doubtful(retriever.bank, cases)
         return manifest
-    except Exception as error:
-        raise root_cause(error) from error
 
 
 def prune_bank(
@@ -110,7 +108,7 @@ def prune_bank(
     """
     folder = Path(folder)
     carry = read_manifest(folder)["fit"].get("carry", False)
-    parser = packaged_parser({"carry": carry}) if run is None else _parser(Path(run))
+    parser = packaged_parser({"carry": carry}) if run is None else RunFolder(run, "train").parser("train")
     retriever = parser.get_parsed_content("retriever")
     remove_patients(folder, patients)
     with writer_lock(folder):
@@ -144,21 +142,6 @@ def _tell_doubtful(bank: Bank, cases: Sequence[Case]) -> None:
         for name in bank.own_patients(case.patient, None) & found.keys():
             told = "bank: %s: others' vote finds this patient's labels with a Dice of %.2f, far less than the others'; "
             logger.warning(told + "look at them, or take the patient out with --remove", case.case, found[name])
-
-
-def _parser(run: Path) -> Any:
-    """Return a run's training config, see `plain_slices`."""
-    from monai.bundle import ConfigParser
-
-    root = run.absolute()
-    config = root / "configs" / "train.yaml"
-    if not config.is_file():
-        raise InputError(f"{run}: not a run (no configs/train.yaml); make one with `ragsam train`")
-    require_plain(root)
-    parser = ConfigParser()
-    parser.read_config(str(config))
-    parser["bundle_root"] = str(root)
-    return plain_slices(parser)
 
 
 def _cases(datalist: str | os.PathLike[str], section: str, labels: Sequence[str], of: str) -> Sequence[Case]:
@@ -223,8 +206,6 @@ def index_run(
     Raises:
         InputError: as `write_bank`.
     """
-    from ragsam.api.index import write_bank
-
-    folder = Path(output) if output else Path(run).absolute() / "bank"
+    folder = Path(output) if output else RunFolder(run, "train").bank
     manifest = write_bank(run, folder, add=add, section=section, data=data, knobs=knobs)
     return folder, manifest["slices"], manifest["patients"]

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.runs.options import TUNING, knob_names
+from ragsam.runs.run import RunFolder
 from ragsam.runs.templates import given_values
 from ragsam.training.checkpoints import LAST_NAME
 
@@ -24,9 +23,7 @@ def can_resume(run: Path) -> bool:
     """
     if (run / "checkpoints" / LAST_NAME).is_file():
         return True
-    config = run / "configs" / "train.yaml"
-    older = config.is_file() and "resume" not in knob_names(config.read_text(encoding="utf-8"))
-    if older and (run / "models").is_dir():
+    if (run / "models").is_dir() and "resume" not in knob_names(RunFolder(run, "train").text("train")):
         raise InputError(f"{run}: its version kept no state to resume from; choose another output")
     return False
 
@@ -37,8 +34,8 @@ def require_same_training(run: Path, datalist: str | os.PathLike[str], knobs: Ma
     Raises:
         InputError: another datalist, or a knob of another value.
     """
-    text = (run / "configs" / "train.yaml").read_text(encoding="utf-8")
-    config = yaml.safe_load(text)
+    folder = RunFolder(run, "train")
+    text, config = folder.text("train"), folder.content("train")
     for name, value in given_values(text, load_datalist(datalist).path, knobs).items():
         have = _value(config, name)
         if have != value:

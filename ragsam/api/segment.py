@@ -16,7 +16,8 @@ from ragsam.inference.dicom_seg import require_dicom, write_case_seg
 from ragsam.inference.inputs import cases_of_inputs, is_dicom, skipped_files
 from ragsam.runs.bank_only import BUNDLE, segment_values
 from ragsam.runs.options import checked_knobs
-from ragsam.runs.templates import find_bundle, run_config
+from ragsam.runs.run import RunFolder, run_config
+from ragsam.runs.templates import find_bundle
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +69,9 @@ def segment_with_run(
             segmented, an input that cannot be read.
     """
     cases = cases_of_inputs(inputs, section=section, series=series)
-    bundle = find_bundle(BUNDLE) if run is None else Path(run)
+    folder = RunFolder(find_bundle(BUNDLE) if run is None else run)
     overrides: dict[str, Any] = {"output_dir": str(Path(output).absolute()), "retrieval": retrieval}
-    overrides |= _segment_knobs(bundle, knobs or {})
+    overrides |= _segment_knobs(folder, knobs or {})
     if run is None:
         overrides |= segment_values(card, bank, base)
     if dicom_seg:
@@ -86,9 +87,9 @@ def segment_with_run(
         overrides["bank"] = str(Path(bank).absolute())
     others = [str(Path(other).absolute()) for other in ensemble]
     maps = {"uncertainty": uncertainty, "probabilities": probabilities}
-    run_config(bundle, "inference", cases=sound, ensemble=others, **maps, **overrides)
+    run_config(folder.path, "inference", cases=sound, ensemble=others, **maps, **overrides)
     if dicom_seg:
-        named = load_card(bundle / "configs" / "card.yaml" if run is not None else card)
+        named = load_card(card) if run is None else folder.card
         for case in sound:
             try:
                 write_case_seg(Path(output), case, named)
@@ -99,12 +100,11 @@ def segment_with_run(
     return sound
 
 
-def _segment_knobs(bundle: Path, knobs: Mapping[str, Any]) -> dict[str, Any]:
+def _segment_knobs(run: RunFolder, knobs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the knobs that may be set when a run segments, each of the right kind."""
     if unknown := sorted(set(knobs) - set(SEGMENT_KNOBS)):
         raise InputError(f"--set {unknown[0]}: no knob of segmenting; there are {', '.join(SEGMENT_KNOBS)}")
-    config = bundle / "configs" / "inference.yaml"
-    return checked_knobs(config.read_text(encoding="utf-8"), knobs) if knobs and config.is_file() else {}
+    return checked_knobs(run.text("inference"), knobs)
 
 
 def _fault(case: Case) -> str | None:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ragsam.data.cards.load import load_card
 from ragsam.data.checks.check_case import read_volume_checked
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
@@ -15,7 +14,7 @@ from ragsam.inference.inputs import cases_of_inputs
 from ragsam.inference.volume_writer import write_label_volume
 from ragsam.prompting.prompt_file import read_prompts
 from ragsam.prompting.prompted_run import PromptedRun
-from ragsam.runs.templates import require_plain
+from ragsam.runs.run import RunFolder, require_plain
 
 
 def segment_prompted(
@@ -48,12 +47,9 @@ def segment_prompted(
         InputError: a network that answers no prompts, faulty prompts, a case without prompts or prompts without case,
             or an input that cannot be read.
     """
-    root = Path(run).absolute()
-    require_plain(root, output, *([] if bank is None else [bank]))
-    card_path = root / "configs" / "card.yaml"
-    if not card_path.is_file():
-        raise InputError(f"{run}: not a run (no configs/card.yaml); make one with `ragsam train`")
-    asked = read_prompts(prompts, load_card(card_path))
+    folder = RunFolder(run)
+    require_plain(folder.path, output)
+    asked = read_prompts(prompts, folder.card)
     cases = cases_of_inputs(inputs, section=section, series=series)
     name, names = Path(prompts).name, {case.case for case in cases}
     if lacking := sorted(names - set(asked)):
@@ -63,7 +59,7 @@ def segment_prompted(
     for case in cases:
         read_volume_checked(case.image, case.case, fill_nonfinite=case.fill_nonfinite)
     overrides = {} if bank is None else {"bank": str(Path(bank).absolute())}
-    prompted = PromptedRun(root, cases, {**overrides, "retrieval": retrieval})
+    prompted = PromptedRun(folder.path, cases, {**overrides, "retrieval": retrieval})
     told = {}
     for index, case in enumerate(cases):
         labels, told[case.case] = prompted.segment(index, asked[case.case])

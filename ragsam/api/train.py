@@ -11,7 +11,8 @@ from typing import Any
 from ragsam.api.resume import can_resume, require_same_training
 from ragsam.errors import InputError
 from ragsam.report.training import CURVES_NAME, read_log, write_curves
-from ragsam.runs.templates import make_run, run_config
+from ragsam.runs.run import WEIGHTS, run_config
+from ragsam.runs.templates import make_run
 from ragsam.training.checkpoints import remove_drafts
 
 
@@ -41,7 +42,7 @@ def train_run(
     try:
         run_config(run, "train", resume=resume)
     except InputError:
-        if not (run / "models" / "model.safetensors").exists() and not can_resume(run):
+        if not (run / WEIGHTS).exists() and not can_resume(run):
             shutil.rmtree(run)
         raise
     write_curves(read_log(run / "log.csv"), run / CURVES_NAME)

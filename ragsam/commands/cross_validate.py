@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ragsam.api.index import index_run
 from ragsam.api.segment import segment_with_run
 from ragsam.api.train import train_run
@@ -21,6 +19,7 @@ from ragsam.data.preparation.splits import deal_folds
 from ragsam.errors import InputError
 from ragsam.evaluation.score_cases import pairs_from_cases
 from ragsam.inference.evaluation import report_evaluation
+from ragsam.runs.run import RunFolder
 from ragsam.runs.templates import require_free
 
 logger = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ def fold_sections(data: Datalist, fold_of: Mapping[str, int], fold: int) -> dict
 
 def retrieves(run: Path) -> bool:
     """Whether a run was trained with retrieval."""
-    config = yaml.safe_load((run / "configs" / "train.yaml").read_text(encoding="utf-8"))
+    config = RunFolder(run, "train").content("train")
     return bool(config["retrieval"] and config["fusion"])
 
 

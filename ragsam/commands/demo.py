@@ -22,7 +22,8 @@ from ragsam.inference.evaluation import TRACE_NAME, report_evaluation
 from ragsam.report.cases import worst_first
 from ragsam.report.demo_figure import write_overview
 from ragsam.retrieval.bank import Bank, pseudonym
-from ragsam.runs.templates import make_run, run_config
+from ragsam.runs.run import run_config
+from ragsam.runs.templates import make_run
 
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from ragsam.networks.sam import build_sam
 from ragsam.networks.segmenter import Segmenter
 from ragsam.runs.network_config import build_empty, input_channels, network_options
 from ragsam.runs.options import checked_knobs, set_knobs
+from ragsam.runs.run import RunFolder
 from ragsam.runs.templates import find_bundle
 
 _NUMBERS = ("trained", "frozen", "flops")
@@ -42,17 +43,16 @@ def describe(
         InputError: no bundle, no card, or knobs that do not go together.
     """
     folder = find_bundle(bundle)
-    own_card = folder / "configs" / "card.yaml"
-    if card is None and not own_card.is_file():
+    run = RunFolder(folder, "train")
+    if card is None and not run.card_path.is_file():
         raise InputError(f"--card: {folder.name} is for any data set, whose card gives the classes; name one")
-    data = load_card(card if card is not None else own_card)
-    text = (folder / "configs" / "train.yaml").read_text(encoding="utf-8")
+    data = load_card(card if card is not None else run.card_path)
+    text = run.text("train")
     text = set_knobs(text, checked_knobs(text, knobs or {}))
     options = network_options(text, data.num_classes)
     network = _counted(options)
     parts = [asdict(part) for part in count_parts(network, channels=input_channels(text))]
-    weights = folder / "models" / "model.safetensors"
-    measured = weights.is_file() and card is None and not knobs
+    measured = run.weights.is_file() and card is None and not knobs
     return {
         "name": Path(bundle).name or folder.resolve().name,
         "card": data.name,
@@ -60,7 +60,7 @@ def describe(
         "base": Path(options["base"]).name if options.get("base") else None,
         "parts": parts,
         **{number: sum(part[number] for part in parts) for number in _NUMBERS},
-        "weights_bytes": weights.stat().st_size if measured else _tensor_bytes(network),
+        "weights_bytes": run.weights.stat().st_size if measured else _tensor_bytes(network),
         "measured": measured,
     }
 

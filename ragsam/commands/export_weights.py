@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ragsam.errors import InputError
 from ragsam.files import atomic_write
 from ragsam.networks.exports import STATE_DICTS
+from ragsam.runs.run import RunFolder
 from ragsam.runs.trained import trained_network
 
 
@@ -38,11 +38,7 @@ def export_state_dict(form: str, run: str | os.PathLike[str], output: str | os.P
             torch.save(state, temporary)
         except RuntimeError as error:
             raise OSError(str(error).splitlines()[0]) from error  # a full disk, told as by every other writer
-    return [*notes, *_input_notes(_knobs(run))]
-
-
-def _knobs(run: str | os.PathLike[str]) -> dict[str, Any]:
-    return yaml.safe_load((Path(run) / "configs" / "inference.yaml").read_text(encoding="utf-8"))
+    return [*notes, *_input_notes(RunFolder(run).content("inference"))]
 
 
 def _input_notes(knobs: dict[str, Any]) -> list[str]:

@@ -20,7 +20,8 @@ from ragsam.networks.key_report import KeyReport
 from ragsam.networks.segmenter import Segmenter
 from ragsam.networks.tuning import TUNINGS
 from ragsam.runs.options import TUNING
-from ragsam.runs.templates import find_bundle, require_free, require_plain, write_run
+from ragsam.runs.run import WEIGHTS, require_plain
+from ragsam.runs.templates import find_bundle, require_free, write_run
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def _write_run(
     values |= {TUNING + name: tuning.get(name) for name in TUNINGS}
     values |= {"context_slices": about["context_slices"], "base": str(base) if base else None}
     bundle = next((name for part, name in _BUNDLES.items() if part in tuning), "sam_lora")
-    weights, state = run / "models" / "model.safetensors", network.trainable_state()
+    weights, state = run / WEIGHTS, network.trainable_state()
     try:
         write_run(find_bundle(bundle), run, card, values)
         save_weights(weights, state, dict(about))

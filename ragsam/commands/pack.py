@@ -22,8 +22,8 @@ from ragsam.networks.checkpoints import load_metadata
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.bank_manifest import read_manifest
 from ragsam.runs.options import set_knobs
+from ragsam.runs.run import WEIGHTS, RunFolder
 
-WEIGHTS = "models/model.safetensors"
 BASE_FOLDER = "base"
 _FILES = (
     "LICENSE",
@@ -82,14 +82,13 @@ def pack_run(
         InputError: no trained run, a link in it, a damaged bank, a config with a path that has no meaning elsewhere,
             base weights that are missing or others than the run was trained on, or a file that cannot be written.
     """
-    root = Path(run)
     if Path(output).suffix != ".zip":
         raise InputError(f"--output {Path(output).name}: a packed run is a zip; call it .zip")
-    if not (root / "configs" / "inference.yaml").is_file():
-        raise InputError(f"{run}: not a run (no configs/inference.yaml); make one with `ragsam train`")
+    folder = RunFolder(run)
+    root = folder.path
     base_sha256 = load_metadata(root / WEIGHTS).get("base_sha256")
     files: dict[str, Path | bytes] = dict(_run_files(root))
-    base = base_path(_text(root / "configs" / "inference.yaml"))
+    base = base_path(folder.text("inference"))
     for name in [name for name in files if name.endswith(".yaml") and name != "configs/card.yaml"]:
         files[name] = portable_config(_text(root / name), name).encode("utf-8")
     if bank and (root / "bank" / "manifest.json").is_file():

@@ -12,14 +12,12 @@ import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ragsam.data.cards.load import load_card
 from ragsam.errors import InputError
 from ragsam.files import write_text_atomic
 from ragsam.runs.options import set_knobs
+from ragsam.runs.run import CARD, RunFolder
 from ragsam.serving.dicom_program import write_program
 
 logger = logging.getLogger(__name__)
@@ -80,7 +78,7 @@ def serve(
     app = make_app(python, folder)
     copy = app / "model" / MODEL
     copy_run(run, copy, retrieval=retrieval)
-    card = copy / "configs" / "card.yaml"
+    card = copy / CARD
     if remote:
         write_program(app / "bin", sys.executable, card)
     logger.info("serve: %s", copy)
@@ -128,7 +126,7 @@ def require_servable(run: Path, *, retrieval: bool) -> None:
     """
     if not all((run / name).is_file() for name in ("configs/inference.yaml", "configs/card.yaml", "models/model.pt")):
         raise InputError(f"{run}: no trained run (configs/, models/model.pt); make one with `ragsam train`")
-    config = _config(run)
+    config = RunFolder(run).content("inference")
     retrieves = retrieval and config["retrieval"] and config["fusion"]
     if retrieves and not (run / "bank" / "manifest.json").is_file():
         raise InputError(f"{run}: no bank; make one with `ragsam index {run}`, or serve it with --no-retrieval")
@@ -161,13 +159,9 @@ def copy_run(run: Path, copy: Path, *, retrieval: bool) -> None:
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(run, part, ignore=shutil.ignore_patterns(*_LEFT_OUT))
         part.rename(copy)
-    own = _config(run)["retrieval"]
-    config = copy / "configs" / "inference.yaml"
-    write_text_atomic(config, set_knobs(config.read_text(encoding="utf-8"), {"retrieval": own and retrieval}))
-
-
-def _config(run: Path) -> dict[str, Any]:
-    return yaml.safe_load((run / "configs" / "inference.yaml").read_text(encoding="utf-8"))
+    own = RunFolder(run).content("inference")["retrieval"]
+    folder = RunFolder(copy)
+    write_text_atomic(folder.config("inference"), set_knobs(folder.text("inference"), {"retrieval": own and retrieval}))
 
 
 def server_command(python: str, app: Path, studies: str, *, host: str, port: int) -> list[str]:

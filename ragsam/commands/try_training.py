@@ -18,7 +18,8 @@ from ragsam.console.memory import peak_memory
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.io.read_volume import open_volume
-from ragsam.runs.templates import config_workflow, make_run, require_free, root_cause
+from ragsam.runs.run import RunFolder, bad_input
+from ragsam.runs.templates import make_run, require_free
 from ragsam.training.disk_space import free_bytes
 from ragsam.training.epoch_checks import refuse_unreached
 from ragsam.training.frozen_encoder import FrozenEncoder
@@ -128,7 +129,8 @@ def try_training(
 
 def _try_run(run: Path, output: Path) -> TrainingEstimate:
     start = time.monotonic()
-    plan = config_workflow(run, "train").parser
+    folder = RunFolder(run, "train")
+    plan = folder.parser("train")
     names = ("epochs", "validate_every", "steps_per_epoch", "batch_size")
     epochs, every, steps, batch_size = (plan.get_parsed_content(name) for name in names)
     later = {name: plan.get_parsed_content(name) for name in ("retrieval_from", "frozen_from")}
@@ -138,8 +140,8 @@ def _try_run(run: Path, output: Path) -> TrainingEstimate:
     first_epochs = sorted({1, *later.values()})
     short = {"epochs": len(first_epochs), "steps_per_epoch": STEPS, "validate_every": len(first_epochs)}
     short |= {name: first_epochs.index(epoch) + 1 for name, epoch in later.items()}
-    workflow = config_workflow(run, "train", **short)
-    try:
+    workflow = folder.workflow("train", **short)
+    with bad_input():
         workflow.initialize()
         volumes = workflow.val_dataset.data
         voxels = [_voxels(case) for case in volumes]
@@ -150,8 +152,6 @@ def _try_run(run: Path, output: Path) -> TrainingEstimate:
         clock = _Clock(workflow.trainer, workflow.evaluator, frozen, start)
         workflow.run()
         workflow.finalize()
-    except Exception as error:
-        raise root_cause(error) from error
     validations = epochs // every + (epochs % every > 0)
     ends = [*first_epochs[1:], epochs + 1]
     stages = tuple(

@@ -15,12 +15,13 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import yaml
 
-from ragsam.commands.pack import BASE_FOLDER, WEIGHTS, Packed, base_path
+from ragsam.commands.pack import BASE_FOLDER, Packed, base_path
 from ragsam.errors import InputError
 from ragsam.files import sha256_file, write_text_atomic
 from ragsam.networks.checkpoints import load_metadata
 from ragsam.runs.options import set_knobs
-from ragsam.runs.templates import require_free, require_plain
+from ragsam.runs.run import WEIGHTS, require_plain
+from ragsam.runs.templates import require_free
 from ragsam.training.disk_space import free_bytes
 
 CONFIG = "configs/inference.yaml"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ragsam.commands.verify_with_monai import CHECKS, left_out
-from ragsam.data.cards.load import Card, load_card
+from ragsam.data.cards.load import Card
 from ragsam.errors import InputError
 from ragsam.files import read_json
 from ragsam.networks.checkpoints import load_weights, read_state_dict
@@ -19,6 +18,7 @@ from ragsam.networks.segmenter import Segmenter
 from ragsam.runs.config_safety import code_faults, read_config
 from ragsam.runs.metadata_schema import label_faults, schema_faults
 from ragsam.runs.network_config import build_empty, network_options
+from ragsam.runs.run import RunFolder
 from ragsam.runs.templates import CONFIGS, find_bundle
 
 _FILES = ("LICENSE", "docs/README.md", "configs/metadata.json", "configs/logging.conf")
@@ -64,22 +64,23 @@ def verify_bundle(bundle: str | os.PathLike[str]) -> Verification:
     Raises:
         InputError: no bundle.
     """
-    root, found = find_bundle(bundle), Verification()
+    run, found = RunFolder(find_bundle(bundle), "train"), Verification()
+    root = run.path
     found.add("files", lambda: [f"{name}: missing; a bundle has one" for name in _FILES if not (root / name).is_file()])
     found.add("configs, read as data", lambda: code_faults(root))
     if found.faults:
         found.left_out.append("everything that runs it: what was found has to be mended first")
         return found
-    metadata = read_json(root / "configs" / "metadata.json")
+    metadata = read_json(run.metadata_path)
     found.add("metadata", lambda: schema_faults(metadata))
-    if not (root / "configs" / "card.yaml").is_file():
+    if not run.card_path.is_file():
         found.left_out.append("labels, weights and everything that runs it: a template has no card (configs/card.yaml)")
         return found
-    card = load_card(root / "configs" / "card.yaml")
+    card = run.card
     if not found.faults:
-        found.add("labels", lambda: label_faults(metadata, card, read_config(root / "configs" / "inference.yaml")))
-    found.add("one network in all configs", lambda: _network_faults(root))
-    found.add("weights, key by key", lambda: _weights_faults(root, card))
+        found.add("labels", lambda: label_faults(metadata, card, read_config(run.config("inference"))))
+    found.add("one network in all configs", lambda: _network_faults(run))
+    found.add("weights, key by key", lambda: _weights_faults(run, card))
     if found.faults:
         found.left_out.append("everything that runs it: what was found has to be mended first")
         return found
@@ -91,9 +92,9 @@ def verify_bundle(bundle: str | os.PathLike[str]) -> Verification:
     return found
 
 
-def _network_faults(root: Path) -> list[str]:
+def _network_faults(run: RunFolder) -> list[str]:
     """Compare the networks of the configs, knobs filled in."""
-    texts = {name: (root / "configs" / f"{name}.yaml").read_text(encoding="utf-8") for name in CONFIGS}
+    texts = {name: run.text(name) for name in CONFIGS}
     options = {name: network_options(text, 1) for name, text in texts.items()}
     faults = []
     for name in CONFIGS[1:]:
@@ -104,12 +105,12 @@ def _network_faults(root: Path) -> list[str]:
     return faults
 
 
-def _weights_faults(root: Path, card: Card) -> list[str]:
+def _weights_faults(run: RunFolder, card: Card) -> list[str]:
     """Compare both files of weights with the network that the config describes, and with each other."""
+    root = run.path
     if missing := [name for name in _WEIGHTS if not (root / name).is_file()]:
         return [f"{missing[0]}: missing; train the bundle, or make a run of weights (`ragsam import --run`)"]
-    text = (root / "configs" / "inference.yaml").read_text(encoding="utf-8")
-    network = build_empty(network_options(text, card.num_classes))
+    network = build_empty(network_options(run.text("inference"), card.num_classes))
     state, about = load_weights(root / _WEIGHTS[0])
     faults = _about_faults(about, network, card)
     for name, tensors in ((_WEIGHTS[0], state), (_WEIGHTS[1], read_state_dict(root / _WEIGHTS[1]))):

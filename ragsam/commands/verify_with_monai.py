@@ -20,7 +20,7 @@ from ragsam.data.cards.load import Card
 from ragsam.data.datalist import Case, write_datalist
 from ragsam.errors import InputError
 from ragsam.runs.metadata_schema import SCHEMA
-from ragsam.runs.templates import root_cause
+from ragsam.runs.run import RunFolder, root_cause, run_config
 
 _SHAPE = (24, 20, 4)
 #: Configs laid over each other, and what MONAI takes them for.
@@ -81,8 +81,6 @@ def _onnx(root: Path, card: Card) -> list[str]:
 
 def _segments(root: Path, card: Card) -> list[str]:
     """Run inference as `monai.bundle run` does, with the run's bank where it has one."""
-    from ragsam.runs.templates import run_config
-
     with _quiet("inference"), _overrides(root, card) as overrides:
         own = {key: value for key, value in overrides.items() if key not in _OF_TRAINING}
         retrieval = {} if (root / "bank").is_dir() else {"retrieval": False}
@@ -139,7 +137,7 @@ def _overrides(root: Path, card: Card) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         yield {
-            "datalist": str(_made_study(place / "study", card, root / "configs" / "card.yaml")),
+            "datalist": str(_made_study(place / "study", card, RunFolder(root).card_path)),
             "output_dir": str(place / "out"),
             "device": "cpu",
             "log": str(place / "log.csv"),

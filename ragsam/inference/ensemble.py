@@ -16,6 +16,7 @@ from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.inference.volume_inferer import SLAB, Slab, VolumeInferer
 from ragsam.inference.volume_retrieval import VolumeRetrieval
+from ragsam.runs.run import RunFolder
 from ragsam.runs.weights import WeightsLoader
 from ragsam.transforms.slicing import SLICE_AXCODES
 
@@ -120,15 +121,7 @@ class Member:
     """
 
     def __init__(self, run: Path, cases: Sequence[Case], card: Card, overrides: Mapping[str, Any]) -> None:
-        from monai.bundle import ConfigParser
-
-        config = run / "configs" / "inference.yaml"
-        if not config.is_file():
-            raise InputError(f"{run.name}: not a run (no configs/inference.yaml); make one with `ragsam train`")
-        parser = ConfigParser()
-        parser.read_config(str(config))
-        parser.update({"bundle_root": str(run), "cases": list(cases), **overrides})
-        get = parser.get_parsed_content
+        get = RunFolder(run).parser("inference", cases=list(cases), **overrides).get_parsed_content
         if list(get("card_def").labels) != list(card.labels):
             raise InputError(f"{run.name}: made for other organs; average runs of one card")
         self.dataset, self.inferer, self.network = get("dataset"), get("inferer"), get("network").eval()

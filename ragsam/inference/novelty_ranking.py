@@ -16,7 +16,7 @@ from ragsam.inference.bank_building import bank_fit
 from ragsam.inference.inputs import cases_of_inputs
 from ragsam.inference.volume_retrieval import trace_novelty
 from ragsam.retrieval.bank import Bank
-from ragsam.runs.templates import require_plain, root_cause
+from ragsam.runs.run import RunFolder, bad_input, root_cause
 from ragsam.runs.weights import WeightsLoader
 
 #: Once each slice is enough: the looks of `segment` are left out.
@@ -46,15 +46,14 @@ def rank_volumes(
         InputError: no run, a bank that does not fit it, or inputs that are none.
     """
     cases = cases_of_inputs(inputs, section=section, series=series)
-    get = _parser(Path(run), cases, bank).get_parsed_content
-    try:
+    values = _ONE_LOOK if bank is None else {**_ONE_LOOK, "bank": str(Path(bank).absolute())}
+    get = RunFolder(run).parser("inference", cases=list(cases), **values).get_parsed_content
+    with bad_input():
         network, retriever = get("network"), get("retriever")
         if retriever.needs_embedding:
             WeightsLoader(network, get("weights")).load()
         retriever.attach(Bank.open(get("bank"), bank_fit(retriever, network, get("preparation"))))
         dataset, inferer = get("dataset"), get("inferer")
-    except Exception as error:
-        raise root_cause(error) from error
     inferer.restore_grid = False
     ranking, faults = [], []
     for index, case in enumerate(cases):
@@ -67,25 +66,6 @@ def rank_volumes(
             continue
         ranking.append({"case": case.case, **_novelty(volume, case, network, retriever, inferer)})
     return sorted(ranking, key=lambda entry: -entry["score"]), faults
-
-
-def _parser(run: Path, cases: Sequence[Case], bank: str | os.PathLike[str] | None) -> Any:
-    """Return a run's inference config, for some cases and a bank."""
-    from monai.bundle import ConfigParser
-
-    root = run.absolute()
-    config = root / "configs" / "inference.yaml"
-    if not config.is_file():
-        raise InputError(f"{run}: not a run (no configs/inference.yaml); make one with `ragsam train`")
-    require_plain(root, *([] if bank is None else [bank]))
-    parser = ConfigParser()
-    parser.read_config(str(config))
-    overrides = {"bundle_root": str(root), "cases": list(cases), **_ONE_LOOK}
-    if bank is not None:
-        overrides["bank"] = str(Path(bank).absolute())
-    for name, value in overrides.items():
-        parser[name] = value
-    return parser
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from ragsam.data.cards.load import Card
 from ragsam.files import read_json, sha256_file, write_json_atomic
 from ragsam.networks.segmenter import Segmenter
+from ragsam.runs.run import RunFolder
 
 PROVENANCE_NAME = "provenance.json"
 _VERSIONS = ("ragsam", "torch", "monai")
@@ -79,11 +80,7 @@ def weights_and_bank(weights: str | os.PathLike[str] | None, bank: str | os.Path
 
 def member(run: Path, *, retrieval: bool) -> dict[str, Any]:
     """Return the same of a run in an ensemble, as its own `inference.yaml` has them."""
-    from monai.bundle import ConfigParser  # takes a second; only needed here
-
-    parser = ConfigParser()
-    parser.read_config(str(run / "configs" / "inference.yaml"))
-    parser.update({"bundle_root": str(run), "retrieval": retrieval})
+    parser = RunFolder(run).parser("inference", retrieval=retrieval)
     weights, bank, fusion = (parser.get_parsed_content(name) for name in ("weights", "bank", "fusion"))
     return weights_and_bank(weights, bank if retrieval and fusion else None)
 

@@ -19,7 +19,7 @@ from ragsam.prompting.prompt_file import MaskFile, ObjectPrompts
 from ragsam.prompting.prompted_volume import PromptedVolume, SliceMask, on_image_grid
 from ragsam.prompting.propagation import propagate
 from ragsam.prompting.refinement import AutomaticResult, refine, replace_organ, segment_automatically
-from ragsam.runs.templates import root_cause
+from ragsam.runs.run import RunFolder, bad_input
 from ragsam.runs.weights import WeightsLoader
 from ragsam.transforms.slicing import context_offsets, slice_spacing_mm
 from ragsam.transforms.voxel_prompts import SliceGrid, SlicePrompts, VoxelPrompts, prompts_by_slice
@@ -43,26 +43,17 @@ class PromptedRun:
     """
 
     def __init__(self, run: Path, cases: Sequence[Case], overrides: Mapping[str, Any]) -> None:
-        from monai.bundle import ConfigParser  # takes a second; only needed here
-
-        config = run / "configs" / "inference.yaml"
-        if not config.is_file():
-            raise InputError(f"{run}: not a run (no configs/inference.yaml); make one with `ragsam train`")
-        parser = ConfigParser()
-        parser.read_config(str(config))
-        parser.update({"bundle_root": str(run), "cases": list(cases), **overrides})
-        parser.update({"uncertainty": False, "probabilities": False})
+        maps = {"uncertainty": False, "probabilities": False}
+        parser = RunFolder(run).parser("inference", cases=list(cases), **{**overrides, **maps})
         if (answering := answering_prompts(parser.config, run.name)) is not None:
             parser.update({"network_def#prompts": answering})
         self.cases = list(cases)
         self.get = parser.get_parsed_content
-        try:
+        with bad_input():
             self.card: Card = self.get("card_def")
             self.dataset, self.inferer = self.get("dataset"), self.get("inferer")
             self.network, self.device = self.get("network").eval(), torch.device(self.get("device"))
             WeightsLoader(self.network, self.get("weights")).load()
-        except Exception as error:
-            raise root_cause(error) from error
         self._retrieves = False
 
     def segment(self, index: int, asked: Sequence[ObjectPrompts]) -> tuple[NDArray[np.uint8], dict[str, Any]]:

@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 
-from ragsam.data.cards.load import load_card
 from ragsam.errors import InputError
 from ragsam.files import sha256_file
 from ragsam.networks.checkpoints import load_metadata, load_weights
@@ -28,6 +26,7 @@ from ragsam.prompting.prompted_volume import coarse_logits
 from ragsam.prompting.refinement import organ_odds
 from ragsam.retrieval.voting import VotingNetwork
 from ragsam.runs.network_config import network_options
+from ragsam.runs.run import WEIGHTS, RunFolder
 from ragsam.runs.weights import WeightsLoader
 from ragsam.transforms.voxel_prompts import MASK_LOGIT
 
@@ -197,19 +196,18 @@ def load_answering(base: str | os.PathLike[str]) -> tuple[Segmenter, bool]:
 
 
 def _weights_file(path: Path) -> Path:
-    return path / "models" / "model.safetensors" if path.is_dir() else path
+    return path / WEIGHTS if path.is_dir() else path
 
 
 def _of_run(run: Path) -> tuple[Segmenter, bool]:
-    config = run / "configs" / "inference.yaml"
-    if not config.is_file():
+    if not RunFolder.is_one(run):
         raise InputError(f"--base {run}: not a run (no configs/inference.yaml), and no file of weights")
-    text = config.read_text(encoding="utf-8")
-    content: dict[str, Any] = yaml.safe_load(text)
-    options = network_options(text, load_card(run / "configs" / "card.yaml").num_classes)
+    folder = RunFolder(run)
+    content = folder.content("inference")
+    options = network_options(folder.text("inference"), folder.card.num_classes)
     answering = answering_prompts(content, run.name)
     network = _built({**options, **({} if answering is None else {"prompts": answering})})
-    WeightsLoader(network, _weights_file(run)).load()
+    WeightsLoader(network, folder.weights).load()
     return network, content.get("context_slices") == 0
 
 

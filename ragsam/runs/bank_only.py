@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.retrieval.bank_manifest import read_manifest
 from ragsam.retrieval.descriptors import DESCRIPTORS
 from ragsam.runs.options import checked_knobs
-from ragsam.runs.templates import find_bundle, fitting_image_size, require_plain
+from ragsam.runs.run import RunFolder, require_plain
+from ragsam.runs.templates import find_bundle, fitting_image_size
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ def bank_values(datalist: str | os.PathLike[str], section: str, knobs: Mapping[s
     """
     if unknown := sorted(set(knobs) - set(INDEX_KNOBS)):
         raise InputError(f"--set {unknown[0]}: no knob of a bank; there are {', '.join(INDEX_KNOBS)}")
-    text = (find_bundle(BUNDLE) / "configs" / "train.yaml").read_text(encoding="utf-8")
+    text = RunFolder(find_bundle(BUNDLE), "train").text("train")
     data, values = load_datalist(datalist), checked_knobs(text, knobs)
     require_plain(data.path, data.card)
     _check_knobs(values)
@@ -108,11 +107,7 @@ def segment_values(
 
 def packaged_parser(values: Mapping[str, Any]) -> Any:
     """Return the packaged bundle's training config for a bank: its network the vote, and see `plain_slices`."""
-    from monai.bundle import ConfigParser
-
-    parser = ConfigParser()
-    parser.read_config(str(find_bundle(BUNDLE) / "configs" / "train.yaml"))
-    parser.update({**values, "network_def": _network()})
+    parser = RunFolder(find_bundle(BUNDLE), "train").parser("train", **{**values, "network_def": _network()})
     return plain_slices(parser)
 
 
@@ -140,8 +135,7 @@ def _as_bank(fit: Mapping[str, Any], window: str) -> dict[str, Any]:
 
 def _compare(base: Path, fit: Mapping[str, Any]) -> None:
     """Tell how the slices that a run was trained on differ from a bank's, which it is to be prompted in."""
-    config = base / "configs" / "inference.yaml"
-    theirs = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else fit
+    theirs = RunFolder(base).content("inference") if RunFolder.is_one(base) else fit
     for name in ("image_size", "spacing_mm", "slice_axis"):
         if theirs.get(name) != fit[name]:
             told = "--base %s: %s was %s in its training and is %s in the bank; it may answer worse"

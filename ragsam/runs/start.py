@@ -12,6 +12,7 @@ from ragsam.networks.checkpoints import load_metadata
 from ragsam.networks.starting import base_fault
 from ragsam.networks.tuning import TUNINGS, chosen_names
 from ragsam.runs.options import TUNING
+from ragsam.runs.run import WEIGHTS
 
 #: Knobs that shape every tensor: the weights' values are the training's.
 _NEEDED = ("backbone", "image_size", "patch_size", "full_tuning", "normalisation")
@@ -20,7 +21,7 @@ _NEEDED = ("backbone", "image_size", "patch_size", "full_tuning", "normalisation
 def start_file(start: str | os.PathLike[str]) -> Path:
     """Return the weights file of a start: a file, or a run that has one; absolute."""
     path = Path(start).absolute()
-    return path / "models" / "model.safetensors" if path.is_dir() else path
+    return path / WEIGHTS if path.is_dir() else path
 
 
 def start_knobs(start: Path, values: Mapping[str, Any], num_classes: int) -> dict[str, Any]:

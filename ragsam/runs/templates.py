@@ -1,14 +1,13 @@
-"""Runs as bundles: a template with its knobs set for a data set, and the workflows of a bundle run by MONAI."""
+"""Runs as bundles: a template with its knobs set for a data set."""
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nibabel as nib
 
@@ -21,10 +20,8 @@ from ragsam.io.read_volume import open_volume
 from ragsam.runs.metadata import fill_metadata
 from ragsam.runs.network_config import build_empty, network_options
 from ragsam.runs.options import checked_knobs, set_knobs
+from ragsam.runs.run import require_plain
 from ragsam.runs.start import require_base, start_file, start_knobs
-
-if TYPE_CHECKING:
-    from monai.bundle import ConfigWorkflow
 
 CONFIGS = ("train", "inference", "evaluate")
 OVERLAYS = ("multi_gpu_train.yaml", "multi_gpu_evaluate.yaml")
@@ -177,63 +174,3 @@ def _largest_side(case: Case, spacing_mm: Sequence[float] | None, slice_axis: in
             factor = image.header.get_zooms()[axis] / spacing_mm[in_plane.index(world)] if spacing_mm else 1.0
             sides.append(image.shape[axis] * factor)
     return max(sides)
-
-
-def run_config(run: str | os.PathLike[str], config: str, **overrides: Any) -> None:
-    """Run one config of a bundle as `python -m monai.bundle run` does.
-
-    Args:
-        run: the bundle's folder.
-        config: `train`, `inference` or `evaluate`.
-        overrides: values by config key.
-
-    Raises:
-        InputError: the run has no such config, or whatever bad input the workflow meets.
-    """
-    workflow = config_workflow(run, config, **overrides)
-    try:
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-    except Exception as error:
-        raise root_cause(error) from error
-
-
-def config_workflow(run: str | os.PathLike[str], config: str, **overrides: Any) -> ConfigWorkflow:
-    """Return the workflow of one config of a bundle, not yet initialized; see `run_config`."""
-    from monai.bundle import ConfigWorkflow  # takes a second; only needed here
-
-    logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)  # it tells stdout where logging.conf lies
-    folder = Path(run).absolute() / "configs"
-    require_plain(folder, *overrides.values())
-    if not (folder / f"{config}.yaml").is_file():
-        raise InputError(f"{run}: not a run (no configs/{config}.yaml); make one with `ragsam train`")
-    return ConfigWorkflow(
-        config_file=str(folder / f"{config}.yaml"),
-        meta_file=str(folder / "metadata.json"),
-        logging_file=str(folder / "logging.conf"),
-        workflow_type="train" if config == "train" else "inference",
-        bundle_root=str(folder.parent),
-        **overrides,
-    )
-
-
-def require_plain(*values: Any) -> None:
-    """Refuse paths that MONAI would change: in every text of a config it turns `#` into `::`.
-
-    Raises:
-        InputError: a path, or a text that is no expression, with a `#`.
-    """
-    for value in values:
-        if isinstance(value, str | Path) and "#" in str(value) and not str(value).startswith(("$", "@", "%")):
-            raise InputError(f"{value}: MONAI's configs take # for a separator; choose a folder without one")
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """Return the bad input that MONAI's config parser wrapped, or the error itself."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, InputError):
-            return cause
-        cause = cause.__cause__ or cause.__context__
-    return error

@@ -10,7 +10,7 @@ from typing import Any
 from ragsam.console.malloc import keep_freed_memory
 from ragsam.errors import InputError
 from ragsam.retrieval.bank_manifest import MANIFEST
-from ragsam.runs.templates import root_cause
+from ragsam.runs.run import root_cause
 from ragsam.serving.novelty_strategy import NoveltyStrategy
 from ragsam.serving.prompt_task import PromptTask, answers_prompts
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from ragsam.data.served import case_name
 from ragsam.inference.novelty_ranking import rank_volumes
 from ragsam.retrieval.bank_manifest import MANIFEST
+from ragsam.runs.run import BANK
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class NoveltyStrategy:
 
     def _score(self, paths: dict[str, str]) -> dict[str, float]:
         """Return the scores by image, of those that can be read."""
-        bank = (self.run / "bank" / MANIFEST).stat().st_mtime_ns
+        bank = (self.run / BANK / MANIFEST).stat().st_mtime_ns
         stamps = {image: (path, Path(path).stat().st_mtime_ns, bank) for image, path in paths.items()}
         new = [path for image, path in paths.items() if stamps[image] not in self._scores]
         ranking, faults = rank_volumes(self.run, new) if new else ([], [])

@@ -10,23 +10,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ragsam.data.cards.load import Card, load_card
+from ragsam.data.cards.load import Card
 from ragsam.data.checks.check_case import read_volume_checked
 from ragsam.data.served import as_cases
 from ragsam.errors import InputError
 from ragsam.inference.volume_writer import write_label_volume
 from ragsam.prompting.prompt_file import ObjectPrompts
 from ragsam.prompting.prompted_run import PromptedRun, answering_prompts
+from ragsam.runs.run import RunFolder
 from ragsam.transforms.voxel_prompts import VoxelBox, VoxelPoint
 
 
 def answers_prompts(run: Path) -> bool:
     """Whether a run's network answers prompts."""
-    config = yaml.safe_load((run / "configs" / "inference.yaml").read_text(encoding="utf-8"))
     try:
-        answering_prompts(config, run.name)
+        answering_prompts(RunFolder(run).content("inference"), run.name)
     except InputError:
         return False
     return True
@@ -85,8 +83,8 @@ class PromptTask:
     description = "The object that clicks and a box mean"
 
     def __init__(self, run: str | os.PathLike[str]) -> None:
-        self.run = Path(run)
-        self.card = load_card(self.run / "configs" / "card.yaml")
+        self.run = RunFolder(run)
+        self.card = self.run.card
         self.labels = {name.lower(): value for name, value in self.card.labels.items()}
         self._lock = threading.Lock()
         self._loaded: tuple[tuple[str | int, ...], PromptedRun] | None = None
@@ -106,7 +104,7 @@ class PromptTask:
 
     def get_path(self, validate: bool = True) -> str:
         """Return the file of the weights."""
-        return str(self.run / "models" / "model.safetensors")
+        return str(self.run.weights)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return a NIfTI file, which the server removes once it is sent, and what was found in which slices.
@@ -131,7 +129,7 @@ class PromptTask:
         if self._loaded is None or self._loaded[0] != key:
             case = as_cases([{"image": image}])[0]
             read_volume_checked(case.image, case.case)
-            self._loaded = key, PromptedRun(self.run, [case], {})
+            self._loaded = key, PromptedRun(self.run.path, [case], {})
         return self._loaded[1]
 
 
