@@ -20,7 +20,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from ragsam.commands.serve import ENVIRONMENT
+from ragsam.api.serve import ENVIRONMENT
 
 PYTHON = Path(__file__).resolve().parent.parent / ENVIRONMENT / "bin" / "python"
 INSTALLED = (PYTHON.parents[1] / ".installed").is_file()

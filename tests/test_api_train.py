@@ -13,7 +13,7 @@ from small_study import KNOBS, TRAINING
 from ragsam.api.index import index_run
 from ragsam.api.segment import segment_with_run
 from ragsam.api.train import train_run
-from ragsam.commands.try_training import try_training
+from ragsam.api.try_training import try_training
 from ragsam.data.datalist import load_datalist, write_datalist
 from ragsam.errors import InputError
 from ragsam.inference.bank_building import encoder_fingerprint

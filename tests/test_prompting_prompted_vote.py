@@ -8,9 +8,9 @@ import pytest
 import torch
 from small_study import log_lines
 
+from ragsam.api.import_weights import import_weights
 from ragsam.api.index import index_run
 from ragsam.cli import main
-from ragsam.commands.import_weights import import_weights
 from ragsam.data.cards.load import card_text
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError

@@ -19,7 +19,7 @@ def test_folder_of_a_bundle_has_its_configs():
     assert folder.content("inference")["bundle_root"] == "."
     assert folder.parser("train", epochs=3).get_parsed_content("epochs") == 3
     assert not folder.card_path.exists()
-    with pytest.raises(InputError, match="no configs/other.yaml"):
+    with pytest.raises(InputError, match=r"no configs/other\.yaml"):
         folder.text("other")
 
 

@@ -9,8 +9,8 @@ from monai.engines import IterationEvents
 from small_study import files_below, log_lines
 
 from ragsam.api.train import train_run
+from ragsam.api.try_training import try_training
 from ragsam.cli import main
-from ragsam.commands.try_training import try_training
 from ragsam.console.durations import duration
 from ragsam.errors import InputError
 from ragsam.networks.checkpoints import read_checkpoint
@@ -194,7 +194,7 @@ def test_check_estimates_and_leaves_nothing(study, tmp_path, capsys, monkeypatch
     assert "for 1 volumes; 3 of them\n" in said
     assert not output.exists()
     full_disk(monkeypatch, 200_000_000)
-    monkeypatch.setattr("ragsam.commands.try_training.free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("ragsam.api.try_training.free_bytes", lambda folder: 1000)
     with pytest.raises(InputError, match=r"0 MB are free, the training needs about \d+"):
         try_training("sam_lora", study, output, {"batch_size": 2})
 

@@ -9,7 +9,7 @@ from test_api_train import batches_of, prepared, retrieval_of
 from test_training_checkpoints import StopError, assert_same_end, workflow_of
 
 from ragsam.api.train import train_run
-from ragsam.commands.try_training import estimate_lines, try_training
+from ragsam.api.try_training import estimate_lines, try_training
 from ragsam.data.fixed_copies import FixedCopies
 from ragsam.errors import InputError
 from ragsam.inference.bank_building import encode_alone

@@ -1,52 +1,42 @@
-"""The job behind `ragsam check`: look at every case, show how far it is, write the summary and the page."""
+"""`ragsam check`: every fault of every case of a datalist."""
 
 from __future__ import annotations
 
-import os
+import argparse
+import time
 from pathlib import Path
-from typing import Any
 
-from ragsam.console.case_progress import CaseProgress
-from ragsam.data.cards.load import load_card
-from ragsam.data.checks.parallel import cores
-from ragsam.data.checks.survey import survey
-from ragsam.data.datalist import read_datalist
-from ragsam.errors import InputError
-from ragsam.files import write_json_atomic
-
-PAGE_NAME = "check.html"
+from ragsam.commands.terminal import complain, say
 
 
-def check_data(
-    datalist: str | os.PathLike[str],
-    *,
-    card: str | None = None,
-    output: str | os.PathLike[str] | None = None,
-    summary_path: str | os.PathLike[str] | None = None,
-    jobs: int | None = None,
-) -> dict[str, Any]:
-    """Check every case of a datalist and return the summary; faults are in it, not raised.
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    parser = commands.add_parser("check", help="every fault of every case, a line each")
+    parser.add_argument("datalist", type=Path)
+    parser.add_argument("--card", help="card to check against (default: the datalist's)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write a page with statistics and plots, check.html")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write faults and statistics as JSON")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
+    parser.set_defaults(job=run)
 
-    Args:
-        datalist: path of the datalist.
-        card: name or file of the card to check against; None takes the datalist's.
-        output: folder for the page; None writes none.
-        summary_path: JSON file for the summary; None writes none.
-        jobs: processes; None takes a process a core.
 
-    Raises:
-        InputError: a datalist or card that cannot be read at all, or a file that cannot be written.
-    """
-    if jobs is not None and jobs < 1:
-        raise InputError(f"--jobs {jobs}: no such number of processes; take 1 or more")
-    data, faults = read_datalist(datalist)
-    known = load_card(card or data.card)
-    with CaseProgress("check", sum(len(part) for part in data.sections.values())) as progress:
-        summary = survey(data, known, faults=faults, jobs=jobs or cores(), done=progress)
-    if summary_path is not None:
-        write_json_atomic(summary_path, summary)
-    if output is not None:
-        from ragsam.report.check_page import write_check_page
+def run(args: argparse.Namespace) -> int:
+    """Check a datalist; return 2 where there are faults."""
+    from ragsam.api.check import PAGE_NAME, check_data
 
-        write_check_page(summary, Path(output) / PAGE_NAME, card=known, datalist=data)
-    return summary
+    start = time.monotonic()
+    found = check_data(args.datalist, card=args.card, output=args.output, summary_path=args.json, jobs=args.jobs)
+    seconds = time.monotonic() - start
+    for line in found["faults"]:
+        complain(line)
+    for line in found["warnings"]:
+        complain(f"warning: {line}")
+    for line in found["notes"]:
+        say(f"note: {line}")
+    counts = ", ".join(f"{len(found[kind])} {kind}" for kind in ("faults", "warnings", "notes"))
+    say(f"checked: {found['n_cases']} volumes of {found['n_patients']} patients in {seconds:.1f} s, {counts}")
+    if args.output:
+        say(f"page: {args.output / PAGE_NAME}")
+    if args.json:
+        say(f"summary: {args.json}")
+    return 2 if found["faults"] else 0

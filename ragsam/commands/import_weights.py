@@ -1,122 +1,50 @@
-"""The job behind `ragsam import`: a published checkpoint as weights of ours, and as a run that segments at once."""
+"""`ragsam import`: published checkpoints become weights or a run."""
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
-from collections.abc import Mapping
+import argparse
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from ragsam.data.cards.load import Card, load_card
-from ragsam.errors import InputError
-from ragsam.files import atomic_write, sha256_file
-from ragsam.networks.checkpoints import save_weights
-from ragsam.networks.imports import import_checkpoint
-from ragsam.networks.key_report import KeyReport
-from ragsam.networks.segmenter import Segmenter
-from ragsam.networks.tuning import TUNINGS
-from ragsam.runs.options import TUNING
-from ragsam.runs.run import WEIGHTS, require_plain
-from ragsam.runs.templates import find_bundle, require_free, write_run
-
-logger = logging.getLogger(__name__)
-
-#: Packaged bundles by what tunes a network; any other is written as sam_lora.
-_BUNDLES = {"adapter": "sam_adapter", "frequency": "sam_frequency"}
-#: What a network says of itself that is no knob of a bundle.
-_NO_KNOBS = ("num_classes", "base_sha256", "tuning")
+from ragsam.commands.terminal import say
 
 
-def import_weights(
-    kind: str,
-    checkpoint: str | os.PathLike[str],
-    *,
-    base: str | os.PathLike[str] | None = None,
-    output: str | os.PathLike[str] | None = None,
-    run: str | os.PathLike[str] | None = None,
-    card: str | None = None,
-    image_size: int | None = None,
-    normalisation: str | None = None,
-) -> KeyReport:
-    """Write a published checkpoint as weights of ours, as a run, or as both; see `import_checkpoint`.
-
-    Args:
-        kind: the format.
-        checkpoint: its file.
-        base: the SAM that it was made on.
-        output: safetensors file to write: to begin a training with.
-        run: folder of a run to write: to segment with. Needs `card`.
-        card: of the checkpoint's classes, in their order.
-        image_size, normalisation: what the file does not say.
-
-    Returns:
-        What became of every key.
-
-    Raises:
-        InputError: as `import_checkpoint`; nothing to write, a card of other classes, or an output that is taken.
-            Nothing is written then.
-    """
-    named = load_card(card) if card is not None else None
-    if output is None and run is None:
-        raise InputError("import: nothing to write; give --output, or --run with --card")
-    if run is not None:
-        if named is None:
-            raise InputError("--run: needs the names of the classes; give --card")
-        require_free(Path(run))
-        require_plain(Path(run).absolute())
-    if output is not None and Path(output).suffix != ".safetensors":
-        raise InputError(f"--output {Path(output).name}: weights are written as safetensors; call it .safetensors")
-    network, report = import_checkpoint(kind, checkpoint, base=base, image_size=image_size, normalisation=normalisation)
-    if named is not None:
-        _require_classes(network, named)
-    about = _about(network, kind, sha256_file(checkpoint), named)
-    if run is not None:
-        _write_run(Path(run), network, about, str(card), base)
-    if output is not None:
-        save_weights(output, network.trainable_state(), about)
-    return report
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    parser = commands.add_parser("import", help="a published checkpoint as weights to start with, or as a run")
+    parser.add_argument("format", choices=["sam", "medsam", "samed", "medical-sam-adapter", "sam-adapter"])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--base", type=Path, metavar="SAM", help="the SAM that it was made on")
+    parser.add_argument("--output", type=Path, metavar="FILE.safetensors")
+    parser.add_argument("--run", type=Path, help="write a run that segments with it; needs --card")
+    parser.add_argument("--card", help="of its classes, in their order: a name, or a .yaml file of your own")
+    parser.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the file's; 512 for samed)")
+    parser.add_argument("--normalisation", choices=["unit", "sam"], help="of slices (default: the format's own)")
+    parser.set_defaults(job=run)
 
 
-def _require_classes(network: Segmenter, card: Card) -> None:
-    if network.num_classes != card.num_classes:
-        raise InputError(
-            f"{card.name}: the card has {card.num_classes} organs, the checkpoint {network.num_classes}; "
-            "give a card with the checkpoint's, in their order"
-        )
+def run(args: argparse.Namespace) -> None:
+    """Import a checkpoint."""
+    from ragsam.api.import_weights import import_weights
+
+    report = import_weights(
+        args.format,
+        args.checkpoint,
+        base=args.base,
+        output=args.output,
+        run=args.run,
+        card=args.card,
+        image_size=args.image_size,
+        normalisation=args.normalisation,
+    )
+    for line in report.lines():
+        say(line)
+    if args.output:
+        say(f"weights: {args.output}")
+        say(f"next: ragsam train sam_lora --data DATALIST --output RUN --set start={args.output}{_base_knob(args)}")
+    if args.run:
+        say(f"run: {args.run}")
+        say(f"next: ragsam segment {args.run} INPUT --output DIR")
 
 
-def _about(network: Segmenter, kind: str, sha256: str, card: Card | None) -> dict[str, Any]:
-    """Return the metadata of imported weights."""
-    lora = network.about["tuning"].get("lora")
-    return {
-        **network.about,
-        "kind": kind,
-        "rank": lora["rank"] if lora else None,
-        "labels": list(card.labels) if card else None,
-        "context_slices": int(network.stacked),  # the originals repeat the slice, but for stacks
-        "checkpoint_sha256": sha256,
-    }
-
-
-def _write_run(
-    run: Path, network: Segmenter, about: Mapping[str, Any], card: str, base: str | os.PathLike[str] | None
-) -> None:
-    """Write a bundle that has the network's weights; where that fails nothing is left."""
-    tuning = network.about["tuning"]
-    values: dict[str, Any] = {name: value for name, value in network.about.items() if name not in _NO_KNOBS}
-    values |= {TUNING + name: tuning.get(name) for name in TUNINGS}
-    values |= {"context_slices": about["context_slices"], "base": str(base) if base else None}
-    bundle = next((name for part, name in _BUNDLES.items() if part in tuning), "sam_lora")
-    weights, state = run / WEIGHTS, network.trainable_state()
-    try:
-        write_run(find_bundle(bundle), run, card, values)
-        save_weights(weights, state, dict(about))
-        with atomic_write(weights.with_suffix(".pt")) as temporary:
-            torch.save(state, temporary)
-    except InputError:
-        shutil.rmtree(run, ignore_errors=True)
-        raise
+def _base_knob(args: argparse.Namespace) -> str:
+    return f" --set base={args.base}" if args.base else ""

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from small_study import TRAINING, files_below
 
+from ragsam.api import cross_validate as cross_validation
+from ragsam.api.cross_validate import cross_validate, fold_sections, folds_of
 from ragsam.cli import main
-from ragsam.commands import cross_validate as cross_validation
-from ragsam.commands.cross_validate import cross_validate, fold_sections, folds_of
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.files import read_json

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ragsam.commands.try_training import TrainingEstimate, try_training
+from ragsam.api.try_training import TrainingEstimate, try_training
 from ragsam.console.memory import memory_limit
 from ragsam.errors import InputError
 

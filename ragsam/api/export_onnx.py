@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ragsam.commands.export_torchscript import TRACED_BATCH, largest_difference, quiet
+from ragsam.api.export_torchscript import TRACED_BATCH, largest_difference, quiet
 from ragsam.errors import InputError
 from ragsam.networks.deployable import (
     Decoder,

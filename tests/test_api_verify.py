@@ -10,9 +10,9 @@ import torch
 import yaml
 from small_study import files_below
 
+from ragsam.api.verify import verify_bundle
+from ragsam.api.verify_with_monai import CHECKS
 from ragsam.cli import main
-from ragsam.commands.verify import verify_bundle
-from ragsam.commands.verify_with_monai import CHECKS
 from ragsam.networks.checkpoints import load_weights, save_weights
 
 MARK = "/tmp/ragsam-verified-bundle-has-run"

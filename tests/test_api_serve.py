@@ -7,9 +7,8 @@ import pytest
 import yaml
 from small_study import files_below
 
-from ragsam.cli import main
-from ragsam.commands import serve as serving
-from ragsam.commands.serve import (
+from ragsam.api import serve as serving
+from ragsam.api.serve import (
     copy_run,
     make_app,
     require_private,
@@ -17,6 +16,7 @@ from ragsam.commands.serve import (
     server_command,
     server_environment,
 )
+from ragsam.cli import main
 from ragsam.errors import InputError
 
 

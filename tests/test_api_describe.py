@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from ragsam.api.describe import describe, description_text
 from ragsam.cli import main
-from ragsam.commands.describe import describe, description_text
 from ragsam.errors import InputError
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import save_weights

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from ragsam.api import export_torchscript as deployment
+from ragsam.api.export_onnx import export_onnx
+from ragsam.api.export_torchscript import export_torchscript, largest_difference
 from ragsam.cli import main
-from ragsam.commands import export_torchscript as deployment
-from ragsam.commands.export_onnx import export_onnx
-from ragsam.commands.export_torchscript import export_torchscript, largest_difference
 from ragsam.data.cards.load import load_card
 from ragsam.errors import InputError
 from ragsam.networks import Segmenter, Supports

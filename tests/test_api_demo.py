@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from small_study import files_below
 
-from ragsam.commands.demo import run_demo
+from ragsam.api.demo import run_demo
 from ragsam.errors import InputError
 from ragsam.files import read_json
 
@@ -103,8 +103,8 @@ def test_demo_makes_phantoms_where_no_data_are_given(study, tmp_path, monkeypatc
     def stop(run, config):
         raise InputError(f"{config}: far enough")
 
-    monkeypatch.setattr("ragsam.commands.demo.write_phantoms", small)
-    monkeypatch.setattr("ragsam.commands.demo.run_config", stop)
+    monkeypatch.setattr("ragsam.api.demo.write_phantoms", small)
+    monkeypatch.setattr("ragsam.api.demo.run_config", stop)
     with pytest.raises(InputError, match="train: far enough"):
         run_demo(tmp_path / "demo", epochs=3)
     assert asked == [tmp_path / "demo" / "data"]

@@ -11,9 +11,9 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
+from ragsam.api import doctor
+from ragsam.api.doctor import Finding, examine, finding_lines, package_fault
 from ragsam.cli import main
-from ragsam.commands import doctor
-from ragsam.commands.doctor import Finding, examine, finding_lines, package_fault
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ragsam.api import fit_batch as batch_size
+from ragsam.api.fit_batch import LARGEST, largest_that_fits
 from ragsam.cli import main
-from ragsam.commands import fit_batch as batch_size
-from ragsam.commands.fit_batch import LARGEST, largest_that_fits
 from ragsam.console.memory import memory_limit, peak_memory
 from ragsam.errors import InputError
 

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_study import files_below
 
+from ragsam.api.pack import pack_run
 from ragsam.api.segment import segment_with_run
+from ragsam.api.unpack import unpack_run
 from ragsam.cli import main
-from ragsam.commands.pack import pack_run
-from ragsam.commands.unpack import unpack_run
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.files import read_json, sha256_file
@@ -300,7 +300,7 @@ def test_an_entry_that_is_larger_than_it_says_is_refused(tiny, tmp_path):
 
 
 def test_too_many_files_are_refused(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("ragsam.commands.unpack.MAX_FILES", 5)
+    monkeypatch.setattr("ragsam.api.unpack.MAX_FILES", 5)
     pack_run(tiny, tmp_path / "p.zip")
     with pytest.raises(InputError, match="more than 5 files"):
         unpack_run(tmp_path / "p.zip", tmp_path / "there")

@@ -1,0 +1,137 @@
+"""The main job from end to end, on made patients or on given data."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ragsam.api.index import index_run
+from ragsam.api.segment import segment_with_run
+from ragsam.data.cards.load import Card, load_card
+from ragsam.data.datalist import Case, load_datalist
+from ragsam.data.phantom.write import write_phantoms
+from ragsam.errors import InputError
+from ragsam.evaluation.score_cases import pairs_from_cases
+from ragsam.files import read_json, write_json_atomic
+from ragsam.inference.evaluation import TRACE_NAME, report_evaluation
+from ragsam.report.cases import worst_first
+from ragsam.report.demo_figure import write_overview
+from ragsam.retrieval.bank import Bank, pseudonym
+from ragsam.runs.run import run_config
+from ragsam.runs.templates import make_run
+
+logger = logging.getLogger(__name__)
+
+MARK = "demo.json"
+#: Fits six minutes on two cores, data, training, two segmentations and the report together.
+PHANTOM_KNOBS = {"epochs": 8, "steps_per_epoch": 25, "validate_every": 8}
+
+
+def run_demo(
+    output: str | os.PathLike[str], *, datalist: str | os.PathLike[str] | None = None, **knobs: Any
+) -> dict[str, Any]:
+    """Train, index, segment with and without retrieval, evaluate and report.
+
+    Args:
+        output: folder for everything; an older demo there is replaced.
+        datalist: data to use; None makes phantoms.
+        knobs: of the bundle's training.
+
+    Returns:
+        {"report": path, "picture": path, "with": mean Dice, "without": mean Dice, "seconds": by step}.
+
+    Raises:
+        InputError: an output folder that holds something else than an older demo, or the data; a faulty datalist.
+    """
+    output = Path(output)
+    empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+    if not empty and not (output / MARK).is_file():
+        raise InputError(f"{output}: holds something else than an older demo; choose another --output")
+    if datalist is not None:
+        load_datalist(datalist)  # faults are told before anything is removed
+        if output.resolve() in Path(datalist).resolve().parents:
+            raise InputError(f"{datalist}: lies in {output}, which is replaced; choose another --output")
+    shutil.rmtree(output, ignore_errors=True)
+    seconds: dict[str, float] = {}
+    write_json_atomic(output / MARK, {"state": "started"})
+
+    def step(name: str, done: float) -> float:
+        now = time.monotonic()
+        seconds[name] = round(now - done, 1)
+        return now
+
+    clock = time.monotonic()
+    if datalist is None:
+        logger.info("1 of 5: making phantom patients")
+        datalist = write_phantoms(output / "data")
+        knobs = {**PHANTOM_KNOBS, **knobs}
+    clock = step("data", clock)
+    logger.info("2 of 5: training")
+    run = make_run("sam_lora", datalist, output / "run", knobs)
+    run_config(run, "train")
+    clock = step("train", clock)
+    logger.info("3 of 5: building the support bank")
+    bank, slices, patients = index_run(run)
+    logger.info("bank: %d slices of %d patients", slices, patients)
+    clock = step("index", clock)
+    data = load_datalist(datalist)
+    card = load_card(data.card)
+    results: dict[str, dict[str, Any]] = {}
+    logger.info("4 of 5: segmenting the held-out patients without and with retrieval")
+    for name, retrieval in (("without", False), ("with", True)):
+        segment_with_run(run, [datalist], output / f"predictions-{name}-retrieval", retrieval=retrieval)
+    clock = step("segment", clock)
+    logger.info("5 of 5: measuring and reporting")
+    for name in ("without", "with"):
+        predictions = output / f"predictions-{name}-retrieval"
+        results[name] = report_evaluation(
+            pairs_from_cases(data.section("test"), predictions),
+            card,
+            predictions,
+            output / f"evaluation-{name}-retrieval",
+            bank=bank,
+            support_cases=data.section("training"),
+            baseline=results.get("without"),
+            baseline_name="retrieval switched off",
+        )
+    overview = output / "overview.png"
+    _draw_overview(overview, output, data.section("test"), data.section("training"), card, results["with"], bank)
+    step("report", clock)
+    result = {
+        "report": str(output / "evaluation-with-retrieval" / "report.html"),
+        "picture": str(overview),
+        **{name: metrics["summary"]["mean"]["dice"] for name, metrics in results.items()},
+        "seconds": seconds,
+    }
+    write_json_atomic(output / MARK, {"state": "done", **{k: result[k] for k in ("with", "without", "seconds")}})
+    return result
+
+
+def _draw_overview(
+    path: Path,
+    output: Path,
+    test: Sequence[Case],
+    training: Sequence[Case],
+    card: Card,
+    metrics: dict[str, Any],
+    bank: Path,
+) -> None:
+    """Draw the test case in the middle by Dice: neither the best nor the worst."""
+    cases = [case for case, _ in worst_first(metrics)]
+    name = cases[len(cases) // 2]["case"]
+    folders = {how: output / f"predictions-{how}-retrieval" for how in ("without", "with")}
+    (pair,) = pairs_from_cases([case for case in test if case.case == name], folders["with"])
+    salt = Bank.open(bank).salt
+    write_overview(
+        path,
+        card=card,
+        pair=pair,
+        predictions={f"{how} retrieval": folder / f"{name}.nii.gz" for how, folder in folders.items()},
+        trace=read_json(folders["with"] / TRACE_NAME),
+        support_cases={pseudonym(case.case, salt, "c"): case for case in training},
+    )

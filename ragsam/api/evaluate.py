@@ -1,0 +1,76 @@
+"""Evaluation: label volumes measured against references, as `metrics.json`, `metrics.csv` and `report.html`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ragsam.data.cards.load import load_card
+from ragsam.data.datalist import load_datalist
+from ragsam.errors import InputError
+from ragsam.evaluation.case_pairs import pairs_from_cases, pairs_from_folders, unmatched_predictions
+from ragsam.files import read_json
+from ragsam.inference.evaluation import report_evaluation
+from ragsam.report.viewer import viewer_choice
+
+
+def evaluate(
+    reference: str | os.PathLike[str],
+    prediction: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    card: str | os.PathLike[str] | None = None,
+    image: str | os.PathLike[str] | None = None,
+    section: str = "test",
+    protocol: str = "clinical",
+    jobs: int | None = None,
+    bank: str | os.PathLike[str] | None = None,
+    baseline: str | os.PathLike[str] | None = None,
+    viewer: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Measure label volumes, and write `metrics.json`, `metrics.csv` and `report.html`.
+
+    Args:
+        reference: folder of label volumes, or a datalist, of which `section` is taken.
+        prediction: folder of label volumes.
+        output: folder of what is written.
+        card: its name or file; None takes the datalist's.
+        image: folder of the images of a folder of references, for the pictures.
+        protocol: `clinical`, `btcv`, `flare22`, `flare22-fixed` or `samed`.
+        jobs: processes; None takes one a core.
+        bank: the bank that was searched, to show the neighbours' pictures.
+        baseline: `metrics.json` of another evaluation to compare with.
+        viewer: cases to show in 3D, or how many of the worst; an empty list shows 3; None shows none.
+
+    Returns:
+        The content of `metrics.json`, and `unmatched`: names of predictions without a reference.
+
+    Raises:
+        InputError: no card, faulty datalist, or files that cannot be read or do not go together.
+    """
+    if Path(reference).suffix == ".json":
+        data = load_datalist(reference)
+        pairs = pairs_from_cases(data.section(section), prediction)
+        support_cases, card = data.sections.get("training", ()), card or data.card
+        unmatched = []
+    else:
+        pairs = pairs_from_folders(reference, prediction, image_dir=image)
+        support_cases = ()
+        unmatched = unmatched_predictions(reference, prediction)
+    if card is None:
+        raise InputError("--card: needed with a folder of references; name a card or its .yaml file")
+    metrics = report_evaluation(
+        pairs,
+        load_card(card),
+        prediction,
+        output,
+        bank=bank,
+        support_cases=support_cases,
+        baseline=read_json(baseline) if baseline else None,
+        viewer=viewer_choice(viewer, [pair.case for pair in pairs]),
+        protocol=protocol,
+        jobs=jobs,
+    )
+    return {**metrics, "unmatched": list(unmatched)}

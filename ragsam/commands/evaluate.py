@@ -1,0 +1,59 @@
+"""`ragsam evaluate`: label volumes are measured."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ragsam.commands.terminal import complain, say
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    parser = commands.add_parser("evaluate", help="metrics.json, metrics.csv and report.html")
+    parser.add_argument("--reference", type=Path, required=True, help="folder of label volumes, or a datalist")
+    parser.add_argument("--prediction", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--image", type=Path, metavar="DIR", help="images of a folder of references, for the pictures")
+    parser.add_argument("--card", help="needed where the reference is a folder")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--section", default="test", help="of a datalist (default: test)")
+    parser.add_argument(
+        "--protocol", default="clinical", help="clinical (default), btcv, flare22, flare22-fixed or samed"
+    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
+    parser.add_argument("--bank", type=Path, help="the bank searched, to show the neighbours' pictures")
+    parser.add_argument("--baseline", type=Path, metavar="METRICS.json", help="another run to compare with")
+    parser.add_argument(
+        "--viewer", nargs="*", metavar="CASE", help="3D view of these cases, or of so many of the worst (default: 3)"
+    )
+    parser.set_defaults(job=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate; return 2 where cases could not be measured."""
+    from ragsam.api.evaluate import evaluate
+
+    metrics = evaluate(
+        args.reference,
+        args.prediction,
+        args.output,
+        card=args.card,
+        image=args.image,
+        section=args.section,
+        protocol=args.protocol,
+        jobs=args.jobs,
+        bank=args.bank,
+        baseline=args.baseline,
+        viewer=args.viewer,
+    )
+    for name in metrics["unmatched"]:
+        complain(f"warning: {name}: a prediction without a reference; it is not evaluated")
+    if metrics["protocol_caveat"]:
+        complain(f"warning: {metrics['protocol_caveat']}")
+    dice = metrics["summary"]["mean"]["dice"]
+    if dice["mean"] is not None:
+        say(f"mean Dice {dice['mean']:.4f} (n = {dice['n']} patients; {metrics['patients']})")
+    say(f"report: {args.output / 'report.html'}")
+    for fault in metrics["faults"]:
+        complain(fault)
+    return 2 if metrics["faults"] else 0

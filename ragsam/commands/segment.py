@@ -1,0 +1,102 @@
+"""`ragsam segment`: label volumes of volumes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ragsam.commands.terminal import add_options, chosen_options, say
+from ragsam.errors import InputError
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    parser = commands.add_parser("segment", help="label volumes on the inputs' own grid")
+    parser.add_argument(
+        "path",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="RUN, left out with --card, then INPUT: NIfTI, .mha or .nrrd files, DICOM folders, or datalists",
+    )
+    parser.add_argument("--card", help="without a RUN: of the bank's organs; a card's name, or a .yaml file")
+    parser.add_argument("--base", type=Path, metavar="SAM", help="with --card: SAM, weights or a run to be prompted")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--section", default="test", help="of a datalist (default: test)")
+    parser.add_argument("--bank", type=Path, help="default: the run's own bank/")
+    parser.add_argument("--no-retrieval", action="store_true")
+    parser.add_argument("--series", action="append", default=[], metavar="UID", help="of a DICOM folder with several")
+    parser.add_argument("--dicom-seg", action="store_true", help="write DICOM segmentations too, of DICOM input")
+    parser.add_argument("--ensemble", type=Path, nargs="+", default=[], metavar="RUN", help="average with other runs")
+    parser.add_argument("--uncertainty", action="store_true", help="write a map of the entropy too")
+    parser.add_argument("--probabilities", action="store_true", help="write a map for every organ too")
+    add_options(parser, "such as test_shift=3")
+    parser.add_argument("--prompts", type=Path, metavar="JSON", help="objects to find by clicks, boxes and drafts")
+    parser.set_defaults(job=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Segment, with or without prompts."""
+    path, inputs = _run_and_inputs(args)
+    if args.prompts:
+        _segment_prompted(args, path, inputs)
+        return
+    from ragsam.api.segment import segment_with_run
+
+    cases = segment_with_run(
+        path,
+        inputs,
+        args.output,
+        section=args.section,
+        card=args.card,
+        base=args.base,
+        bank=args.bank,
+        retrieval=not args.no_retrieval,
+        series=args.series,
+        dicom_seg=args.dicom_seg,
+        ensemble=args.ensemble,
+        uncertainty=args.uncertainty,
+        probabilities=args.probabilities,
+        knobs=chosen_options(args),
+    )
+    say(f"label volumes: {len(cases)} in {args.output}")
+
+
+def _run_and_inputs(args: argparse.Namespace) -> tuple[Path | None, list[Path]]:
+    """Return the run that segments, None with --card, and its inputs."""
+    from ragsam.runs.run import RunFolder
+
+    first, others = args.path[0], args.path[1:]
+    if args.card is None:
+        if args.base:
+            raise InputError("--base: only with --card; a run has weights of its own")
+        if not others:
+            raise InputError(f"{first}: one path; name a RUN and its INPUT, or instead of the RUN --card and --bank")
+        return first, others
+    if RunFolder.is_one(first):
+        raise InputError(f"--card: segments without a run, and {first} is one; leave one of them out")
+    if args.bank is None:
+        raise InputError("--card: segments by a bank alone; name one with --bank")
+    if given := [name for name in ("no_retrieval", "ensemble", "prompts") if getattr(args, name)]:
+        raise InputError(f"--{given[0].replace('_', '-')}: not with --card; there is no run")
+    return None, args.path
+
+
+def _segment_prompted(args: argparse.Namespace, path: Path, inputs: Sequence[Path]) -> None:
+    from ragsam.api.segment_prompts import segment_prompted
+
+    others = ("dicom_seg", "ensemble", "uncertainty", "probabilities", "set")
+    if given := [name for name in others if getattr(args, name)]:
+        raise InputError(f"--{given[0].replace('_', '-')}: not with --prompts; leave one of them out")
+    cases = segment_prompted(
+        path,
+        inputs,
+        args.prompts,
+        args.output,
+        section=args.section,
+        bank=args.bank,
+        retrieval=not args.no_retrieval,
+        series=args.series,
+    )
+    say(f"label volumes: {len(cases)} in {args.output}; prompts.json tells what was found where")

@@ -1,0 +1,79 @@
+"""`ragsam train`: a bundle becomes a trained run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ragsam.commands.terminal import add_options, chosen_options, say
+from ragsam.errors import InputError
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    parser = commands.add_parser("train", help="train a bundle; the run is a bundle itself")
+    parser.add_argument("bundle", help="a bundle's folder, or the name of a packaged one (sam_lora)")
+    parser.add_argument("--data", type=Path, required=True, metavar="DATALIST")
+    parser.add_argument("--output", type=Path, required=True, metavar="RUN")
+    add_options(parser, "set a knob of train.yaml")
+    parser.add_argument("--recipe", metavar="NAME", help="knobs by a name, see docs/training.md; --set goes before")
+    parser.add_argument("--resume", action="store_true", help="go on with RUN where it was stopped, or begin")
+    parser.add_argument("--check", action="store_true", help="try it: a few batches, and what the whole will take")
+    parser.add_argument("--fit-batch", action="store_true", help="find the largest batch_size that the memory holds")
+    parser.add_argument("--folds", type=int, metavar="N", help="cross-validate: N runs in RUN, evaluated as one")
+    parser.set_defaults(job=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, or try a training, or cross-validate."""
+    from ragsam.api.train import train_run
+    from ragsam.report.training import CURVES_NAME, read_log, training_table
+    from ragsam.runs.recipes import recipe
+
+    knobs = (recipe(args.recipe) if args.recipe else {}) | chosen_options(args)
+    if args.fit_batch:
+        knobs["batch_size"] = _fitting_batch(args, knobs)
+    if args.check:
+        _try(args, knobs)
+        return
+    if args.folds is not None:
+        _train_folds(args, knobs)
+        return
+    folder = train_run(args.bundle, args.data, args.output, knobs, resume=args.resume)
+    for line in training_table(read_log(folder / "log.csv")):
+        say(line)
+    say(f"run: {folder}")
+    say(f"curves: {folder / CURVES_NAME}")
+    say(f"next: ragsam index {folder}")
+
+
+def _fitting_batch(args: argparse.Namespace, knobs: dict[str, Any]) -> int:
+    from ragsam.api.fit_batch import largest_batch
+
+    if args.resume:
+        raise InputError("--fit-batch: not with --resume; a training goes on with its own batch_size")
+    size = largest_batch(args.bundle, args.data, args.output, knobs)
+    say(f"batch_size: {size}, the largest power of two that the memory holds")
+    return size
+
+
+def _try(args: argparse.Namespace, knobs: dict[str, Any]) -> None:
+    from ragsam.api.try_training import estimate_lines, try_training
+
+    if args.resume or args.folds is not None:
+        raise InputError("--check: not with --resume or --folds; try one training that is not begun")
+    for line in estimate_lines(try_training(args.bundle, args.data, args.output, knobs)):
+        say(line)
+
+
+def _train_folds(args: argparse.Namespace, knobs: dict[str, Any]) -> None:
+    from ragsam.api.cross_validate import cross_validate
+
+    metrics = cross_validate(args.bundle, args.data, args.output, knobs, folds=args.folds, resume=args.resume)
+    dice = metrics["summary"]["mean"]["dice"]
+    if dice["mean"] is not None:
+        say(f"mean Dice {dice['mean']:.4f} (n = {dice['n']} patients, each by the run that never saw them)")
+    say(f"report: {args.output / 'evaluation' / 'report.html'}")
+    others = " ".join(str(args.output / f"fold-{fold}") for fold in range(1, args.folds))
+    say(f"next: ragsam segment {args.output / 'fold-0'} INPUT --output DIR --ensemble {others}")
