@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from ragsam.console.reporter import begin
 from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
@@ -162,25 +160,26 @@ def _stamp(case: Case) -> str:
 
 
 def progress(batches: Iterable[dict[str, Any]], *, done: int, total: int) -> Iterator[dict[str, Any]]:
-    """Pass batches of slices on, and tell how many volumes are through: a bar on a terminal, a line each elsewhere.
+    """Pass batches of slices on, and show how many volumes are through.
 
     Args:
         batches: {"case": names, in the order of the volumes, ...}.
         done: volumes that were finished before.
         total: of volumes.
     """
-    start, current = time.monotonic(), None
-    with tqdm(desc="bank", unit="volume", initial=done, total=total, disable=not sys.stderr.isatty()) as bar:
-        for batch in chain(batches, [{"case": [None]}]):  # the last volume is through when no other follows
-            if batch["case"][0] is not None:
-                yield batch
-            for case in batch["case"]:
-                if current is not None and case != current:
-                    done += 1
-                    bar.update()
-                    if bar.disable:
-                        logger.info("bank: volume %d of %d, %.0f s passed", done, total, time.monotonic() - start)
-                current = case
+    start = time.monotonic()
+    current = None
+    shown = begin("bank", total, "volume", done)
+    for batch in chain(batches, [{"case": [None]}]):  # the last volume is through when no other follows
+        if batch["case"][0] is not None:
+            yield batch
+        for case in batch["case"]:
+            if current is not None and case != current:
+                done += 1
+                passed = time.monotonic() - start
+                shown.advance(done, f"bank: volume {done} of {total}, {passed:.0f} s passed")
+            current = case
+    shown.end()
 
 
 def index_run(

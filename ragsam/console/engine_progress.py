@@ -1,24 +1,17 @@
-"""Progress: a bar on a terminal, plain lines elsewhere."""
+"""How far an engine is."""
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
-from typing import Any
 
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar
 
 from ragsam.console.durations import duration
-
-logger = logging.getLogger(__name__)
+from ragsam.console.reporter import Shown, begin
 
 
 class Progress:
-    """Shows how far an engine is.
-
-    On a terminal: a bar with the time left. Elsewhere: a line an epoch for training, a line a volume for the rest.
+    """Shows how far an engine is; in a log a line an epoch for training, a line a volume for the rest.
 
     Args:
         name: what the engine does, e.g. "train".
@@ -30,45 +23,62 @@ class Progress:
         self.loss = loss
         self._losses: list[float] = []
         self._start = 0.0
-        self._first = 0
+        self._before = 0
+        self._shown: Shown | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with an engine."""
-        if sys.stderr.isatty():
-            bar = ProgressBar(desc=self.name)
-            bar.attach(engine, output_transform=(lambda output: self._shown(engine, output)) if self.loss else None)
         engine.add_event_handler(Events.STARTED, self._begin)
-        engine.add_event_handler(Events.EPOCH_STARTED, self._note_first)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
-        engine.add_event_handler(Events.EPOCH_COMPLETED if self.loss else Events.ITERATION_COMPLETED, self._line)
-
-    def _shown(self, engine: Engine, output: dict[str, Any]) -> dict[str, Any]:
-        """Return what stands beside the bar of an epoch: the last loss, and the time until the last epoch's end."""
-        state = engine.state
-        done = state.iteration - (self._first - 1) * state.epoch_length
-        left = (time.monotonic() - self._start) / done * (state.max_epochs * state.epoch_length - state.iteration)
-        return {"loss": output["loss"].item(), "left": duration(left)}
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_first)
+        if self.loss:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
+        else:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._volume)
+        engine.add_event_handler(Events.COMPLETED, self._end)
 
     def _begin(self, engine: Engine) -> None:
-        self._start, self._losses, self._first = time.monotonic(), [], 0
+        self._start = time.monotonic()
+        self._losses = []
+        self._shown = None
 
-    def _note_first(self, engine: Engine) -> None:
-        """Note the epoch that comes first: of a resumed training it is a later one."""
-        self._first = self._first or engine.state.epoch
+    def _begin_first(self, engine: Engine) -> None:
+        """Begin with the epoch that comes first: of a resumed training it is a later one."""
+        if self._shown is None:
+            state = engine.state
+            self._before = state.iteration
+            total = state.epoch_length and state.epoch_length * state.max_epochs
+            self._shown = begin(self.name, total, "step" if self.loss else "volume", state.iteration)
 
-    def _count(self, engine: Engine) -> None:
-        if self.loss:
-            self._losses.append(engine.state.output["loss"].item())
+    def _volume(self, engine: Engine) -> None:
+        passed = time.monotonic() - self._start
+        done = engine.state.iteration
+        line = f"{self.name}: volume {done} of {engine.state.epoch_length or 0}, {passed:.0f} s passed"
+        self._shown.advance(done, line)
 
-    def _line(self, engine: Engine) -> None:
-        passed, state = time.monotonic() - self._start, engine.state
-        if self.loss:
-            done, of = state.epoch, state.max_epochs
-            loss = sum(self._losses) / max(len(self._losses), 1)
-            self._losses = []
-            left = passed / (done - self._first + 1) * (of - done)
-            line = "%s: epoch %d of %d, loss %.4f, %.0f s passed, about %.0f s left"
-            logger.info(line, self.name, done, of, loss, passed, left)
-        else:
-            done, of = state.iteration, state.epoch_length or 0
-            logger.info("%s: volume %d of %d, %.0f s passed", self.name, done, of, passed)
+    def _step(self, engine: Engine) -> None:
+        """Show the last loss, and the time until the last epoch's end."""
+        state = engine.state
+        loss = state.output["loss"].item()
+        self._losses.append(loss)
+        epoch = f"{state.epoch} of {state.max_epochs}"
+        self._shown.advance(state.iteration, epoch=epoch, loss=f"{loss:.4f}", left=duration(self._left_s(engine)))
+
+    def _epoch(self, engine: Engine) -> None:
+        """Tell the epoch's mean loss."""
+        state = engine.state
+        passed = time.monotonic() - self._start
+        loss = sum(self._losses) / max(len(self._losses), 1)
+        self._losses = []
+        epoch = f"epoch {state.epoch} of {state.max_epochs}"
+        times = f"{passed:.0f} s passed, about {self._left_s(engine):.0f} s left"
+        self._shown.advance(state.iteration, f"{self.name}: {epoch}, loss {loss:.4f}, {times}")
+
+    def _left_s(self, engine: Engine) -> float:
+        state = engine.state
+        done = state.iteration - self._before
+        to_do = state.max_epochs * state.epoch_length - state.iteration
+        return (time.monotonic() - self._start) / done * to_do
+
+    def _end(self, engine: Engine) -> None:
+        self._shown.end()
