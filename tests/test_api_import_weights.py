@@ -28,7 +28,7 @@ from ragsam.api.train import train_run
 from ragsam.cli import main
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import load_weights
-from ragsam.runs.start import start_knobs
+from ragsam.runs.start import start_options
 from ragsam.runs.templates import make_run
 from ragsam.training.start_weights import StartWeights
 
@@ -123,7 +123,7 @@ def test_the_run_is_a_bundle_with_the_checkpoints_network(imported, place):
             None,
         )
         assert knobs["base"] == str(place / "sam.pth")
-        assert knobs["network_def"]["lora"] == {"rank": 3, "targets": ["q", "v"]}
+        assert knobs["lora"] == {"rank": 3, "targets": ["q", "v"]}
 
 
 # What the user does next
@@ -154,7 +154,7 @@ def test_a_training_starts_with_it(imported, place, study, tmp_path):
     assert (knobs["image_size"], knobs["context_slices"], knobs["detail"], knobs["fusion"]) == (
         SIZE, 0, True, "vote_product"
     )  # fmt: skip
-    assert knobs["network_def"]["lora"] == {"rank": 3, "targets": ["q", "v"]}
+    assert knobs["lora"] == {"rank": 3, "targets": ["q", "v"]}
     state, about = load_weights(run / "models" / "model.safetensors")
     start = load_weights(imported / "samed.safetensors")[0]
     assert all(torch.equal(state[key], start[key]) for key in start)
@@ -190,13 +190,13 @@ def test_what_tunes_the_weights_is_set_and_more_may_be_added(place, study, tmp_p
     assert main([str(part) for part in (*command, "--output", tmp_path / "msa.safetensors")]) == 0
     knobs = {"start": str(tmp_path / "msa.safetensors"), "base": str(place / "sam.pth")}
     made = make_run("sam_lora", study, tmp_path / "run", {**knobs, "network_def.lora.rank": 2})
-    network = knobs_of(made)["network_def"]
+    network = knobs_of(made)
     assert network["adapter"] == {"space": True, "mlp": True, "depth": False, "ratio": 0.25, "positions": False}
     assert network["lora"] == {"rank": 2, "targets": ["q", "v"]}
     made = make_run("sam_lora", study, tmp_path / "other", knobs)
-    assert knobs_of(made)["network_def"]["lora"] is None
+    assert knobs_of(made)["lora"] is None
     assert knobs_of(made)["mask_tokens"] is None  # two organs: a token each
-    assert start_knobs(tmp_path / "msa.safetensors", {}, 1)["mask_tokens"] == 4
+    assert start_options(tmp_path / "msa.safetensors", {}, 1)["mask_tokens"] == 4
 
 
 def test_without_a_base_the_network_stands_alone(place, study, tmp_path):
@@ -223,8 +223,8 @@ def test_without_a_base_the_network_stands_alone(place, study, tmp_path):
         ),
         ({"normalisation": "sam"}, "--set normalisation: 'sam', but"),
         ({"full_tuning": True}, "--set full_tuning: True, but"),
-        ({"network_def.lora.rank": 4}, "--set network_def.lora.rank: 4, but the weights of start"),
-        ({"network_def.lora": None}, "--set network_def.lora: None, but the weights of start"),
+        ({"network_def.lora.rank": 4}, "--set lora.rank: 4, but the weights of start"),
+        ({"network_def.lora": None}, "--set lora: None, but the weights of start"),
     ],
 )
 def test_a_knob_that_contradicts_the_weights_is_told(imported, place, study, refused, tmp_path, knobs, words):
@@ -241,7 +241,7 @@ def test_a_knob_that_contradicts_the_weights_is_told(imported, place, study, ref
 def test_dropout_may_differ_from_the_weights(imported, place, study, tmp_path):
     knobs = {"start": str(imported / "samed.safetensors"), "base": str(place / "sam.pth")}
     made = make_run("sam_lora", study, tmp_path / "run", {**knobs, "network_def.lora.dropout": 0.1})
-    assert knobs_of(made)["network_def"]["lora"] == {"rank": 3, "targets": ["q", "v"], "dropout": 0.1}
+    assert knobs_of(made)["lora"] == {"rank": 3, "targets": ["q", "v"], "dropout": 0.1}
 
 
 # Export

@@ -172,3 +172,29 @@ def test_code_beside_the_configs_links_and_another_logging_conf_are_told(bundle,
         "torch.py",
         "configs/logging.conf",
     ]
+
+
+def test_a_part_named_by_its_place_in_another_config_is_looked_at(bundle):
+    overlay = bundle / "configs" / "multi_gpu_evaluate.yaml"
+    overlay.write_text(overlay.read_text().replace("ragsam.bundle.GatheredRetrieval", "os.system"))
+    (fault,) = code_faults(bundle)
+    assert fault.startswith("configs/multi_gpu_evaluate.yaml: top: _target_ os.system is nothing")
+
+
+def test_configs_of_the_first_layout_are_sound(bundle):
+    """As runs that were made with it have them."""
+    names = {
+        "ragsam.bundle.Segmenter": "ragsam.networks.Segmenter",
+        "ragsam.bundle.WeightsLoader": "ragsam.workflows.checkpoint_handler.WeightsLoader",
+        "from ragsam.bundle import load_card": "from ragsam.data.cards import load_card",
+        "from ragsam.bundle import load_datalist": "from ragsam.data.datalist import load_datalist",
+    }
+    config = bundle / "configs" / "inference.yaml"
+    text = config.read_text()
+    for new, old in names.items():
+        assert new in text
+        text = text.replace(new, old)
+    config.write_text(text)
+    assert code_faults(bundle) == []
+    config.write_text(text.replace("checkpoint_handler.WeightsLoader", "checkpoint_handler.Path"))
+    assert len(code_faults(bundle)) == 1

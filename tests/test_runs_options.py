@@ -1,10 +1,10 @@
-"""Knobs: which there are, what they take, and that none of them can run code."""
+"""Options set: which there are, what they take, and that none of them can run code."""
 
 import pytest
 import yaml
 
 from ragsam.errors import InputError
-from ragsam.runs.options import checked_knobs, knob_names, parse_knob, set_knobs
+from ragsam.runs.settings import checked_options, parse_option, read_options, set_options
 from ragsam.runs.templates import CONFIGS, find_bundle
 
 TEXT = """# Training.
@@ -26,15 +26,15 @@ network:
 
 
 def test_knobs_are_the_plain_values_above_the_wiring():
-    assert knob_names(TEXT) == {"data", "epochs", "rate", "detail", "base", "spacing"}
+    assert read_options(TEXT).keys() == {"data", "epochs", "rate", "detail", "base", "spacing"}
 
 
 def test_knobs_are_set_in_place_and_nothing_else_changes():
-    text = set_knobs(TEXT, {"epochs": 3, "base": "a b.pth", "other": 8, "network": 1, "absent": 2})
+    text = set_options(TEXT, {"epochs": 3, "base": "a b.pth", "other": 8, "network": 1, "absent": 2})
     changed = [(old, new) for old, new in zip(TEXT.splitlines(), text.splitlines(), strict=True) if old != new]
-    assert changed == [("epochs: 20", "epochs: 3"), ("base: null", 'base: "a b.pth"')]
-    assert set_knobs(TEXT, {"rate": 0.5}).count("rate: 0.5  # of learning\n") == 1
-    assert set_knobs(TEXT, {}) == TEXT
+    assert changed == [("epochs: 20", "epochs: 3"), ("base: null", "base: a b.pth")]
+    assert set_options(TEXT, {"rate": 0.5}).count("rate: 0.5  # of learning\n") == 1
+    assert set_options(TEXT, {}) == TEXT
 
 
 PLAIN = [0, -3, 1e-5, 1e20, 0.1, True, None, [1, 2.5], [None, "x"], []]
@@ -43,7 +43,7 @@ TEXTS = ["plain", "ä ö/日本", "a: b", "# no comment", "'\"", "1e-5", "null",
 
 @pytest.mark.parametrize("value", [*PLAIN, *TEXTS], ids=repr)
 def test_a_value_set_is_the_value_read(value):
-    read = yaml.safe_load(set_knobs(TEXT, {"base": value}))["base"]
+    read = yaml.safe_load(set_options(TEXT, {"base": value}))["base"]
     assert read == value
     assert type(read) is type(value)
 
@@ -52,7 +52,7 @@ def test_a_value_set_is_the_value_read(value):
     ("text", "expected"),
     [
         ("epochs=3", ("epochs", 3)),
-        ("rate=1e-3", ("rate", "1e-3")),  # as YAML has it; `checked_knobs` makes a number of it
+        ("rate=1e-3", ("rate", "1e-3")),  # as YAML has it; `checked_options` makes a number of it
         ("rate=0.5", ("rate", 0.5)),
         ("detail=false", ("detail", False)),
         ("base=null", ("base", None)),
@@ -64,7 +64,7 @@ def test_a_value_set_is_the_value_read(value):
     ],
 )
 def test_knob_of_the_command_line(text, expected):
-    assert parse_knob(text) == expected
+    assert parse_option(text) == expected
 
 
 EXPRESSIONS = ["$1+1", " $1+1", "'$1+1'", '"$1"', "@epochs", "%x", "'@epochs'", "['$1']", "[1, [' $1']]"]
@@ -73,7 +73,7 @@ EXPRESSIONS = ["$1+1", " $1+1", "'$1+1'", '"$1"', "@epochs", "%x", "'@epochs'", 
 @pytest.mark.parametrize("value", [*EXPRESSIONS, "{_target_: os.getcwd}", "[{_target_: os.getcwd}]"])
 def test_what_would_run_code_is_refused(value):
     with pytest.raises(InputError, match="--set base: expressions and mappings are not taken here"):
-        parse_knob(f"base={value}")
+        parse_option(f"base={value}")
 
 
 @pytest.mark.parametrize(
@@ -87,15 +87,15 @@ def test_what_would_run_code_is_refused(value):
 )
 def test_malformed_knob_is_told_in_one_line(text, line):
     with pytest.raises(InputError) as error:
-        parse_knob(text)
+        parse_option(text)
     assert str(error.value) == line
 
 
 def test_values_must_be_of_the_kind_of_the_default():
     given = {"epochs": 3, "rate": "1e-3", "detail": False, "base": "x.pth", "data": "x", "spacing": [1, 1]}
-    assert checked_knobs(TEXT, given) == {**given, "rate": 0.001}
-    assert checked_knobs(TEXT, {"rate": 1}) == {"rate": 1.0}
-    assert checked_knobs(TEXT, {"base": None}) == {"base": None}
+    assert checked_options(TEXT, given) == {**given, "rate": 0.001}
+    assert checked_options(TEXT, {"rate": 1}) == {"rate": 1.0}
+    assert checked_options(TEXT, {"base": None}) == {"base": None}
 
 
 @pytest.mark.parametrize(
@@ -115,25 +115,27 @@ def test_values_must_be_of_the_kind_of_the_default():
 )
 def test_value_of_another_kind_is_refused(name, value, wanted):
     with pytest.raises(InputError, match=f"--set {name}: .* is not {wanted}"):
-        checked_knobs(TEXT, {name: value})
+        checked_options(TEXT, {name: value})
 
 
-def test_null_is_taken_where_the_comment_says_what_it_means():
-    text = "fusion: a  # null: none\nbackbone: b  # which\n\n# Wiring.\n"
-    assert checked_knobs(text, {"fusion": None}) == {"fusion": None}
+def test_null_is_taken_where_the_type_has_it():
+    text = "fusion: a\nbackbone: b\n\n# Wiring.\n"
+    assert checked_options(text, {"fusion": None}) == {"fusion": None}
     with pytest.raises(InputError, match="--set backbone: None is not a text"):
-        checked_knobs(text, {"backbone": None})
+        checked_options(text, {"backbone": None})
 
 
-def test_unknown_knob_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match="--set epoch: no such knob; the bundle has base, data, detail, epochs"):
-        checked_knobs(TEXT, {"epoch": 3, "epochs": 3})
+def test_unknown_option_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match=r"--set epoch: no such option; did you mean epochs\?"):
+        checked_options(TEXT, {"epoch": 3, "epochs": 3})
+    with pytest.raises(InputError, match="--set xyz: no such option; `ragsam train --options` lists them"):
+        checked_options(TEXT, {"xyz": 3})
 
 
-def test_configs_of_the_bundle_share_the_knobs_that_inference_needs():
-    """A knob set for training must reach the other configs, or a run would segment with another network."""
+def test_configs_of_the_bundle_share_the_options_that_inference_needs():
+    """An option set for training must reach the other configs, or a run would segment with another network."""
     texts = {name: (find_bundle("sam_lora") / "configs" / f"{name}.yaml").read_text() for name in CONFIGS}
-    names = {name: knob_names(text) for name, text in texts.items()}
+    names = {name: read_options(text).keys() for name, text in texts.items()}
     network = {"backbone", "image_size", "patch_size", "detail", "spacing_mm", "base", "full_tuning", "fusion"}
     network |= {"slice_axis", "context_slices", "context_distance_mm", "prompts", "normalisation", "coarse_training"}
     network |= {"checkpointing", "carry", "store"}
@@ -147,7 +149,8 @@ def test_configs_of_the_bundle_share_the_knobs_that_inference_needs():
         assert blocks["train"] == blocks["inference"] == blocks["evaluate"], name
 
 
-NETWORK = """a: 1
+#: As in a run of before, where what tunes stood in the wiring; and as it stands now.
+EARLIER = """a: 1
 
 # Wiring.
 network_def:
@@ -158,6 +161,15 @@ network_def:
     targets: [q, v]
   adapter: null
 network: $@network_def
+"""
+NETWORK = """a: 1
+lora: {rank: 4, targets: [q, v]}  # low-rank updates
+adapter: null
+
+# Wiring.
+network_def:
+  _target_: x
+  lora: '@lora'
 """
 
 
@@ -175,24 +187,34 @@ network: $@network_def
         ),
     ],
 )
-def test_what_tunes_the_network_is_set_within_the_wiring(given, lora, adapter):
+def test_what_tunes_the_network_is_set_entry_by_entry(given, lora, adapter):
     lora = {"rank": 4, "targets": ["q", "v"]} if lora is None and "network_def.lora" not in given else lora
-    assert checked_knobs(NETWORK, given) == given
-    read = yaml.safe_load(set_knobs(NETWORK, given))
+    checked = {name.removeprefix("network_def."): value for name, value in given.items()}
+    assert checked_options(EARLIER, given) == checked_options(NETWORK, given) == checked
+    read = yaml.safe_load(set_options(EARLIER, given))
     assert read.pop("network_def") == {"_target_": "x", "width": "@a", "lora": lora, "adapter": adapter}
     assert read == {"a": 1, "network": "$@network_def"}
+    for values in (given, checked):
+        text = set_options(NETWORK, values)
+        assert text.split("# Wiring.")[1] == NETWORK.split("# Wiring.")[1]
+        read = yaml.safe_load(text)
+        assert (read["lora"], read["adapter"]) == (lora, adapter)
 
 
 @pytest.mark.parametrize("name", ["network_def.width", "network_def._target_", "network_def.x", "network_def.lora.a.b"])
-def test_no_other_part_of_the_wiring_can_be_set(name):
-    with pytest.raises(
-        InputError, match=r"no such part of the network; the bundle has network_def\.adapter, network_def\.l"
-    ):
-        checked_knobs(NETWORK, {name: 1})
+@pytest.mark.parametrize("text", [EARLIER, NETWORK])
+def test_no_other_part_of_the_wiring_can_be_set(text, name):
+    with pytest.raises(InputError, match=f"--set {name}: no such option"):
+        checked_options(text, {name: 1})
+
+
+def test_comments_behind_a_mapping_of_several_lines_stay():
+    text = EARLIER.replace("    targets: [q, v]\n", "    targets: [q, v]\n\n  # Of the encoder.\n")
+    assert "lora: {rank: 8, targets: [q, v]}\n\n  # Of the encoder.\n  adapter" in set_options(text, {"lora.rank": 8})
 
 
 def test_a_part_of_the_network_takes_a_mapping_without_code():
-    assert parse_knob("network_def.adapter={space: true}") == ("network_def.adapter", {"space": True})
+    assert parse_option("network_def.adapter={space: true}") == ("network_def.adapter", {"space": True})
     for value in ("{_target_: os.getcwd}", "{space: $1}", "{space: {a: 1}}", "{space: ['@a']}"):
         with pytest.raises(InputError, match="expressions and mappings are not taken here"):
-            parse_knob(f"network_def.adapter={value}")
+            parse_option(f"network_def.adapter={value}")

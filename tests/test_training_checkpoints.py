@@ -197,7 +197,7 @@ def test_another_training_is_not_resumed(study, reference, edited_study):
     other = edited_study(lambda content: None)
     with pytest.raises(InputError, match=r"--set epochs: 9, but run was begun with 7; resume it with its own"):
         train_run("sam_lora", study, reference, {**KNOBS, "epochs": 9}, resume=True)
-    with pytest.raises(InputError, match=r"--set network_def.lora.rank: 2, but run was begun with 4"):
+    with pytest.raises(InputError, match=r"--set lora.rank: 2, but run was begun with 4"):
         train_run("sam_lora", study, reference, {**KNOBS, "network_def.lora.rank": 2}, resume=True)
     with pytest.raises(InputError, match="--data: "):
         train_run("sam_lora", other, reference, KNOBS, resume=True)

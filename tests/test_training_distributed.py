@@ -17,8 +17,8 @@ from ragsam.errors import InputError
 from ragsam.files import read_json
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import load_weights
-from ragsam.runs.options import knob_names
 from ragsam.runs.run import run_config
+from ragsam.runs.settings import read_options
 from ragsam.runs.templates import OVERLAYS, find_bundle, make_run
 from ragsam.training import distributed as processes
 from ragsam.training.epoch_seeds import epoch_seed
@@ -27,7 +27,9 @@ from ragsam.training.epoch_seeds import epoch_seed
 #: last two the encoder is frozen.
 KNOBS = {"epochs": 6, "steps_per_epoch": 1, "validate_every": 1, "image_size": 32, "frozen_from": 5, "frozen_views": 1}
 RANDOM = {"affine", "contrast", "intensity", "noise", "supports_withheld", "supports_wrong"}
-KNOBS |= dict.fromkeys(RANDOM & knob_names((find_bundle("sam_lora") / "configs" / "train.yaml").read_text()), 0.0)
+KNOBS |= dict.fromkeys(
+    RANDOM & read_options((find_bundle("sam_lora") / "configs" / "train.yaml").read_text()).keys(), 0.0
+)
 
 
 def torchrun(run, name, **knobs):

@@ -7,8 +7,8 @@ import yaml
 from ragsam.cli import main
 from ragsam.errors import InputError
 from ragsam.networks.checkpoints import read_checkpoint
-from ragsam.runs.options import checked_knobs
 from ragsam.runs.recipes import recipe, recipe_names
+from ragsam.runs.settings import checked_options
 from ragsam.runs.templates import find_bundle
 from ragsam.training.schedules import SCHEDULES, make_schedule
 
@@ -74,7 +74,7 @@ def test_the_default_recipe_is_what_a_bundle_has_anyway(bundle):
 def test_every_recipe_is_of_knobs_that_every_bundle_has(name, bundle):
     text = (find_bundle(bundle) / "configs" / "train.yaml").read_text()
     knobs = recipe(name)
-    assert checked_knobs(text, knobs) == knobs
+    assert checked_options(text, knobs) == knobs
     assert knobs.get("schedule", "one_cycle") in SCHEDULES
     assert name == "default" or any(yaml.safe_load(text)[knob] != value for knob, value in knobs.items())
 

@@ -18,8 +18,8 @@ from ragsam.networks.counting import count_parts
 from ragsam.networks.sam import build_sam
 from ragsam.networks.segmenter import Segmenter
 from ragsam.runs.network_config import build_empty, input_channels, network_options
-from ragsam.runs.options import checked_knobs, set_knobs
 from ragsam.runs.run import RunFolder
+from ragsam.runs.settings import checked_options, set_options
 from ragsam.runs.templates import find_bundle
 
 _NUMBERS = ("trained", "frozen", "flops")
@@ -48,7 +48,7 @@ def describe(
         raise InputError(f"--card: {folder.name} is for any data set, whose card gives the classes; name one")
     data = load_card(card if card is not None else run.card_path)
     text = run.text("train")
-    text = set_knobs(text, checked_knobs(text, knobs or {}))
+    text = set_options(text, checked_options(text, knobs or {}))
     options = network_options(text, data.num_classes)
     network = _counted(options)
     parts = [asdict(part) for part in count_parts(network, channels=input_channels(text))]

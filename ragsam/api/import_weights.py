@@ -19,7 +19,6 @@ from ragsam.networks.imports import import_checkpoint
 from ragsam.networks.key_report import KeyReport
 from ragsam.networks.segmenter import Segmenter
 from ragsam.networks.tuning import TUNINGS
-from ragsam.runs.options import TUNING
 from ragsam.runs.run import WEIGHTS, require_plain
 from ragsam.runs.templates import find_bundle, require_free, write_run
 
@@ -27,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: Packaged bundles by what tunes a network; any other is written as sam_lora.
 _BUNDLES = {"adapter": "sam_adapter", "frequency": "sam_frequency"}
-#: What a network says of itself that is no knob of a bundle.
-_NO_KNOBS = ("num_classes", "base_sha256", "tuning")
+#: What a network says of itself that is no option of a bundle.
+_NO_OPTIONS = ("num_classes", "base_sha256", "tuning")
 
 
 def import_weights(
@@ -107,8 +106,8 @@ def _write_run(
 ) -> None:
     """Write a bundle that has the network's weights; where that fails nothing is left."""
     tuning = network.about["tuning"]
-    values: dict[str, Any] = {name: value for name, value in network.about.items() if name not in _NO_KNOBS}
-    values |= {TUNING + name: tuning.get(name) for name in TUNINGS}
+    values: dict[str, Any] = {name: value for name, value in network.about.items() if name not in _NO_OPTIONS}
+    values |= {name: tuning.get(name) for name in TUNINGS}
     values |= {"context_slices": about["context_slices"], "base": str(base) if base else None}
     bundle = next((name for part, name in _BUNDLES.items() if part in tuning), "sam_lora")
     weights, state = run / WEIGHTS, network.trainable_state()

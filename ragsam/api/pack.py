@@ -21,8 +21,8 @@ from ragsam.files import atomic_write, sha256_file
 from ragsam.networks.checkpoints import load_metadata
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.bank_manifest import read_manifest
-from ragsam.runs.options import set_knobs
 from ragsam.runs.run import WEIGHTS, RunFolder
+from ragsam.runs.settings import set_options
 
 BASE_FOLDER = "base"
 _FILES = (
@@ -116,7 +116,7 @@ def portable_config(text: str, name: str) -> str:
     values = {key: value for key, value in _ELSEWHERE.items() if key in config and not _expression(config[key])}
     if base := base_path(text):
         values["base"] = base.name
-    text = set_knobs(text, values)
+    text = set_options(text, values)
     for where, value in _texts(yaml.safe_load(text)):
         if not _expression(value) and (Path(value).is_absolute() or PureWindowsPath(value).is_absolute()):
             raise InputError(

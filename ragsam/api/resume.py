@@ -9,8 +9,8 @@ from typing import Any
 
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
-from ragsam.runs.options import TUNING, knob_names
 from ragsam.runs.run import RunFolder
+from ragsam.runs.settings import read_options
 from ragsam.runs.templates import given_values
 from ragsam.training.checkpoints import LAST_NAME
 
@@ -23,31 +23,28 @@ def can_resume(run: Path) -> bool:
     """
     if (run / "checkpoints" / LAST_NAME).is_file():
         return True
-    if (run / "models").is_dir() and "resume" not in knob_names(RunFolder(run, "train").text("train")):
+    if (run / "models").is_dir() and "resume" not in read_options(RunFolder(run, "train").text("train")):
         raise InputError(f"{run}: its version kept no state to resume from; choose another output")
     return False
 
 
 def require_same_training(run: Path, datalist: str | os.PathLike[str], knobs: Mapping[str, Any]) -> None:
-    """Check that a command names the data and the knobs that a run was made with.
+    """Check that a command names the data and the options that a run was made with.
 
     Raises:
-        InputError: another datalist, or a knob of another value.
+        InputError: another datalist, or an option of another value.
     """
-    folder = RunFolder(run, "train")
-    text, config = folder.text("train"), folder.content("train")
+    text = RunFolder(run, "train").text("train")
+    options = read_options(text)
     for name, value in given_values(text, load_datalist(datalist).path, knobs).items():
-        have = _value(config, name)
+        have = _value(options, name)
         if have != value:
             what = "--data" if name == "datalist" else f"--set {name}"
             raise InputError(f"{what}: {value!r}, but {run.name} was begun with {have!r}; resume it with its own")
 
 
-def _value(config: Mapping[str, Any], name: str) -> Any:
-    """Return a knob's value in a config; of a part of the network by its dotted name."""
-    if not name.startswith(TUNING):
-        return config.get(name)
-    value: Any = config["network_def"]
-    for part in name.removeprefix(TUNING).split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+def _value(options: Mapping[str, Any], name: str) -> Any:
+    """Return an option's value; of an entry of one by its dotted name."""
+    option, dot, entry = name.partition(".")
+    value = options.get(option)
+    return (value or {}).get(entry) if dot else value

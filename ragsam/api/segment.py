@@ -15,8 +15,8 @@ from ragsam.errors import InputError
 from ragsam.inference.dicom_seg import require_dicom, write_case_seg
 from ragsam.inference.inputs import cases_of_inputs, is_dicom, skipped_files
 from ragsam.runs.bank_only import BUNDLE, segment_values
-from ragsam.runs.options import checked_knobs
 from ragsam.runs.run import RunFolder, run_config
+from ragsam.runs.settings import checked_options
 from ragsam.runs.templates import find_bundle
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def _segment_knobs(run: RunFolder, knobs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the knobs that may be set when a run segments, each of the right kind."""
     if unknown := sorted(set(knobs) - set(SEGMENT_KNOBS)):
         raise InputError(f"--set {unknown[0]}: no knob of segmenting; there are {', '.join(SEGMENT_KNOBS)}")
-    return checked_knobs(run.text("inference"), knobs)
+    return checked_options(run.text("inference"), knobs)
 
 
 def _fault(case: Case) -> str | None:

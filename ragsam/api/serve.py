@@ -16,8 +16,8 @@ from pathlib import Path
 from ragsam.data.cards.load import load_card
 from ragsam.errors import InputError
 from ragsam.files import write_text_atomic
-from ragsam.runs.options import set_knobs
 from ragsam.runs.run import CARD, RunFolder
+from ragsam.runs.settings import set_options
 from ragsam.serving.dicom_program import write_program
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,9 @@ def copy_run(run: Path, copy: Path, *, retrieval: bool) -> None:
         part.rename(copy)
     own = RunFolder(run).content("inference")["retrieval"]
     folder = RunFolder(copy)
-    write_text_atomic(folder.config("inference"), set_knobs(folder.text("inference"), {"retrieval": own and retrieval}))
+    write_text_atomic(
+        folder.config("inference"), set_options(folder.text("inference"), {"retrieval": own and retrieval})
+    )
 
 
 def server_command(python: str, app: Path, studies: str, *, host: str, port: int) -> list[str]:

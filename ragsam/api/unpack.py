@@ -19,8 +19,8 @@ from ragsam.api.pack import BASE_FOLDER, Packed, base_path
 from ragsam.errors import InputError
 from ragsam.files import sha256_file, write_text_atomic
 from ragsam.networks.checkpoints import load_metadata
-from ragsam.runs.options import set_knobs
 from ragsam.runs.run import WEIGHTS, require_plain
+from ragsam.runs.settings import set_options
 from ragsam.runs.templates import require_free
 from ragsam.training.disk_space import free_bytes
 
@@ -160,7 +160,7 @@ def _settle(folder: Path, target: Path, base: str | os.PathLike[str] | None, ent
     if name is not None:
         final = str(target / BASE_FOLDER / name) if base is None else str(place)
         for path, text in texts.items():
-            write_text_atomic(path, set_knobs(text, {"base": final}))
+            write_text_atomic(path, set_options(text, {"base": final}))
     return Packed(
         files=len(entries),
         size=sum(entry.file_size for entry in entries),

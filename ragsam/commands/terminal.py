@@ -24,6 +24,6 @@ def add_options(parser: argparse.ArgumentParser, about: str) -> None:
 
 def chosen_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return what `--set` was given."""
-    from ragsam.runs.options import parse_knob
+    from ragsam.runs.settings import parse_option
 
-    return dict(map(parse_knob, args.set))
+    return dict(map(parse_option, args.set))

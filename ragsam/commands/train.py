@@ -14,15 +14,34 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command."""
     parser = commands.add_parser("train", help="train a bundle; the run is a bundle itself")
     parser.add_argument("bundle", help="a bundle's folder, or the name of a packaged one (sam_lora)")
+    parser.add_argument(
+        "--options", action=_ListOptions, nargs="?", metavar="NAME", help="list what --set takes, or tell one in full"
+    )
     parser.add_argument("--data", type=Path, required=True, metavar="DATALIST")
     parser.add_argument("--output", type=Path, required=True, metavar="RUN")
-    add_options(parser, "set a knob of train.yaml")
-    parser.add_argument("--recipe", metavar="NAME", help="knobs by a name, see docs/training.md; --set goes before")
+    add_options(parser, "set an option; --options lists them")
+    parser.add_argument("--recipe", metavar="NAME", help="options by a name, see docs/training.md; --set goes before")
     parser.add_argument("--resume", action="store_true", help="go on with RUN where it was stopped, or begin")
     parser.add_argument("--check", action="store_true", help="try it: a few batches, and what the whole will take")
     parser.add_argument("--fit-batch", action="store_true", help="find the largest batch_size that the memory holds")
     parser.add_argument("--folds", type=int, metavar="N", help="cross-validate: N runs in RUN, evaluated as one")
     parser.set_defaults(job=run)
+
+
+class _ListOptions(argparse.Action):
+    """Lists the options and ends, as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Write the list, or one option in full; a name that is none is bad input."""
+        from ragsam.runs.option_list import packaged_lines
+
+        try:
+            lines = packaged_lines(values)
+        except InputError as error:
+            parser.exit(2, f"ragsam: {error}\n")
+        for line in lines:
+            say(line)
+        parser.exit()
 
 
 def run(args: argparse.Namespace) -> None:

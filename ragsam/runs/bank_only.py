@@ -16,8 +16,8 @@ from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.retrieval.bank_manifest import read_manifest
 from ragsam.retrieval.descriptors import DESCRIPTORS
-from ragsam.runs.options import checked_knobs
 from ragsam.runs.run import RunFolder, require_plain
+from ragsam.runs.settings import checked_options
 from ragsam.runs.templates import find_bundle, fitting_image_size
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def bank_values(datalist: str | os.PathLike[str], section: str, knobs: Mapping[s
     if unknown := sorted(set(knobs) - set(INDEX_KNOBS)):
         raise InputError(f"--set {unknown[0]}: no knob of a bank; there are {', '.join(INDEX_KNOBS)}")
     text = RunFolder(find_bundle(BUNDLE), "train").text("train")
-    data, values = load_datalist(datalist), checked_knobs(text, knobs)
+    data, values = load_datalist(datalist), checked_options(text, knobs)
     require_plain(data.path, data.card)
     _check_knobs(values)
     if "image_size" not in values:

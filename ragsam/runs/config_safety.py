@@ -1,7 +1,8 @@
 """What a bundle's configs may run. They are read as data: nothing of them is evaluated, imported or built.
 
 MONAI calls whatever a config names under `_target_`, evaluates every text that begins with `$`, and Python evaluates
-parts of a `logging.conf`. Allowed is what the packaged bundles do themselves, and little more; anything else is told.
+parts of a `logging.conf`. Allowed is what the packaged bundles do themselves, now and in the first layout, and little
+more; anything else is told.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import yaml
 
 from ragsam.errors import InputError
+from ragsam.runs import earlier_names
 from ragsam.runs.expression_safety import expression_fault
 
 MAX_BYTES = 1_000_000
@@ -26,6 +28,7 @@ _CONFIGS = (".yaml", ".yml", ".json")
 _CODE = (".py", ".pyc", ".so", ".pyd")
 #: Parts that only compute, by their class's name: losses, optimizers, schedules, layers.
 _PARTS = re.compile(r"(torch\.optim(\.lr_scheduler)?|torch\.nn|monai\.losses)\.[A-Z][A-Za-z0-9]*")
+_MODES = ("default", "callable")
 
 
 class _Loader(yaml.SafeLoader):
@@ -47,14 +50,13 @@ def code_faults(bundle: str | os.PathLike[str]) -> list[str]:
         bundle: its folder.
     """
     root = Path(bundle)
-    faults = [line for path in sorted(root.rglob("*")) for line in _file_faults(root, path)]
+    faults: list[str] = []
+    for path in sorted(root.rglob("*")):
+        faults += _file_faults(root, path)
     for path in sorted((root / "configs").rglob("*")):
         name = path.relative_to(root).as_posix()
         if path.suffix.lower() in _CONFIGS:
-            try:
-                faults += _config_faults(name, read_config(path))
-            except InputError as error:
-                faults.append(str(error))
+            faults += _config_faults(name, path)
         elif path.name == "logging.conf" and path.read_bytes() != _packaged_logging():
             faults.append(f"{name}: not the package's own; Python runs parts of it: take that of a packaged bundle")
     return faults
@@ -72,7 +74,9 @@ def read_config(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{name}: {path.stat().st_size} bytes, above {MAX_BYTES}; it is no config of a bundle")
     try:
         text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix.lower() == ".json" else yaml.load(text, _Loader)
+        if path.suffix.lower() == ".json":
+            return json.loads(text)
+        return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{name}: cannot be read as data ({reason}); take it from a packaged bundle") from error
@@ -86,17 +90,18 @@ def _file_faults(root: Path, path: Path) -> Iterator[str]:
         yield f"{name}: code, which Python would import before its own packages; take it out"
 
 
-def _config_faults(name: str, content: Any) -> Iterator[str]:
-    """Yield what a config's content may run beyond what is allowed."""
+def _config_faults(name: str, path: Path) -> list[str]:
+    """Return what a config may run beyond what is allowed."""
+    try:
+        content = read_config(path)
+    except InputError as error:
+        return [str(error)]
+    faults = []
     for where, value in _walk(content, ""):
-        if isinstance(value, str):
-            reason = _text_fault(value)
-        elif isinstance(value, dict) and "_target_" in value:
-            reason = _target_fault(value)
-        else:
-            continue
-        if reason:
-            yield f"{name}: {where or 'top'}: {reason}"
+        reason = _fault(value)
+        if reason is not None:
+            faults.append(f"{name}: {where or 'top'}: {reason}")
+    return faults
 
 
 def _walk(content: Any, where: str) -> Iterator[tuple[str, Any]]:
@@ -111,22 +116,36 @@ def _walk(content: Any, where: str) -> Iterator[tuple[str, Any]]:
             yield from _walk(value, f"{where}#{index}".strip("#"))
 
 
+def _fault(value: Any) -> str | None:
+    """Return why a text or a mapping of a config is not allowed."""
+    if isinstance(value, str):
+        return _text_fault(value)
+    if isinstance(value, dict):
+        return _mapping_fault(value)
+    return None
+
+
 def _text_fault(text: str) -> str | None:
     if text.startswith("%"):
         return f"{_shown(text)} takes in another file; write its content here"
-    if text.startswith("$") and text not in _packaged("expressions"):
-        reason = expression_fault(text[1:])
-        return reason and f"{_shown(text)}: {reason}; no bundle of this package does that"
+    if not text.startswith("$") or text in _packaged()["expressions"]:
+        return None
+    reason = expression_fault(text[1:])
+    return reason and f"{_shown(text)}: {reason}; no bundle of this package does that"
+
+
+def _mapping_fault(component: dict[Any, Any]) -> str | None:
+    for target in _targets(component):
+        if component.get("_mode_", "default") not in _MODES:
+            return f"_mode_ {_shown(component['_mode_'])} is not default or callable"
+        if not isinstance(target, str) or not (target in _packaged()["targets"] or _PARTS.fullmatch(target)):
+            return f"_target_ {_shown(target)} is nothing that a bundle of this package calls"
     return None
 
 
-def _target_fault(component: dict[str, Any]) -> str | None:
-    target, mode = component["_target_"], component.get("_mode_", "default")
-    if mode not in ("default", "callable"):
-        return f"_mode_ {_shown(mode)} is not default or callable"
-    if not isinstance(target, str) or (target not in _packaged("targets") and not _PARTS.fullmatch(target)):
-        return f"_target_ {_shown(target)} is nothing that a bundle of this package calls"
-    return None
+def _targets(component: dict[Any, Any]) -> list[Any]:
+    """Return what a mapping names to be called; of another part by its place too, as `handlers#1#_target_`."""
+    return [value for key, value in component.items() if re.split("#|::", str(key))[-1] == "_target_"]
 
 
 def _shown(value: Any) -> str:
@@ -135,16 +154,16 @@ def _shown(value: Any) -> str:
 
 
 @cache
-def _packaged(kind: str) -> frozenset[str]:
-    """Return the expressions or targets of the packaged bundles."""
-    found: dict[str, set[str]] = {"expressions": set(), "targets": set()}
+def _packaged() -> dict[str, set[str]]:
+    """Return the expressions and targets of the packaged bundles, now and in the first layout."""
+    expressions, targets = set(earlier_names.EXPRESSIONS), set(earlier_names.TARGETS)
     for path in _packaged_folder().glob("*/configs/*.yaml"):
         for _, value in _walk(read_config(path), ""):
             if isinstance(value, str) and value.startswith("$"):
-                found["expressions"].add(value)
-            elif isinstance(value, dict) and "_target_" in value:
-                found["targets"].add(value["_target_"])
-    return frozenset(found[kind])
+                expressions.add(value)
+            elif isinstance(value, dict):
+                targets.update(_targets(value))
+    return {"expressions": expressions, "targets": targets}
 
 
 @cache

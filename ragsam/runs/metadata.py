@@ -12,17 +12,18 @@ from ragsam.data.cards.load import Card
 _VERSION_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 
 
-def fill_metadata(metadata: dict[str, Any], card: Card, values: Mapping[str, Any]) -> dict[str, Any]:
+def fill_metadata(metadata: dict[str, Any], card: Card, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a bundle's metadata with the card's labels, source and licence, the slices' size, and the versions here.
 
     Args:
         metadata: of the template.
         card: of the data set.
-        values: knobs; `image_size` is among them.
+        options: of the run's training.
     """
     channels = {"0": "background", **{str(organ.value): organ.name for organ in card.organs}}
     formats = metadata["network_data_format"]
-    shape, around = [values["image_size"]] * 2, values.get("context_slices", 1)
+    shape = [options["image_size"]] * 2
+    around = options["context_slices"]
     if around > 1:
         offsets = range(-around, around + 1)
         names = {str(i): f"slice {offset:+d}" if offset else "slice" for i, offset in enumerate(offsets)}

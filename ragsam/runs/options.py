@@ -1,143 +1,305 @@
-"""Knobs: the plain values at the top of a bundle's config, set without touching the wiring below.
+"""Every option of the bundles: its type, default, meaning, and the parts of a config that its value goes to.
 
-One part of the wiring is open to them: what tunes the network, by names such as `network_def.lora.rank`.
+This is their one home. The bundles' configs, what `--set` takes, `ragsam train --options` and docs/options.md are made
+from it: `python -m ragsam.runs.write_bundles` after a change. An option stands at the top of each config that uses it.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import yaml
-
-from ragsam.errors import InputError
-
-_NO_CODE = "expressions and mappings are not taken here; edit the bundle's config for that"
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-_KNOB = re.compile(r"^(\w+): ?(.*?)(\s+#.*)?$")
-TUNING = "network_def."
-_NO_KNOBS = {"bundle_root", "dataset"}
+from dataclasses import dataclass, field, fields
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 
 
-def knob_names(text: str) -> set[str]:
-    """Return the names of a config's knobs: top-level keys with a plain value on their own line, above the wiring.
+def option(default: Any, line: str, *feeds: str, text: str = "") -> Any:
+    """Declare an option as the field of a group.
 
-    `bundle_root` is where a run lies, and `dataset` what its datalist names: neither is for a command to set.
+    Args:
+        default: of the type of the field.
+        line: what it is, in a line.
+        feeds: what takes its value: a part by its `_target_`, as `Retriever`, or by its name at the top of a config, as
+            `preparation`; with the argument's name where that is another, as `VolumeInferer.shift`. An option may also
+            be used by the templates' own wiring.
+        text: what more there is to say.
     """
-    above = text.split("\n# Wiring.", 1)[0]
-    return {match[1] for line in above.splitlines() if (match := _KNOB.match(line)) and match[2]} - _NO_KNOBS
+    return field(default_factory=lambda: default, metadata={"line": line, "feeds": feeds, "text": text})
 
 
-def set_knobs(text: str, values: Mapping[str, Any]) -> str:
-    """Return a config's text with knobs set; comments and order are kept, and knobs that it lacks are passed over."""
-    names = knob_names(text)
-    lines = []
-    for line in text.splitlines():
-        match = _KNOB.match(line)
-        if match and match[1] in values and match[1] in names:
-            line = f"{match[1]}: {_as_yaml(values[match[1]])}{match[3] or ''}"
-        lines.append(line)
-    text = "\n".join(lines) + "\n"
-    for name, value in values.items():
-        if name.startswith(TUNING):
-            text = _set_tuning(text, name.removeprefix(TUNING).split("."), value)
-    return text
+class Files:
+    """Where things are."""
+
+    dataset_dir: str = option(".", "folder of the datalist")
+    datalist: str = option("$@dataset_dir + '/datalist.json'", "the cases, see `ragsam prepare`")
+    section: str = option("test", "of the datalist, to segment")
+    card: str = option("$@bundle_root + '/configs/card.yaml'", "of the data set: a packaged card's name, or a file")
+    weights: str = option("$@bundle_root + '/models/model.safetensors'", "the trained weights")
+    bank: str = option("$@bundle_root + '/bank'", "the support bank")
+    log: str = option("$@bundle_root + '/log.csv'", "a row a validation", "History.path")
+    checkpoints: str = option(
+        "$@bundle_root + '/checkpoints'", "what a killed training goes on from", "Checkpoints.folder"
+    )
+    board: str | None = option("$@bundle_root + '/tensorboard'", "null: nothing for TensorBoard", "Board.folder")
+    mlflow: str | None = option(
+        None, "an MLflow server's address, or sqlite:///FILE, to send the training to", "MLflowLog.tracking_uri"
+    )
+    output_dir: str = option("$@bundle_root + '/predictions'", "of the label volumes")
+    ensemble: list[str] = option([], "other runs, whose probabilities are averaged with this one's", "Ensemble.runs")
+    uncertainty: bool = option(False, "writes uncertainty/CASE.nii.gz too")
+    probabilities: bool = option(False, "writes probabilities/CASE/ORGAN.nii.gz too")
+    evaluation_dir: str = option("$@bundle_root + '/evaluation'", "metrics.json, metrics.csv, report.html")
+    baseline: str | None = option(
+        None, "metrics.json of another evaluation of the same cases, to compare with", "EvaluationReport"
+    )
 
 
-def tuning_names(text: str) -> set[str]:
-    """Return the entries of a config's `network_def` that knobs reach: those not taken from a knob already."""
-    network = (yaml.safe_load(text) or {}).get("network_def") or {}
-    return {name for name, value in network.items() if value is None or isinstance(value, Mapping)}
+class Network:
+    """The network."""
+
+    base: str | None = option(
+        None,
+        "a SAM state dict (.pth) to tune; null trains a whole network from scratch",
+        "Segmenter",
+        text="The image encoder of base weights is frozen; what tunes it, the decoder and the detail branch train.",
+    )
+    start: str | None = option(
+        None, "weights to begin with, of `ragsam import` or of another run; null begins with the base alone"
+    )
+    backbone: str = option("vit_tiny", "image encoder: vit_tiny, vit_b, vit_l or vit_h", "Segmenter")
+    peft: str | list[str] | None = option(
+        None,
+        "null: the bundle's own; or lora, decoder_lora, adapter, frequency, several as a list",
+        "Segmenter",
+        text="What is named here tunes the network, in place of what the bundle has options for; each with its options "
+        "below, or where these are null with its usual ones.",
+    )
+    lora: dict | None = option(
+        None,
+        "low-rank updates of the encoder: rank, alpha, targets (q, k, v, proj, mlp), blocks, dropout",
+        "Segmenter",
+        text="`--set lora.rank=8` sets one entry and leaves the others.",
+    )
+    decoder_lora: dict | None = option(
+        None, "the same in the mask decoder's attention: rank, alpha, targets, dropout", "Segmenter"
+    )
+    adapter: dict | None = option(
+        None,
+        "adapters in every block: space, mlp, depth, ratio",
+        "Segmenter",
+        text="`adapter.depth=true` lets neighbouring slices attend to each other; `context_slices` says how many.",
+    )
+    frequency: dict | None = option(None, "prompts from the image's high frequencies: rate, reduction", "Segmenter")
+    full_tuning: bool = option(False, "with base weights: train all of them, not just what is added", "Segmenter")
+    detail: bool = option(True, "a branch at full resolution, for small organs", "Segmenter")
+    fusion: str | None = option(
+        "vote_product",
+        "also label_prior, logit_prior, dense_prior, prototypes, memory, joined by +; null: no retrieval",
+        "Segmenter",
+    )
+    prompts: str | None = option(
+        None,
+        "trained: the network answers prompts too; base: SAM's own answers, as the base weights have them",
+        "Segmenter",
+    )
 
 
-def _set_tuning(text: str, path: Sequence[str], value: Any) -> str:
-    """Return a config's text with an entry of `network_def` changed, written on one line."""
-    entry = yaml.safe_load(text)["network_def"][path[0]]
-    for name in reversed(path[1:]):
-        value = {name: value}
-    if isinstance(entry, Mapping) and isinstance(value, Mapping) and len(path) > 1:
-        value = {**entry, **value}
-    block = re.compile(rf"(^network_def:\n(?:[ ]+.*\n)*?)  {re.escape(path[0])}:.*\n(?:[ ]{{3,}}.*\n)*", re.MULTILINE)
-    return block.sub(lambda match: f"{match[1]}  {path[0]}: {_as_yaml(value)}\n", text, count=1)
+class Slices:
+    """Slices, and how whole volumes are seen."""
+
+    image_size: int = option(
+        64,
+        "pixels; larger slices are seen through windows of this size",
+        *("preparation", "Segmenter", "SliceDataset", "VolumeInferer"),
+        text="Where it is not set, `ragsam train` takes the smallest multiple of 16 that holds every training slice, "
+        "512 at most.",
+    )
+    slice_axis: int = option(
+        2,
+        "what the slices lie across: 0 sagittal, 1 coronal, 2 axial",
+        *("preparation", "preprocessing", "augmentation", "VolumeInferer", "Ensemble"),
+    )
+    context_slices: int = option(
+        1,
+        "neighbouring slices on each side as channels; 0 repeats the slice",
+        *("preparation", "SliceDataset", "VolumeInferer"),
+    )
+    context_distance_mm: float | None = option(
+        None,
+        "from one channel to the next; null takes adjacent slices",
+        *("preparation", "SliceDataset", "VolumeInferer"),
+    )
+    spacing_mm: list[float] | None = option(
+        None,
+        "spacing [x, y] within a slice to resample to; null keeps the image's own",
+        *("preparation", "preprocessing"),
+    )
+    test_shift: int = option(
+        0,
+        "pixels; whole volumes are seen at five positions this far apart and averaged, for five times the time",
+        "VolumeInferer.shift",
+    )
+    test_mirror: bool = option(
+        False, "one more look, at the mirrored slices, left and right organs swapped back", "VolumeInferer.mirror"
+    )
+    test_scales: list[float] = option(
+        [], "one more look for each, at slices so many times as large: [0.9, 1.1]", "VolumeInferer.scales"
+    )
+    keep_pieces: bool = option(False, "only the pieces of an organ that the card allows (`components`)")
+    fill_holes: bool = option(False, "background that an organ encloses becomes the organ's", "postprocessing")
 
 
-def _as_yaml(value: Any) -> str:
-    """Return a value as YAML on one line. JSON does for texts only, since YAML takes its 1e-05 for one."""
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=math.inf).strip()[1:-1]
+class Retrieval:
+    """Retrieval."""
+
+    retrieval: bool = option(True, "neighbours from the bank steer the decoder")
+    neighbours: int = option(24, "how many slices of other patients are found for each", "Retriever")
+    descriptor: str = option("centred", "what slices are found by: centred, thumbnail or embedding", "Retriever")
+    carry: bool = option(
+        True,
+        "carries neighbours' labels over to where the slice shows the same; false: pixel on pixel",
+        "Retriever",
+    )
 
 
-def checked_knobs(text: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values for a config's knobs, each of the kind its default is.
+class Augmentation:
+    """Augmentation: the probability of each for a training slice."""
 
-    A default of null takes anything, and a knob whose comment says what null means takes null.
+    affine: float = option(0.9, "turned, scaled and moved", "augmentation")
+    contrast: float = option(0.3, "gamma", "augmentation")
+    intensity: float = option(0.3, "scaled and shifted", "augmentation")
+    noise: float = option(0.3, "Gaussian", "augmentation")
+    elastic: float = option(0.0, "bent", "augmentation")
+    low_resolution: float = option(0.0, "coarser, and enlarged again", "augmentation")
+    mirror: bool = option(
+        False, "mirrors half of the slices and swaps the card's left and right labels", "augmentation"
+    )
 
-    Raises:
-        InputError: an unknown knob, or a value of another kind.
+
+class Loss:
+    """Loss."""
+
+    dice_weight: float = option(1.0, "of the Dice loss", "PartialDiceCELoss")
+    cross_entropy_weight: float = option(1.0, "of the cross entropy", "PartialDiceCELoss")
+    class_weights: list[float] | None = option(
+        None, "a number a class, background first; null weighs all alike", "PartialDiceCELoss"
+    )
+
+
+class Training:
+    """Training."""
+
+    epochs: int = option(20, "how many", "SupervisedTrainer.max_epochs")
+    steps_per_epoch: int = option(50, "batches in each")
+    batch_size: int = option(32, "slices a step; `--fit-batch` finds the largest", "DataLoader")
+    learning_rate: float = option(0.001, "the highest of the schedule", "AdamW.lr", "make_schedule")
+    schedule: str = option(
+        "one_cycle", "warm_polynomial is SAMed's; cosine falls to 0; constant stays", "make_schedule.name"
+    )
+    weight_decay: float = option(0.05, "of AdamW", "AdamW")
+    background_share: float = option(0.15, "of the training slices, without any organ")
+    class_balanced: bool = option(True, "every organ is in as many of the others; false: as it occurs")
+    validate_every: int = option(4, "epochs; the last one is always validated", "Validation.interval")
+    patience: int | None = option(
+        None,
+        "validations in a row without a better score that end a training; null trains all epochs",
+        "EarlyStop",
+    )
+    frozen_from: int | None = option(
+        None,
+        "epoch from which the image encoder is frozen and its embeddings kept; null: it trains to the end",
+        *("FrozenEncoder.first_epoch", "TrainingRetrieval"),
+        text="With base weights, 1 trains the decoder alone, on embeddings that are kept.",
+    )
+    accumulation_steps: int = option(1, "batches whose gradients are added up before a step", "SupervisedTrainer")
+    seed: int = option(0, "of everything that is drawn", "FrozenEncoder", "EpochSeeds", "set_determinism")
+    resume: bool = option(False, "go on after the last finished epoch", "Checkpoints")
+
+
+class Machine:
+    """The machine."""
+
+    device: str = option("$torch.device('cuda' if torch.cuda.is_available() else 'cpu')", "cpu, cuda, cuda:1")
+    precision: str = option(
+        "auto",
+        "of the network's arithmetic: float32, bfloat16, float16, or int8 to segment on a CPU; "
+        "auto: bfloat16 on a GPU, float32 on a CPU",
+        *("PromptedInferer", "VolumeInferer", "scales_gradients"),
+    )
+    workers: int = option(0, "processes that prepare slices beside the main one", "DataLoader.num_workers")
+    cache_gb: float = option(4.0, "bound of the volumes kept in memory, for each process", "SliceDataset")
+
+
+class Expert:
+    """For experts."""
+
+    patch_size: int | None = option(None, "of the image encoder, pixels; null: the backbone's own", "Segmenter")
+    normalisation: str = option("unit", "of slices; sam: as SAM's own photographs", "Segmenter")
+    mask_tokens: int | None = option(
+        None,
+        "null: a token a class; 4, for one organ: SAM's own masks, the first being the organ's",
+        "Segmenter",
+    )
+    coarse_training: bool = option(
+        False, "the loss at the decoder's own size, as SAMed; needs detail: false", "Segmenter"
+    )
+    checkpointing: str | None = option(
+        None,
+        "less memory for more time: attention, mlp or blocks, worked out again when gradients are",
+        "Segmenter",
+    )
+    store: str = option("auto", "how the bank is searched: auto, by its size, or exact, hnsw or ivfpq", "Retriever")
+    retrieval_from: int = option(1, "epoch from which neighbours steer", "TrainingRetrieval.first_epoch")
+    supports_withheld: float = option(
+        0.0,
+        "share of training slices that see no supports; each is learnt without them too",
+        "TrainingRetrieval.withheld",
+    )
+    supports_wrong: float = option(0.1, "share that see another slice's", "TrainingRetrieval.wrong")
+    dice_squared: bool = option(False, "SAMed's is 0.8 and 0.2, squared, with coarse_training", "PartialDiceCELoss")
+    prompted_weight: float = option(
+        1.0,
+        "with `prompts: trained`, of the loss of prompted objects beside that of the classes",
+        "PromptedLoss.weight",
+    )
+    frozen_views: int = option(
+        4, "altered copies of a slice that are drawn once the encoder is frozen", "FrozenEncoder.views"
+    )
+    frozen_gb: float = option(4.0, "bound of the embeddings kept in memory, for each process", "FrozenEncoder.limit_gb")
+    channels_last: bool = option(False, "weights of convolutions with channels last", "place")
+    compiled: bool = option(False, "have torch compile the image encoder; its first batches take minutes", "place")
+
+
+#: In the order in which they stand in a config.
+GROUPS = tuple(map(dataclass, (Files, Network, Slices, Retrieval, Augmentation, Loss, Training, Machine, Expert)))
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option as it was declared.
+
+    Attributes:
+        kinds: the types of its value; one of them is `NoneType` where it may be null.
+        group: title of its group.
     """
-    names, defaults = knob_names(text), yaml.safe_load(text)
-    tuning = {name for name in values if name.startswith(TUNING)}
-    for name in sorted(tuning):
-        if name.split(".")[1] not in tuning_names(text) or name.count(".") > 2:
-            known = ", ".join(f"{TUNING}{entry}" for entry in sorted(tuning_names(text)))
-            raise InputError(f"--set {name}: no such part of the network; the bundle has {known}, and options of these")
-    if unknown := sorted(set(values) - names - tuning):
-        raise InputError(f"--set {unknown[0]}: no such knob; the bundle has {', '.join(sorted(names))}")
-    checked = dict(values)
-    for name, value in values.items():
-        kind = type(defaults.get(name))
-        if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
-            value = checked[name] = _number(value)  # YAML takes 1 for whole, and 1e-3 for a text
-        if value is None and name in _nullable(text):
-            continue
-        if kind in _KINDS and (type(value) is not kind or (kind is float and not math.isfinite(value))):
-            raise InputError(f"--set {name}: {values[name]!r} is not {_KINDS[kind]}; the default is {defaults[name]}")
-    return checked
+
+    name: str
+    kinds: tuple[Any, ...]
+    default: Any
+    line: str
+    text: str
+    feeds: tuple[str, ...]
+    group: str
 
 
-def _nullable(text: str) -> set[str]:
-    """Return the knobs whose comment says what null means."""
-    return {match[1] for line in text.splitlines() if (match := _KNOB.match(line)) and "null" in (match[3] or "")}
+def _declared() -> dict[str, Option]:
+    found = {}
+    for group in GROUPS:
+        types = get_type_hints(group)
+        title = group.__doc__.removesuffix(".")
+        for one in fields(group):
+            kind = types[one.name]
+            kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+            found[one.name] = Option(one.name, kinds, one.default_factory(), group=title, **one.metadata)
+    return found
 
 
-def _number(value: int | str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return math.nan
-
-
-def parse_knob(text: str) -> tuple[str, Any]:
-    """Read KEY=VALUE, the value as YAML; a mapping only for a part of `network_def`.
-
-    Raises:
-        InputError: no `=`, no YAML, or something that would run code: an expression (`$...`, `@...`) or a mapping.
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise InputError(f"--set {text}: write it as KEY=VALUE")
-    if value.strip().startswith(("@", "%")):  # no YAML either
-        raise InputError(f"--set {name}: {_NO_CODE}")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {name}: {value!r} is not valid YAML; quote it") from error
-    options = parsed.values() if name.startswith(TUNING) and _plain_mapping(parsed) else [parsed]
-    if any(map(_may_run, options)):
-        raise InputError(f"--set {name}: {_NO_CODE}")
-    return name, parsed
-
-
-def _plain_mapping(value: Any) -> bool:
-    """Whether a value is a mapping of names that MONAI gives no meaning, such as `_target_` has."""
-    return isinstance(value, Mapping) and all(re.fullmatch("[a-z][a-z_]*", str(name)) for name in value)
-
-
-def _may_run(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.strip().startswith(("$", "@", "%"))
-    return isinstance(value, Mapping) or (isinstance(value, list) and any(map(_may_run, value)))
+OPTIONS = _declared()

@@ -10,12 +10,16 @@ from typing import Any
 from ragsam.errors import InputError
 from ragsam.networks.checkpoints import load_metadata
 from ragsam.networks.starting import base_fault
-from ragsam.networks.tuning import TUNINGS, chosen_names
-from ragsam.runs.options import TUNING
+from ragsam.networks.tuning import chosen_names
 from ragsam.runs.run import WEIGHTS
+from ragsam.runs.settings import MAPPINGS
 
-#: Knobs that shape every tensor: the weights' values are the training's.
+#: Options that shape every tensor: the weights' values are the training's.
 _NEEDED = ("backbone", "image_size", "patch_size", "full_tuning", "normalisation")
+#: Parts that the training has where the weights have them.
+_KEPT = ("detail", "fusion", "prompts")
+#: What every weights file of ours says.
+_SAID = (*_NEEDED, "tuning", "base_sha256", "detail", "fusion")
 
 
 def start_file(start: str | os.PathLike[str]) -> Path:
@@ -24,34 +28,30 @@ def start_file(start: str | os.PathLike[str]) -> Path:
     return path / WEIGHTS if path.is_dir() else path
 
 
-def start_knobs(start: Path, values: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
-    """Return the knobs that a training needs to begin with weights, those of `values` among them.
+def start_options(start: Path, values: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """Return the options that a training needs to begin with weights, those of `values` among them.
 
     Parts that the weights lack and that begin at zero effect may be switched on or left as they are.
 
     Args:
         start: the weights file.
-        values: knobs that were asked for.
+        values: options that were asked for.
         num_classes: organs of the data set.
 
     Raises:
-        InputError: no weights of ours, or a knob that contradicts them.
+        InputError: no weights of ours, or an option that contradicts them.
     """
     about = load_metadata(start)
-    if missing := [name for name in (*_NEEDED, "tuning", "base_sha256", "detail", "fusion") if name not in about]:
-        raise InputError(f"{start.name}: says nothing of {missing[0]}; make it anew with this version")
+    for name in _SAID:
+        if name not in about:
+            raise InputError(f"{start.name}: says nothing of {name}; make it anew with this version")
     needed = {name: about[name] for name in _NEEDED}
-    needed |= {name: about[name] for name in ("detail", "fusion", "prompts") if about.get(name)}
+    needed |= {name: about[name] for name in _KEPT if about.get(name)}
     if about["base_sha256"] is None and not about["detail"]:
         needed["detail"] = False  # without base weights it does not begin at zero effect
     for name, value in needed.items():
-        if name in values and values[name] != value:
-            _contradicts(name, values[name], start, value)
-    wished = {"context_slices": about.get("context_slices", (about.get("preparation") or {}).get("context_slices"))}
-    if num_classes == 1:
-        wished["mask_tokens"] = about.get("mask_tokens")
-    defaults = {name: value for name, value in wished.items() if value is not None}
-    return {**defaults, **needed, **_tuning_knobs(start, about["tuning"], values), **values}
+        _require_same(name, values.get(name, value), value, start)
+    return {**_wished(about, num_classes), **needed, **_tuning(start, about["tuning"], values), **values}
 
 
 def require_base(start: Path, base_sha256: str | None) -> None:
@@ -65,23 +65,34 @@ def require_base(start: Path, base_sha256: str | None) -> None:
         raise InputError(f"--set start: {start.name} was {base_fault(wanted)}")
 
 
-def _tuning_knobs(start: Path, tuning: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of `network_def` that weights need: what tuned them, and nothing else unless asked for."""
-    if (peft := values.get("peft")) is not None and not set(tuning) <= set(chosen_names(peft)):
+def _wished(about: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """Return options that are the weights' where nothing else is asked for."""
+    preparation = about.get("preparation") or {}
+    wished = {"context_slices": about.get("context_slices", preparation.get("context_slices"))}
+    if num_classes == 1:
+        wished["mask_tokens"] = about.get("mask_tokens")
+    return {name: value for name, value in wished.items() if value is not None}
+
+
+def _tuning(start: Path, tuning: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that tune as the weights need it: theirs, and nothing else unless asked for."""
+    peft = values.get("peft")
+    if peft is not None and not set(tuning) <= set(chosen_names(peft)):
         _contradicts("peft", peft, start, list(tuning))
-    knobs = {}
-    for name in TUNINGS:
-        asked = {key: values[key] for key in values if f"{key}.".startswith(f"{TUNING}{name}.")}
-        if name not in tuning:
-            knobs |= {} if asked else {TUNING + name: None}
-            continue
-        knobs[TUNING + name] = tuning[name]
-        for key, value in asked.items():
-            option = key.removeprefix(TUNING + name).removeprefix(".")
-            theirs = tuning[name].get(option) if option else tuning[name]
-            if value != theirs and option != "dropout":
-                _contradicts(key, value, start, theirs)
-    return knobs
+    asked = {name: value for name, value in values.items() if name.partition(".")[0] in MAPPINGS}
+    switched = {name.partition(".")[0] for name in asked}
+    for name, value in asked.items():
+        way, _, entry = name.partition(".")
+        if way in tuning and entry != "dropout":
+            theirs = tuning[way].get(entry) if entry else tuning[way]
+            _require_same(name, value, theirs, start)
+    off = dict.fromkeys(set(MAPPINGS) - switched)
+    return {**off, **tuning}
+
+
+def _require_same(name: str, value: Any, theirs: Any, start: Path) -> None:
+    if value != theirs:
+        _contradicts(name, value, start, theirs)
 
 
 def _contradicts(name: str, value: Any, start: Path, theirs: Any) -> None:

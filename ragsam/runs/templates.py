@@ -1,4 +1,4 @@
-"""Runs as bundles: a template with its knobs set for a data set."""
+"""Runs as bundles: a bundle with its options set for a data set."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ragsam.files import read_json, write_json_atomic, write_text_atomic
 from ragsam.io.read_volume import open_volume
 from ragsam.runs.metadata import fill_metadata
 from ragsam.runs.network_config import build_empty, network_options
-from ragsam.runs.options import checked_knobs, set_knobs
 from ragsam.runs.run import require_plain
-from ragsam.runs.start import require_base, start_file, start_knobs
+from ragsam.runs.settings import checked_options, read_options, set_options
+from ragsam.runs.start import require_base, start_file, start_options
 
 CONFIGS = ("train", "inference", "evaluate")
 OVERLAYS = ("multi_gpu_train.yaml", "multi_gpu_evaluate.yaml")
@@ -52,17 +52,17 @@ def make_run(
     *,
     again: bool = False,
 ) -> Path:
-    """Write a run: the bundle with its knobs set, its metadata made from the data set's card.
+    """Write a run: the bundle with its options set, its metadata made from the data set's card.
 
-    The image size, where it is not among the knobs, is the smallest multiple of 16 that holds the training slices,
-    at most 512; larger slices are seen through windows. Where it starts with weights, the network's knobs are theirs.
+    The image size, where it is not set, is the smallest multiple of 16 that holds the training slices, at most 512;
+    larger slices are seen through windows. Where it starts with weights, the network's options are theirs.
 
     Args:
-        knobs: values by the name of a knob of `train.yaml`.
+        knobs: options of `train.yaml` by name.
         again: write a run that is there already anew.
 
     Raises:
-        InputError: unknown knob or one of another kind, faulty datalist or card, or an output that holds something.
+        InputError: unknown option or one of another type, faulty datalist or card, or an output that holds something.
     """
     source, target = find_bundle(bundle), Path(output)
     if not (again and (target / "configs").is_dir()):
@@ -72,7 +72,7 @@ def make_run(
     card = load_card(data.card)
     values = given_values(_texts(source)["train"], data.path, knobs or {})
     if values.get("start"):
-        values = start_knobs(Path(values["start"]), values, card.num_classes)
+        values = start_options(Path(values["start"]), values, card.num_classes)
     if "image_size" not in values:
         cases, axis = data.section("training"), values.get("slice_axis", 2)
         values["image_size"] = fitting_image_size(cases, values.get("spacing_mm"), axis)
@@ -81,8 +81,8 @@ def make_run(
 
 
 def given_values(text: str, datalist: Path, knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the knobs that a command gives a training's config, checked, with the datalist, paths absolute."""
-    values: dict[str, Any] = {"datalist": str(datalist), **checked_knobs(text, knobs)}
+    """Return the options that a command gives a training's config, checked, with the datalist, paths absolute."""
+    values: dict[str, Any] = {"datalist": str(datalist), **checked_options(text, knobs)}
     if values.get("base"):
         values["base"] = str(Path(values["base"]).absolute())
     if values.get("start"):
@@ -91,23 +91,24 @@ def given_values(text: str, datalist: Path, knobs: Mapping[str, Any]) -> dict[st
 
 
 def write_run(bundle: Path, target: Path, card: str, values: Mapping[str, Any]) -> None:
-    """Write a run's files: a bundle's, with knobs set, and the metadata and the card of a data set.
+    """Write a run's files: a bundle's, with options set, and the metadata and the card of a data set.
 
     Args:
         bundle: folder of the bundle.
         target: folder of the run.
         card: a packaged card's name, or the path of one.
-        values: knobs, checked; `image_size` is among them.
+        values: options, checked; `image_size` is among them.
 
     Raises:
-        InputError: knobs that do not go together, or base weights that do not fit; nothing is written then.
+        InputError: options that do not go together, or base weights that do not fit; nothing is written then.
     """
     values, named = dict(values), load_card(card)
     if values.get("base"):
         values["base"] = str(Path(values["base"]).absolute())
-    texts = {name: set_knobs(text, values) for name, text in _texts(bundle).items()}
+    texts = {name: set_options(text, values) for name, text in _texts(bundle).items()}
+    options = {"context_slices": 1, **read_options(texts["train"]), "image_size": values["image_size"]}
     network = build_empty(network_options(texts["train"], named.num_classes))  # tells at once what cannot work
-    _check_context(values.get("context_slices", 1), stacked=network.stacked)
+    _check_context(options["context_slices"], stacked=network.stacked)
     if values.get("start"):
         require_base(Path(values["start"]), network.base_sha256)
     for name, text in texts.items():
@@ -117,7 +118,7 @@ def write_run(bundle: Path, target: Path, card: str, values: Mapping[str, Any]) 
             shutil.copyfile(bundle / "configs" / name, target / "configs" / name)
     write_text_atomic(target / "configs" / "card.yaml", card_text(card))
     metadata = read_json(bundle / "configs" / "metadata.json")
-    write_json_atomic(target / "configs" / "metadata.json", fill_metadata(metadata, named, values))
+    write_json_atomic(target / "configs" / "metadata.json", fill_metadata(metadata, named, options))
     for part in ("LICENSE", "docs"):
         if (bundle / part).is_dir():
             shutil.copytree(bundle / part, target / part, dirs_exist_ok=True)
