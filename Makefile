@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint bench monailabel-env constraints clean
+.PHONY: help demo test lint bundles bench monailabel-env constraints clean
 
 help:
 	@echo "make demo         install, then train, index, segment, evaluate and report on made patients"
 	@echo "make test         install with the test extras, then linters and the whole test suite"
+	@echo "make bundles      write the public bundles and docs/options.md anew from bundles/ragsam and the options"
 	@echo "make bench        the benchmarks that need no data of yours"
 	@echo "make monailabel-env  install MONAI Label into .venv-monailabel, for ragsam serve"
 	@echo "make constraints  renew constraints.txt from the newest versions that setup.cfg allows"
@@ -23,6 +24,9 @@ test: $(VENV)/.installed-test lint
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+bundles: $(VENV)/.installed
+	$(BIN)/python -m ragsam.runs.write_bundles
 
 # Where a target is missed the script ends with 1: the others run all the same (-), each adds to benchmarks/results/.
 bench: $(VENV)/.installed-test
