@@ -182,7 +182,7 @@ def test_a_training_starts_with_another_run(run, study, tmp_path):
     knobs = knobs_of(made)
     assert knobs["start"] == str(run / "models" / "model.safetensors")
     assert (knobs["image_size"], knobs["detail"], knobs["fusion"]) == (32, True, "vote_product")
-    assert knobs["network_def"]["adapter"] is None
+    assert knobs["adapter"] is None
 
 
 def test_what_tunes_the_weights_is_set_and_more_may_be_added(place, study, tmp_path):
