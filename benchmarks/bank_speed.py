@@ -56,7 +56,7 @@ def main() -> None:
         fresh = make(cases)
         read = time.perf_counter() - start
         with tempfile.TemporaryDirectory() as folder, BankWriter(folder, {}, keeps=retriever.keeps) as writer:
-            for batch in bank_batches(retriever, network, fresh, retriever.keeps, BATCH):
+            for batch in bank_batches(retriever, network, fresh, BATCH):
                 writer.add(batch)
             writer.commit()
         total = time.perf_counter() - start

@@ -67,9 +67,9 @@ class SliceDataset(Dataset, Randomizable):
         cache_gb: bound of the volume cache, GiB.
 
     Attributes:
-        vote: gives what the neighbours of training slices say as further entries of their items: "vote" [K + 1, S, S],
-            which is augmented with the item, and others that are not; of the items before augmentation and whether each
-            is always the same. None: items have none.
+        vote: gives what the neighbours of training slices say as a further entry of their items: "vote" [K + 1, S, S],
+            which is augmented with the item; of the items before augmentation and whether each is always the same.
+            None: items have none.
         copies: of each slice that are drawn in place of new ones; an item has the number of its own as "copy", and is
             the same to the bit whenever that comes. None: every item is augmented anew.
 

@@ -124,18 +124,7 @@ def test_every_batch_carries_supports_of_other_patients(study, tmp_path):
     assert patients_seen == set(TRAINING.values())
 
 
-def test_until_neighbours_come_a_training_is_one_without_retrieval_to_the_bit(study, tmp_path):
-    logs = []
-    for name, knobs in (("later", {"retrieval_from": 2}), ("never", {"retrieval": False})):
-        workflow = prepared(study, tmp_path / name, **knobs, epochs=2)
-        carried = ["supports" in batch for batch in batches_of(workflow)]
-        assert carried == [False, False, name == "later", name == "later"]
-        logs.append([float(row["loss"]) for row in read_rows(tmp_path / name / "log.csv")])
-    assert logs[0][0] == logs[1][0]
-    assert logs[0][1] != logs[1][1]
-
-
-@pytest.mark.parametrize(("knob", "number"), [("retrieval_from", 3), ("frozen_from", 3), ("retrieval_from", 0)])
+@pytest.mark.parametrize(("knob", "number"), [("frozen_from", 3), ("frozen_from", 0)])
 def test_an_epoch_that_never_comes_is_refused(study, tmp_path, knob, number):
     told = "there is no epoch 3, the last one is 2" if number else "0 is not a whole number from 1 on"
     knobs = {**SHORT, "epochs": 2, knob: number}

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ragsam.networks.label_prior import ALL_TO_ALL, LabelPriorFusion
-from ragsam.networks.supports import Memory, Supports, label_prior, resize_prior
+from ragsam.networks.supports import Supports, label_prior, resize_prior
 
 
 def test_the_vote_by_hand():
@@ -92,11 +92,8 @@ def test_a_fusion_follows_the_features_precision():
 
 
 def test_supports_come_apart_query_by_query():
-    memory = Memory(torch.rand(3, 2, 4, 2, 2), torch.ones(3, 2, 8, 8, dtype=torch.uint8), torch.rand(3, 2))
-    whole = Supports(torch.ones(3, 2, 8, 8), torch.rand(3, 2), vote=torch.rand(3, 2, 8, 8), memory=memory, patients=5)
+    whole = Supports(torch.ones(3, 2, 8, 8), torch.rand(3, 2), vote=torch.rand(3, 2, 8, 8), patients=5)
     parts = list(whole.each())
     for name in ("labels", "weights", "vote"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
-    for place, tensor in enumerate(memory):
-        assert torch.equal(torch.cat([part.memory[place] for part in parts]), tensor)
     assert all(part.annotated is None and part.patients == 5 for part in parts)

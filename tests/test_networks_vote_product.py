@@ -178,9 +178,9 @@ def test_with_a_base_its_weight_is_kept_with_what_trains(tmp_path):
 
 
 def test_a_network_that_learns_from_its_supports_too_is_multiplied_once_trained():
-    network = make(fusion="vote_product+logit_prior")
+    network = make(fusion="vote_product+label_prior")
     assert network.fusion.learns
-    torch.nn.init.normal_(network.fusion.logit_prior.to_logits.weight)
+    torch.nn.init.normal_(network.fusion.label_prior.to_logits.weight)
     with torch.no_grad():
         learnt = network(image(), supports=near())
         network.fusion.vote_product.weight.fill_(1.0)

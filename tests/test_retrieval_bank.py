@@ -11,7 +11,7 @@ from ragsam.errors import InputError
 from ragsam.files import write_json_atomic
 from ragsam.retrieval import Bank
 from ragsam.retrieval.bank_arrays import npy_header
-from ragsam.retrieval.bank_manifest import digest, write_manifest
+from ragsam.retrieval.bank_manifest import digest, read_manifest, write_manifest
 from ragsam.retrieval.bank_rows import COLUMNS, rows_of_table
 
 FIT = {"card": "btcv", "labels": ["liver"], "image_size": 8, "window": [-125.0, 275.0], "descriptor": "thumbnail"}
@@ -122,23 +122,41 @@ def with_pictures(batch):
     """The batch with what a bank may keep beside the labels."""
     draw = np.random.default_rng(batch["label"].sum())
     image = draw.integers(0, 256, (3, 8, 8)).astype(np.uint8)
-    return {**batch, "image": image, "embedding": draw.normal(size=(3, 4, 2, 2)).astype(np.float16)}
+    return {**batch, "image": image}
 
 
-def test_images_and_embeddings_are_kept_where_they_are_wanted(tmp_path, folder):
+def test_images_are_kept_where_they_are_wanted(tmp_path, folder):
     given = [with_pictures(batch) for batch in batches()]
-    bank = Bank.collect(given, FIT, keeps=("images", "embeddings"))
+    bank = Bank.collect(given, FIT, keeps=("images",))
     bank.save(tmp_path / "full")
     opened = Bank.open(tmp_path / "full", FIT)
     np.testing.assert_array_equal(opened.images, np.concatenate([batch["image"] for batch in given]))
-    np.testing.assert_array_equal(opened.embeddings, np.concatenate([batch["embedding"] for batch in given]))
-    assert opened.embeddings.dtype == np.float16
     assert isinstance(opened.images, np.memmap)
-    assert isinstance(opened.embeddings, np.memmap)
-    assert opened.keeps == bank.keeps == ("images", "embeddings")
+    assert opened.keeps == bank.keeps == ("images",)
     lean = Bank.open(folder)
-    assert (lean.images, lean.embeddings, lean.keeps) == (None, None, ())
+    assert (lean.images, lean.keeps) == (None, ())
     assert Bank.collect(given, FIT).keeps == ()
+
+
+def test_a_bank_of_before_with_embeddings_still_opens(tmp_path):
+    """They are passed over, and go when the bank is written to."""
+    given, folder = [with_pictures(batch) for batch in batches()], tmp_path / "bank"
+    Bank.collect(given, FIT, keeps=("images",)).save(folder)
+    manifest = read_manifest(folder)
+    manifest["keeps"].append("embeddings")
+    (part,) = manifest["parts"]
+    path = folder / part["files"]["images"]["name"].replace("images", "embeddings")
+    path.write_bytes(b"of any size")
+    part["files"]["embeddings"] = {"name": path.name, "sha256": "0" * 64}
+    write_manifest(folder, manifest)
+    assert path.exists()
+    opened = Bank.open(folder, FIT)
+    assert opened.keeps == ("images",)
+    assert len(opened) == 9
+    assert path.exists()
+    write_manifest(folder, read_manifest(folder))
+    assert not path.exists()
+    assert len(Bank.open(folder, FIT)) == 9
 
 
 def test_the_classes_of_a_slice_are_known(tmp_path):
@@ -164,20 +182,15 @@ def test_a_table_is_read_without_keeping_its_lines():
     assert peak - 2 * len(text) < 4000 * 450
 
 
-def test_rows_are_allowed_by_patient_class_and_height(bank):
-    bank.present[:] = False
-    bank.present[[1, 4, 7], 1] = True
+def test_rows_are_allowed_by_patient(bank):
     first, second = str(bank.patients[0]), str(bank.patients[6])
     for mask, expected in (
         (bank.allowed(without={second}), range(6)),
         (bank.allowed(without={first, second}), ()),
-        (bank.allowed(holding=1), (1, 4, 7)),
-        (bank.allowed(holding=200), ()),
-        (bank.allowed(heights=(0.5, 1.0)), (1, 2, 4, 5, 7, 8)),
-        (bank.allowed(without={first, "nobody"}, holding=1, heights=(0.0, 0.5)), (7,)),
+        (bank.allowed(without={first, "nobody"}), (6, 7, 8)),
     ):
         assert np.flatnonzero(mask).tolist() == list(expected)
-    assert bank.allowed() is bank.allowed(without={"nobody"}) is None
+    assert bank.allowed(without=set()) is bank.allowed(without={"nobody"}) is None
 
 
 def test_an_older_bank_is_replaced_whole(folder):

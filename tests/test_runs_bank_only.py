@@ -224,8 +224,3 @@ def test_a_bank_that_looks_at_an_encoder_needs_its_run(study, own_bank, tmp_path
     assert (code, error.startswith(line + "make one that needs none with `ragsam index --data")) == (2, True)
     code, _, error = call("index", "--output", own_bank, "--add", study, "--section", "validation")
     assert (code, error) == (2, line + "name the RUN that it was made with\n")
-    manifest["fit"]["descriptor"] = "centred"  # as where a fusion looks at embeddings: found and voted by without
-    write_manifest(own_bank, manifest)
-    code, _, error = call("index", "--output", own_bank, "--add", study, "--section", "validation")
-    assert (code, error) == (2, line + "name the RUN that it was made with\n")
-    assert call("segment", "--card", "hippocampus", "--bank", own_bank, study, "--output", tmp_path / "out")[0] == 0

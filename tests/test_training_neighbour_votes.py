@@ -1,6 +1,5 @@
 """The vote of training slices: found together or one by one, and never of the own volume's near slices."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -94,24 +93,3 @@ def test_of_many_patients_the_own_one_has_no_vote(monkeypatch):
     assert set(votes.retriever.bank.patients[seen[0].rows[0]]).isdisjoint(
         votes.retriever.bank.own_patients("patient 3", None)
     )
-
-
-def embedding_of(image):
-    return torch.nn.functional.adaptive_avg_pool2d(image[:, :1], 2).expand(-1, 4, -1, -1)
-
-
-@pytest.mark.parametrize("patients", [1, 5])
-def test_a_memory_is_of_other_patients_alone(patients):
-    retriever = Retriever(carry=True, neighbours=3, memory=True)
-    retriever.build([slices_of(patient) for patient in range(patients)], {"card": "any"}, embedding_of)
-    said = SliceVotes(retriever, 2)(items_of(0, *range(COUNT)), [False] * COUNT)
-    rows, weights = (torch.stack([entries[name] for entries in said]) for name in ("neighbours", "weights"))
-    bank = retriever.bank
-    own = np.isin(bank.patients[rows], list(bank.own_patients("patient 0", None)))
-    assert own.all() == own.any() == (patients == 1)  # the own one's slices stand in where there is no other
-    assert weights.shape == (COUNT, 3)
-    assert (weights.numpy()[own] == 0).all()
-    assert (weights.numpy()[~own] > 0).all()
-    memory = retriever.memory_of(rows.numpy(), weights)
-    assert torch.equal(memory.embeddings[1, 2], torch.from_numpy(bank.embeddings[rows[1, 2]]))
-    assert torch.equal(memory.labels[1, 2], torch.from_numpy(bank.labels[rows[1, 2]]))

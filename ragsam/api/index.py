@@ -81,7 +81,7 @@ def write_bank(
             todo = [case for case in cases if case.case in left]
             if todo:
                 dataset = get("train#dataset")(data=todo)
-                batches = bank_batches(retriever, network, dataset, keeps)
+                batches = bank_batches(retriever, network, dataset)
                 for batch in progress(batches, done=len(cases) - len(todo), total=len(cases)):
                     writer.add(batch)
             manifest = writer.commit()

@@ -51,7 +51,7 @@ class TrainingEstimate:
 
     Attributes:
         batch_size, validations, volumes: slices a step, and how many there are of the others.
-        stages: in their order; more than one where neighbours, or a frozen encoder, come later.
+        stages: in their order; two where the encoder is frozen later.
         validation_s, keep_s: for a validation, the choice of the vote's weight among it, and for what is kept after an
             epoch.
         encodings, encode_s: how many slices are encoded for a frozen encoder at most, and what each takes.
@@ -133,13 +133,13 @@ def _try_run(run: Path, output: Path) -> TrainingEstimate:
     plan = folder.parser("train")
     names = ("epochs", "validate_every", "steps_per_epoch", "batch_size")
     epochs, every, steps, batch_size = (plan.get_parsed_content(name) for name in names)
-    later = {name: plan.get_parsed_content(name) for name in ("retrieval_from", "frozen_from")}
-    later = {name: epoch for name, epoch in later.items() if type(epoch) is int and epoch > 1}
-    for name, epoch in later.items():
-        refuse_unreached(name, epoch, epochs)  # here, since fewer epochs are tried
-    first_epochs = sorted({1, *later.values()})
-    short = {"epochs": len(first_epochs), "steps_per_epoch": STEPS, "validate_every": len(first_epochs)}
-    short |= {name: first_epochs.index(epoch) + 1 for name, epoch in later.items()}
+    frozen_from = plan.get_parsed_content("frozen_from")
+    first_epochs, short = [1], {"steps_per_epoch": STEPS}
+    if type(frozen_from) is int and frozen_from > 1:
+        refuse_unreached("frozen_from", frozen_from, epochs)  # here, since fewer epochs are tried
+        first_epochs.append(frozen_from)
+        short["frozen_from"] = 2
+    short |= {"epochs": len(first_epochs), "validate_every": len(first_epochs)}
     workflow = folder.workflow("train", **short)
     with bad_input():
         workflow.initialize()
@@ -161,7 +161,7 @@ def _try_run(run: Path, output: Path) -> TrainingEstimate:
     encodings, encode_s, kept_bytes = 0, 0.0, 0
     if frozen is not None and frozen.encoded:
         encode_s = frozen.seconds / frozen.encoded
-        encodings, kept_bytes = frozen.expect((epochs - later.get("frozen_from", 1) + 1) * steps * batch_size)
+        encodings, kept_bytes = frozen.expect((epochs - first_epochs[-1] + 1) * steps * batch_size)
     validation_s = (clock.at["validated"] - clock.at["validation"]) * sum(voxels) / voxels[largest]
     validation_s += sum(item.seconds for item in workflow.val_handlers if isinstance(item, VoteWeight))
     keep_s = clock.at["end"] - clock.at["validated"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from ragsam.retrieval.retriever import Retriever
 def bank_fit(retriever: Retriever, network: Segmenter, preparation: dict[str, Any]) -> dict[str, Any]:
     """Return what a bank and its user must share: the preparation of slices, the descriptor, and its encoder if any."""
     fit = {**preparation, "descriptor": retriever.descriptor, "carry": retriever.carry}
-    if retriever.needs_embedding or retriever.memory:
+    if retriever.needs_embedding:
         fit["encoder"] = encoder_fingerprint(network)
     return fit
 
@@ -37,21 +37,21 @@ def build_bank(
     retriever: Retriever, network: Segmenter, dataset: SliceDataset, preparation: dict[str, Any], batch_size: int = 32
 ) -> Bank:
     """Put every slice of a dataset, unaugmented, into a bank in memory and attach it to the retriever."""
-    fit, keeps = bank_fit(retriever, network, preparation), retriever.keeps
-    bank = Bank.collect(bank_batches(retriever, network, dataset, keeps, batch_size), fit, keeps)
+    fit = bank_fit(retriever, network, preparation)
+    bank = Bank.collect(bank_batches(retriever, network, dataset, batch_size), fit, retriever.keeps)
     retriever.attach(bank)
     return bank
 
 
 def bank_batches(
-    retriever: Retriever, network: Segmenter, dataset: SliceDataset, keeps: Sequence[str] = (), batch_size: int = 32
+    retriever: Retriever, network: Segmenter, dataset: SliceDataset, batch_size: int = 32
 ) -> Iterator[dict[str, Any]]:
     """Yield every slice of a dataset, unaugmented, as a bank takes them; see `Retriever.described`."""
     # A generator of its own: MONAI's loader would set torch's global one back to its first seed.
     generator = torch.Generator().manual_seed(0)
     slices = dataset if dataset.augmentation is None else dataset.plain()
     loader = DataLoader(slices, batch_size=batch_size, num_workers=0, generator=generator)
-    return retriever.described(loader, partial(encoding, network), keeps)
+    return retriever.described(loader, partial(encoding, network))
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ import torch
 from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
-from ragsam.errors import InputError
 from ragsam.networks.detail import STEM_CHANNELS
 from ragsam.networks.lora import merge_lora
 from ragsam.networks.prompts import INSIDE, OUTSIDE, PADDING
@@ -24,13 +23,7 @@ TOP_LEFT, BOTTOM_RIGHT = 2, 3
 
 
 def prepare(network: Segmenter) -> Segmenter:
-    """Make a network ready to be deployed, in place; it is of use to the parts below alone then.
-
-    Raises:
-        InputError: a network that looks at its neighbours' embeddings, which a vote does not have.
-    """
-    if network.fusion is not None and network.fusion.memory is not None:
-        raise InputError("network: memory looks at neighbours' embeddings, not at a vote; train without it to export")
+    """Make a network ready to be deployed, in place; it is of use to the parts below alone then."""
     network.eval().requires_grad_(False)
     network.lookup = None
     merge_lora(network)

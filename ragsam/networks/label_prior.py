@@ -13,15 +13,6 @@ LOGIT_RATE = 10.0
 ALL_TO_ALL = 32
 
 
-def vote_to_logits(num_classes: int) -> nn.Conv2d:
-    """Return a convolution, zero-initialised, of votes to logits, both [B, num_classes, h, w]; see `ALL_TO_ALL`."""
-    groups = 1 if num_classes <= ALL_TO_ALL else num_classes
-    convolution = nn.Conv2d(num_classes, num_classes, 3, padding=1, groups=groups)
-    nn.init.zeros_(convolution.weight)
-    nn.init.zeros_(convolution.bias)
-    return convolution
-
-
 class LabelPriorFusion(nn.Module):
     """Brings the neighbours' vote in twice: two convolutions turn it into features, one into logits.
 
@@ -39,9 +30,11 @@ class LabelPriorFusion(nn.Module):
         self.convs = nn.Sequential(
             nn.Conv2d(num_classes, channels, 3, padding=1), nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1)
         )
-        self.to_logits = vote_to_logits(num_classes)
-        nn.init.zeros_(self.convs[-1].weight)
-        nn.init.zeros_(self.convs[-1].bias)
+        groups = 1 if num_classes <= ALL_TO_ALL else num_classes
+        self.to_logits = nn.Conv2d(num_classes, num_classes, 3, padding=1, groups=groups)
+        for last in (self.to_logits, self.convs[-1]):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, features: Tensor, supports: Supports) -> tuple[Tensor, Tensor]:
         """Return features [B, C, h, w] with the prior added, and what it adds to logits [B, K + 1, h, w].

@@ -20,7 +20,6 @@ from ragsam.networks.prompts import PromptedMasks, PromptHead, Prompts, embed_pr
 from ragsam.networks.sam import BACKBONES, build_sam
 from ragsam.networks.supports import SupportLookup, Supports
 from ragsam.networks.tuning import add_tuning, chosen_tuning, freeze_base
-from ragsam.networks.two_way import attend
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +125,7 @@ class Segmenter(nn.Module):
         super().__init__()
         fusions = fusion_names(fusion)
         _check_options(prompts, normalisation, detail=detail, coarse_training=coarse_training)
-        _check_mask_tokens(mask_tokens, num_classes, prompts, fusions)
+        _check_mask_tokens(mask_tokens, num_classes, prompts)
         self.num_classes = num_classes
         self.image_size = image_size
         num_masks = num_classes if mask_tokens is None else mask_tokens - 1
@@ -176,12 +175,7 @@ class Segmenter(nn.Module):
         if detail and not base:
             self.sam.image_encoder.patch_embed = StemPatchEmbed(self.patch_size, BACKBONES[backbone].embed_dim)
         channels = FULL_CHANNELS if detail else dim // 8
-        transformer = self.sam.mask_decoder.transformer
-        self.fusion = (
-            Fusions(fusions, num_classes=num_classes + 1, channels=channels, transformer=transformer)
-            if fusions
-            else None
-        )
+        self.fusion = Fusions(fusions, num_classes=num_classes + 1, channels=channels) if fusions else None
         mean, deviation = (torch.tensor(values)[:, None, None] for values in NORMALISATIONS[normalisation])
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", deviation, persistent=False)
@@ -254,29 +248,27 @@ class Segmenter(nn.Module):
 
     def decode(self, embedded: Embedded, supports: Supports | None = None) -> Tensor:
         """Return logits [B, K + 1, H, W] of embedded slices, steered by the supports."""
-        return self._logits(self._decoded(embedded, supports), supports)
+        decoded = self._decoded(embedded)
+        if supports is None or self.fusion is None:
+            return self._summed(decoded, self._product(decoded, decoded.features), None)
+        features, prior = self.fusion.steer(decoded.features, supports)
+        return self._steered(decoded, self._product(decoded, features), prior, supports)
 
     def decode_both(self, embedded: Embedded, supports: Supports) -> Both:
         """Return the logits of embedded slices with the supports and without; what is common to both runs once."""
-        decoded = self._decoded(embedded, supports)
-        if self.fusion is None or self.fusion.early:
-            plain = decoded if self.fusion is None else self._decoded(embedded, None)
-            return Both(self._logits(decoded, supports), self._logits(plain, None))
-        features, prior = self.fusion.after(decoded.features, supports)
+        decoded = self._decoded(embedded)
         plain = self._product(decoded, decoded.features)
-        steered = plain if features is decoded.features else self._product(decoded, features)
-        multiplied = self._multiplied(self._summed(decoded, steered, prior), supports)
-        return Both(multiplied, self._summed(decoded, plain, None))
+        features, prior = self.fusion.steer(decoded.features, supports)
+        product = plain if features is decoded.features else self._product(decoded, features)
+        steered = self._steered(decoded, product, prior, supports)
+        return Both(steered, self._summed(decoded, plain, None))
 
-    def _decoded(self, embedded: Embedded, supports: Supports | None) -> _Decoded:
-        """Run the decoder up to full resolution, steered by the fusions that enter before."""
+    def _decoded(self, embedded: Embedded) -> _Decoded:
+        """Run the decoder up to full resolution, where the supports enter."""
         embedding, stem = embedded
-        decoder, prompts = self.sam.mask_decoder, self.sam.prompt_encoder
-        dense = prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        masks, bias = decoder.mask_tokens.weight, None
-        if supports is not None and self.fusion is not None and self.fusion.early:
-            embedding, masks, bias = self.fusion.before(embedding, prompts.get_dense_pe(), masks, supports)
-        features, tokens = self._transform(embedding, masks, None, dense, bias)
+        decoder = self.sam.mask_decoder
+        dense = self.sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        features, tokens = self._transform(embedding, decoder.mask_tokens.weight, None, dense)
         features = self._upscale(features, stem)
         mlps = decoder.output_hypernetworks_mlps
         weights = _mask_weights(mlps if self.mask_tokens is None else mlps[:1], tokens[:, 1:])
@@ -287,12 +279,12 @@ class Segmenter(nn.Module):
         coarse = self._to_full_size(_mask_product(weights, features))
         return _Decoded(self.detail.to_full_resolution(features, stem), weights, coarse)
 
-    def _logits(self, decoded: _Decoded, supports: Supports | None) -> Tensor:
-        """Return what is decoded as logits, steered by the supports."""
-        features, prior = decoded.features, None
-        if supports is not None and self.fusion is not None:
-            features, prior = self.fusion.after(features, supports)
-        return self._multiplied(self._summed(decoded, self._product(decoded, features), prior), supports)
+    def _steered(self, decoded: _Decoded, product: Tensor, prior: Tensor | None, supports: Supports) -> Tensor:
+        """Return a mask product as logits, with the vote of the supports; while training without: it is not learnt."""
+        logits = self._summed(decoded, product, prior)
+        if self.training or self.fusion.vote_product is None:
+            return logits
+        return self.fusion.vote_product(logits, supports)
 
     def _product(self, decoded: _Decoded, features: Tensor) -> Tensor:
         """Return the product of the masks' weights with features, those at full resolution finished first."""
@@ -305,12 +297,6 @@ class Segmenter(nn.Module):
             logits = decoded.coarse + logits
             return logits if self.detail.prior is None else logits + self.detail.prior[:, None, None]
         return logits if self.coarse_training and self.training else self._to_full_size(logits)
-
-    def _multiplied(self, logits: Tensor, supports: Supports | None) -> Tensor:
-        """Return logits with the vote of the supports; while training as they are: that vote is not trained with."""
-        if supports is None or self.fusion is None or self.fusion.vote_product is None or self.training:
-            return logits
-        return self.fusion.vote_product(logits, supports)
 
     def decode_prompted(self, embedded: Embedded, prompts: Prompts) -> PromptedMasks:
         """Return the masks of prompted objects.
@@ -350,16 +336,15 @@ class Segmenter(nn.Module):
         return PromptedMasks(logits, coarse, head.iou_prediction_head(tokens[:, 0]))
 
     def _transform(
-        self, embedding: Tensor, masks: Tensor, sparse: Tensor | None, dense: Tensor, bias: Tensor | None = None
+        self, embedding: Tensor, masks: Tensor, sparse: Tensor | None, dense: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Run the mask decoder's transformer.
 
         Args:
             embedding: [B, C, h, w].
-            masks: [M, C] or [B, M, C], tokens of the masks.
+            masks: [M, C], tokens of the masks.
             sparse: [B, T, C], embedded points and boxes, or None.
             dense: [B or 1, C, h or 1, w or 1], embedded masks.
-            bias: [attentions, B, heads, M, h w], of the masks' tokens, see `attend`; only without sparse.
 
         Returns:
             Features [B, C, h, w], and tokens [B, 1 + M + T, C], the first that of quality, then the masks'.
@@ -370,8 +355,7 @@ class Segmenter(nn.Module):
         if sparse is not None:
             tokens = torch.cat([tokens, sparse], dim=1)
         position = self.sam.prompt_encoder.get_dense_pe().expand(batch, -1, -1, -1)
-        bias = bias if bias is None else F.pad(bias, (0, 0, 1, 0))  # none for the token of quality
-        tokens, source = attend(decoder.transformer, embedding + dense, position, tokens, bias)
+        tokens, source = decoder.transformer(embedding + dense, position, tokens)
         return source.transpose(1, 2).reshape(batch, dim, rows, columns), tokens
 
     def _upscale(self, x: Tensor, stem: dict[int, Tensor] | None) -> Tensor:
@@ -420,15 +404,13 @@ def _check_options(prompts: str | None, normalisation: str, *, detail: bool, coa
         raise ValueError("coarse_training leaves the detail branch without a loss; switch one of them off")
 
 
-def _check_mask_tokens(mask_tokens: int | None, num_classes: int, prompts: str | None, fusions: Sequence[str]) -> None:
+def _check_mask_tokens(mask_tokens: int | None, num_classes: int, prompts: str | None) -> None:
     if mask_tokens is None:
         return
     if num_classes != 1 or mask_tokens < 2:
         raise ValueError(f"mask_tokens {mask_tokens}: 2 or more, for one organ; with {num_classes} set it to null")
     if prompts is not None:
         raise ValueError("mask_tokens: such a network answers prompts by its own masks; set prompts to null")
-    if "prototypes" in fusions:
-        raise ValueError("mask_tokens: such a network has no token a class; leave prototypes out of fusion")
 
 
 def _scatter_positions(encoder: nn.Module) -> None:

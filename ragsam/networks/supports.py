@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,24 +12,6 @@ from torch import Tensor
 
 #: The share of a class for which nobody votes: its logarithm is finite.
 TINY = 1e-6
-
-
-class Memory(NamedTuple):
-    """The neighbours themselves, as fusions look at them that do not live by the vote alone.
-
-    Attributes:
-        embeddings: [B, k, C, h, w], float, the encoder's.
-        labels: [B, k, H, W], uint8, as they lie in the neighbours.
-        weights: [B, k], float, how much each is looked at; all zero: not at all.
-    """
-
-    embeddings: Tensor
-    labels: Tensor
-    weights: Tensor
-
-    def to(self, device: object) -> Memory:
-        """Move the tensors to a device."""
-        return Memory(*(tensor.to(device) for tensor in self))
 
 
 @dataclass
@@ -44,7 +26,6 @@ class Supports:
         vote: [B, K + 1 or fewer, H, W], 0-1, what the neighbours say once their labels are carried over to the query,
             the fainter the less they look like it there, see `ragsam.retrieval.label_transfer`; classes that it leaves
             out get nothing. None: the labels vote pixel on pixel.
-        memory: the neighbours themselves; None where no fusion looks at them.
         patients: how many there are in the bank that was searched; None: not known.
         trust: [K + 1 or fewer], float, 0-1, how far the vote on each class can be trusted, see
             `ragsam.retrieval.agreement`; None: not known.
@@ -56,7 +37,6 @@ class Supports:
     weights: Tensor
     annotated: Tensor | None = None
     vote: Tensor | None = None
-    memory: Memory | None = None
     patients: int | None = None
     trust: Tensor | None = None
     boost: float = 1.0
@@ -73,12 +53,11 @@ class Supports:
             one = slice(index, index + 1)
             mine = {name: getattr(self, name) for name in ("labels", "weights", "annotated", "vote", "neighbours")}
             parts: dict[str, Any] = {name: None if x is None else x[one] for name, x in mine.items()}
-            memory = None if self.memory is None else Memory(*(x[one] for x in self.memory))
-            yield replace(self, **parts, memory=memory)
+            yield replace(self, **parts)
 
     def to(self, device: object) -> Supports:
         """Move the tensors to a device."""
-        return replace(self, **{name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor | Memory)})
+        return replace(self, **{name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)})
 
 
 #: What a network asks for its supports: (image [B, 3, H, W], embedding [B, C, h, w], height [B]) -> Supports.

@@ -44,7 +44,6 @@ class Bank:
         salt: of the pseudonyms.
         annotated: [N, K + 1], bool, the classes that each slice's case annotates; None where every case annotates all.
         images: [N, s, s], uint8, the slice's middle channel, 0-1 scaled to 0-255; None where they are not kept.
-        embeddings: [N, C, h, w], float16, by the encoder; None where they are not kept.
         present: [N, C], bool, the classes of which the slice has a pixel; None finds it out.
         stored_scores: `scores` as a manifest has them; None works them out when they are asked for.
         agreement: of the bank with itself; None where it has not been measured, see `Retriever.agreement`.
@@ -60,7 +59,6 @@ class Bank:
     salt: str = field(default_factory=lambda: secrets.token_hex(16))
     annotated: np.ndarray | None = None
     images: np.ndarray | PartedArray | None = None
-    embeddings: np.ndarray | PartedArray | None = None
     present: np.ndarray | None = None
     stored_scores: dict[str, float] | None = None
     agreement: Agreement | None = None
@@ -75,7 +73,7 @@ class Bank:
     @property
     def keeps(self) -> tuple[str, ...]:
         """The arrays that not every bank holds, and this one does."""
-        return tuple(name for name in ("images", "embeddings") if getattr(self, name) is not None)
+        return () if self.images is None else ("images",)
 
     @classmethod
     def collect(cls, batches: Iterable[Mapping[str, Any]], fit: dict[str, Any], keeps: Sequence[str] = ()) -> Bank:
@@ -83,7 +81,7 @@ class Bank:
 
         Args:
             fit: what it is made for.
-            keeps: "images" and "embeddings", where the bank is to hold them.
+            keeps: of `OPTIONAL`, what the bank is to hold.
 
         Raises:
             InputError: an item without patient, or no item at all.
@@ -107,28 +105,15 @@ class Bank:
             own |= set(self.patients[self.cases == pseudonym(case, self.salt, "c")].tolist())
         return own
 
-    def allowed(
-        self,
-        *,
-        without: Collection[str] = (),
-        holding: int | None = None,
-        heights: tuple[float, float] | None = None,
-    ) -> np.ndarray | None:
+    def allowed(self, *, without: Collection[str]) -> np.ndarray | None:
         """Return the rows that a search may find, as a mask [N]; None where nothing limits it.
 
         Args:
             without: pseudonyms of patients to leave out.
-            holding: a class of which the slice must have a pixel.
-            heights: lowest and highest height, both included.
         """
         names, codes = self._patient_codes
-        left_out = np.isin(names, list(without)) if without else np.zeros(len(names), bool)
-        mask = ~left_out[codes]
-        if holding is not None:
-            mask &= self.present[:, holding] if holding < self.present.shape[1] else False
-        if heights is not None:
-            mask &= (heights[0] <= self.heights) & (self.heights <= heights[1])
-        return None if mask.all() else mask
+        left_out = np.isin(names, list(without))
+        return ~left_out[codes] if left_out.any() else None
 
     @cached_property
     def scores(self) -> dict[str, float]:

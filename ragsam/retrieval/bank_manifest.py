@@ -31,6 +31,8 @@ _FILE = re.compile(r"(descriptors|labels|images|embeddings|slices)-[0-9a-f]{12}\
 def read_manifest(folder: Path, fit: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read a bank's manifest; the files that it names are not looked at, see `read_rows`.
 
+    Embeddings, which banks of earlier versions may keep, are passed over.
+
     Args:
         fit: what the bank must have been made for; None takes any.
 
@@ -48,6 +50,9 @@ def read_manifest(folder: Path, fit: Mapping[str, Any] | None = None) -> dict[st
         have = manifest["fit"].get(name)
         if have != want:
             raise InputError(f"bank {folder.name}: made for another {name} ({have}, not {want}); {REMAKE}")
+    manifest["keeps"] = [name for name in manifest["keeps"] if name in OPTIONAL]
+    for part in manifest["parts"]:
+        part["files"].pop("embeddings", None)
     return manifest
 
 
@@ -75,7 +80,7 @@ def remove_unnamed(folder: Path, manifest: Mapping[str, Any] | None, draft: str 
 
 
 def read_rows(folder: Path, manifest: Mapping[str, Any]) -> Rows:
-    """Open the parts of a bank as one, its labels, images and embeddings memory-mapped.
+    """Open the parts of a bank as one, its labels and images memory-mapped.
 
     Sizes are compared before anything is allocated; then every file's SHA-256 must be the manifest's.
 

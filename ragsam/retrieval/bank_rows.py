@@ -18,12 +18,11 @@ ARRAYS: dict[str, tuple[type, int]] = {
     "descriptors": (np.float32, 2),
     "labels": (np.uint8, 3),
     "images": (np.uint8, 3),
-    "embeddings": (np.float16, 4),
 }
 #: Those that not every bank holds.
-OPTIONAL = ("images", "embeddings")
+OPTIONAL = ("images",)
 COLUMNS = ("patient", "case", "slice", "height", "classes", "annotated")
-_IN_BATCH = {"descriptors": "descriptor", "labels": "label", "images": "image", "embeddings": "embedding"}
+_IN_BATCH = {"descriptors": "descriptor", "labels": "label", "images": "image"}
 
 #: Arrays by name, all of the same length: those of `ARRAYS`, and patients, cases, slices, heights, present, annotated.
 Rows = dict[str, np.ndarray]
@@ -39,7 +38,7 @@ def rows_of_batch(batch: Mapping[str, Any], salt: str, keeps: Sequence[str] = ()
 
     Args:
         batch: may hold "annotated" [B, K + 1] too; without it every class is. Where they are kept, "image" [B, s, s],
-            uint8, and "embedding" [B, C, h, w].
+            uint8.
         salt: of the pseudonyms.
         keeps: those of `OPTIONAL` to keep.
 

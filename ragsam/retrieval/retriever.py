@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ragsam.errors import InputError
-from ragsam.networks.supports import Memory, Supports
+from ragsam.networks.supports import Supports
 from ragsam.retrieval.agreement import Agreement
 from ragsam.retrieval.agreement_measurement import measured_agreement
 from ragsam.retrieval.bank import Bank
@@ -43,12 +43,12 @@ class Retriever:
         carry: whether the neighbours' labels are carried over to the query, see `ragsam.retrieval.label_transfer`; the
             k are then those of twice as many candidates that look most like it, and their weights are what they
             contribute. Otherwise they vote pixel on pixel.
-        memory: whether the network looks at the neighbours' embeddings, which the bank then holds.
+        memory: False; runs of earlier versions name it, whose network could look at its neighbours' embeddings.
         weigh: whether the network looks at how far the bank's vote can be trusted, and how it is to be counted.
 
     Attributes:
         bank: where it looks; None until one is attached, and then every query comes back without supports.
-        keeps: of "images" and "embeddings" those that a bank of its making holds beside the labels.
+        keeps: what a bank of its making holds beside the labels: "images" where labels are carried over.
         query: (patient, case) of the volume at hand, whose own slices are left out; set before a volume is segmented.
         trace: what was found, by lookup, when `record` is set.
     """
@@ -64,6 +64,8 @@ class Retriever:
         memory: bool = False,
         weigh: bool = False,
     ) -> None:
+        if memory:
+            raise InputError("fusion memory was removed, since it came out behind; train with vote_product")
         if descriptor not in DESCRIPTORS:
             raise InputError(f"descriptor {descriptor!r} is unknown; choose one of {', '.join(DESCRIPTORS)}")
         if store not in ("auto", *STORES):
@@ -73,9 +75,8 @@ class Retriever:
         self.neighbours = neighbours
         self.temperature = temperature
         self.carry = carry
-        self.memory = memory
         self.weigh = weigh
-        self.keeps = tuple(name for name, wanted in (("images", carry), ("embeddings", memory)) if wanted)
+        self.keeps = ("images",) if carry else ()
         self.bank: Bank | None = None
         self.query: tuple[str | None, str | None] = (None, None)
         self.record = False
@@ -104,25 +105,21 @@ class Retriever:
             fit: what the bank is made for, see `Bank`.
             encode: image [B, 3, H, W] to embedding [B, C, h, w]; needed by descriptors that look at it.
         """
-        bank = Bank.collect(self.described(batches, encode, self.keeps), fit, self.keeps)
+        bank = Bank.collect(self.described(batches, encode), fit, self.keeps)
         self.attach(bank)
         return bank
 
-    def described(
-        self, batches: Iterable[Mapping[str, Any]], encode: Any = None, keeps: Sequence[str] = ()
-    ) -> Iterator[dict[str, Any]]:
-        """Make of a loader's batches those of a bank: descriptors beside the labels, and what it keeps.
+    def described(self, batches: Iterable[Mapping[str, Any]], encode: Any = None) -> Iterator[dict[str, Any]]:
+        """Make of a loader's batches those of a bank: descriptors and images beside the labels.
 
         Args:
             batches, encode: see `build`.
-            keeps: of "images" and "embeddings" those that the bank holds.
         """
         for batch in batches:
-            embedding = encode(batch["image"]) if self.needs_embedding or "embeddings" in keeps else None
+            embedding = encode(batch["image"]) if self.needs_embedding else None
             vectors = self.describe(batch["image"], embedding, batch["height"])
             rows = {**batch, "descriptor": vectors, "label": batch["label"][:, 0].numpy()}
             rows["image"] = (matching_image(batch["image"]) * 255).round().byte().cpu().numpy()
-            rows["embedding"] = None if embedding is None else embedding.half().cpu().numpy()
             yield rows
 
     def search(
@@ -198,16 +195,12 @@ class Retriever:
         supports = Supports(labels, weights, annotated, vote, patients=patients, neighbours=voters).to(device)
         return supports, _ordered(found, every.cpu().numpy().astype(float))
 
-    def completed(self, supports: Supports, near: Neighbours) -> Supports:
-        """Return what `supports` gave with what else the network looks at: the neighbours themselves, and trust."""
-        if self.memory:
-            rows, weights = near.rows[:, : self.neighbours], torch.from_numpy(near.weights[:, : self.neighbours])
-            memory = self.memory_of(rows, weights.float()).to(supports.weights.device)
-            supports = replace(supports, memory=memory)
-        if self.weigh:
-            trust = torch.tensor(self.agreement.trust, device=supports.weights.device)
-            supports = replace(supports, trust=trust, boost=self.agreement.boost)
-        return supports
+    def weighed(self, supports: Supports) -> Supports:
+        """Return supports with how far the bank's vote can be trusted, where the network looks at that."""
+        if not self.weigh:
+            return supports
+        trust = torch.tensor(self.agreement.trust, device=supports.weights.device)
+        return replace(supports, trust=trust, boost=self.agreement.boost)
 
     @property
     def agreement(self) -> Agreement:
@@ -226,12 +219,6 @@ class Retriever:
         supports, near = self.supports(found, images[:, None])
         return supports, np.where(near.weights > 0, near.rows, -1)
 
-    def memory_of(self, rows: np.ndarray, weights: Tensor) -> Memory | None:
-        """Return the neighbours of rows [B, k] and weights [B, k] themselves, where the network looks at them."""
-        if not self.memory:
-            return None
-        return Memory(_read(self.bank.embeddings, rows), _read(self.bank.labels, rows), weights)
-
     def _annotated(self, rows: np.ndarray) -> Tensor | None:
         """Return the classes that the neighbours of these rows annotate; of row -1 what does not matter."""
         return None if self.bank.annotated is None else torch.from_numpy(self.bank.annotated[rows])
@@ -245,7 +232,7 @@ class Retriever:
             embedding = None if embedding is None else embedding.float()
             found = self.search(self.describe(image, embedding, height), [own] * len(image))
             supports, found = self.supports(found, image)
-            supports = self.completed(supports, found)
+            supports = self.weighed(supports)
         if self.record:
             self.trace.append((height.cpu().numpy(), found))
         return supports

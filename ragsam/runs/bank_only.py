@@ -71,7 +71,7 @@ def grown_values(folder: Path, datalist: str | os.PathLike[str]) -> dict[str, An
     Raises:
         InputError: no bank, or one that needs an encoder; or a faulty datalist.
     """
-    fit = _encoderless(folder, "name the RUN that it was made with", growing=True)
+    fit = _encoderless(folder, "name the RUN that it was made with")
     data = load_datalist(datalist)
     require_plain(data.path, data.card)
     return {"datalist": str(data.path), "card": data.card, **_as_bank(fit, "train#preprocessing#window")}
@@ -142,9 +142,9 @@ def _compare(base: Path, fit: Mapping[str, Any]) -> None:
             logger.warning(told, base.name, name, theirs.get(name), fit[name])
 
 
-def _encoderless(folder: Path, way: str, *, growing: bool = False) -> dict[str, Any]:
-    """Return what a bank was made for; refuse one that is found, or to grow one that is made, by an encoder."""
+def _encoderless(folder: Path, way: str) -> dict[str, Any]:
+    """Return what a bank was made for; refuse one that is found by an encoder."""
     fit = read_manifest(folder)["fit"]
-    if DESCRIPTORS[fit["descriptor"]].needs_embedding or (growing and "encoder" in fit):
+    if DESCRIPTORS[fit["descriptor"]].needs_embedding:
         raise InputError(f"bank {folder.name}: needs the encoder of a run; {way}")
     return fit

@@ -92,7 +92,7 @@ class Network:
     detail: bool = option(True, "a branch at full resolution, for small organs", "Segmenter")
     fusion: str | None = option(
         "vote_product",
-        "also label_prior, logit_prior, dense_prior, prototypes, memory, joined by +; null: no retrieval",
+        "also label_prior, joined by +; null: no retrieval",
         "Segmenter",
     )
     prompts: str | None = option(
@@ -247,7 +247,6 @@ class Expert:
         "Segmenter",
     )
     store: str = option("auto", "how the bank is searched: auto, by its size, or exact, hnsw or ivfpq", "Retriever")
-    retrieval_from: int = option(1, "epoch from which neighbours steer", "TrainingRetrieval.first_epoch")
     supports_withheld: float = option(
         0.0,
         "share of training slices that see no supports; each is learnt without them too",

@@ -54,7 +54,7 @@ class SliceVotes:
         self.keeps = frozen or encode is None
         self.bank = retriever.bank
         self.few = retriever.bank.patient_count <= FEW
-        self._kept: dict[tuple[str, int], dict[str, Tensor]] = {}
+        self._kept: dict[tuple[str, int], Tensor] = {}
         self._bytes = 0
 
     @torch.no_grad()
@@ -65,45 +65,37 @@ class SliceVotes:
             repeats: for each item whether its case and slice always come as they do now.
 
         Returns:
-            {"vote": [K + 1, S, S], float}, zeros standing for no neighbour; where the network looks at neighbours
-            themselves with "neighbours" [k], rows of the bank, and their "weights" [k], the own patient's being 0.
+            {"vote": [K + 1, S, S], float}, zeros standing for no neighbour.
         """
-        said = [self._kept.get((item["case"], item["slice"])) for item in items]
-        said = [entries if again else None for entries, again in zip(said, repeats, strict=True)]
-        missing = [index for index, entries in enumerate(said) if entries is None]
+        votes: dict[int, Tensor] = {}
+        for index, (item, again) in enumerate(zip(items, repeats, strict=True)):
+            if again and (item["case"], item["slice"]) in self._kept:
+                votes[index] = self._kept[item["case"], item["slice"]]
+        missing = [index for index in range(len(items)) if index not in votes]
         for start in range(0, len(missing), TOGETHER):
             part = missing[start : start + TOGETHER]
             found = self._find([items[index] for index in part])
-            for place, index in enumerate(part):
-                said[index] = {name: values[place].clone() for name, values in found.items()}
+            for index, vote in zip(part, found, strict=True):
+                votes[index] = vote.clone()
                 if repeats[index]:
-                    self._keep(items[index], said[index])
-        return [{**entries, "vote": entries["vote"].float() / 255} for entries in said]
+                    self._keep(items[index], votes[index])
+        return [{"vote": votes[index].float() / 255} for index in range(len(items))]
 
-    def _find(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Return what `__call__` does, for a batch, the votes as bytes."""
+    def _find(self, items: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Return the votes [B, K + 1, S, S] for a batch of items, as bytes."""
         image = torch.stack([item["image"] for item in items]).float()
         height = torch.tensor([item["height"] for item in items], dtype=torch.float32)
         embedding = self.encode(image) if self.encode is not None else None
         vectors = self.retriever.describe(image, embedding, height)
         found = self.retriever.search(vectors, [set()] * len(items), [self._allowed(item) for item in items])
-        supports, near = self.retriever.supports(found, image, self._altering(items) if self.few else None)
+        supports, _ = self.retriever.supports(found, image, self._altering(items) if self.few else None)
         vote = resize_prior(label_prior(supports, self.num_classes), tuple(image.shape[2:]))
-        said = {"vote": (vote * 255).round().byte()}
-        if self.retriever.memory:
-            rows, weights = (part[:, : self.retriever.neighbours] for part in (near.rows, near.weights))
-            others = [~np.isin(self.bank.patients[row], self._own(item)) for row, item in zip(rows, items, strict=True)]
-            said |= {"neighbours": torch.from_numpy(rows), "weights": torch.from_numpy(weights * others).float()}
-        return said
+        return (vote * 255).round().byte()
 
-    def _own(self, item: Mapping[str, Any]) -> list[str]:
-        return list(self.bank.own_patients(item["patient"], None))
-
-    def _keep(self, item: Mapping[str, Any], entries: dict[str, Tensor]) -> None:
-        size = sum(tensor.nbytes for tensor in entries.values())
-        if self.keeps and self._bytes + size <= KEPT_BYTES:
-            self._kept[item["case"], item["slice"]] = entries
-            self._bytes += size
+    def _keep(self, item: Mapping[str, Any], vote: Tensor) -> None:
+        if self.keeps and self._bytes + vote.nbytes <= KEPT_BYTES:
+            self._kept[item["case"], item["slice"]] = vote
+            self._bytes += vote.nbytes
 
     def _allowed(self, item: Mapping[str, Any]) -> np.ndarray | None:
         bank = self.bank
@@ -120,7 +112,8 @@ class SliceVotes:
         def alter(images: Tensor, labels: Tensor, rows: np.ndarray) -> tuple[Tensor, Tensor]:
             maps = torch.eye(2, 3).repeat(*rows.shape, 1, 1)
             for index, item in enumerate(items):
-                mine = torch.from_numpy(np.isin(self.bank.patients[rows[index]], self._own(item)))
+                own = self.bank.own_patients(item["patient"], None)
+                mine = torch.from_numpy(np.isin(self.bank.patients[rows[index]], list(own)))
                 maps[index, mine] = _maps(int(mine.sum()), seed=item["slice"])
             return _moved(images, maps, "bilinear"), _moved(labels, maps, "nearest")
 

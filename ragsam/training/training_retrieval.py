@@ -15,7 +15,6 @@ from ragsam.inference.bank_building import bank_fit, build_bank, encode_alone, e
 from ragsam.networks.segmenter import Segmenter
 from ragsam.networks.supports import Supports
 from ragsam.retrieval.retriever import Retriever
-from ragsam.training.epoch_checks import require_reached
 from ragsam.training.neighbour_votes import FEW, SliceVotes
 
 logger = logging.getLogger(__name__)
@@ -24,7 +23,7 @@ logger = logging.getLogger(__name__)
 class TrainingRetrieval:
     """Injects `supports` into every training batch, found among the other training patients.
 
-    The bank is built in the first epoch that has supports. Where the descriptor looks at the encoder, it is built anew
+    The bank is built in the first epoch. Where the descriptor looks at the encoder, it is built anew
     at every `refresh_epochs`-th epoch in which the encoder has moved, and when it is frozen. Where labels are carried
     over, that is done on a slice as it is, and the vote augmented with it: as good as it will be on whole volumes.
     Where the fusion has nothing to learn, no slice gets supports: to the bit it is a training without retrieval.
@@ -38,11 +37,6 @@ class TrainingRetrieval:
         wrong: share of queries that see another query's supports, so that the network learns to distrust.
         refresh_epochs: epochs between rebuilds.
         frozen_from: the first epoch in which the encoder stands still, see `FrozenEncoder`; None: it moves to the end.
-        first_epoch: the first one with supports; the batches before it have none, and cost what they cost without
-            retrieval.
-
-    Raises:
-        InputError: when attached, a first epoch below 1; at the start, one beyond the last.
     """
 
     def __init__(
@@ -56,7 +50,6 @@ class TrainingRetrieval:
         wrong: float = 0.1,
         refresh_epochs: int = 5,
         frozen_from: int | None = None,
-        first_epoch: int = 1,
     ) -> None:
         self.network = network
         self.retriever = retriever
@@ -66,24 +59,20 @@ class TrainingRetrieval:
         self.wrong = wrong
         self.refresh_epochs = refresh_epochs
         self.frozen_from = frozen_from
-        self.first_epoch = first_epoch
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        require_reached(engine, "retrieval_from", self.first_epoch)
         engine.add_event_handler(Events.EPOCH_STARTED, self.refresh)
         engine.add_event_handler(Events.ITERATION_STARTED, self.inject)
 
     def refresh(self, engine: Engine) -> None:
         """Build the bank where there is none, or where its encoder has moved; and let its neighbours vote."""
         bank, epoch = self.retriever.bank, engine.state.epoch
-        if epoch < self.first_epoch:
-            return
         due = (epoch - 1) % self.refresh_epochs == 0 or epoch == self.frozen_from
         if bank is None or (due and bank.fit != bank_fit(self.retriever, self.network, self.preparation)):
             bank = build_bank(self.retriever, self.network, self.dataset, self.preparation)
             self._tell(len(bank), bank.patient_count)
-        if self.network.fusion.vote_product is not None and epoch == self.first_epoch:
+        if self.network.fusion.vote_product is not None and epoch == 1:
             self.network.fusion.vote_product.start(bank.patient_count)
         if not (self.retriever.carry and self._learns):
             return
@@ -108,7 +97,7 @@ class TrainingRetrieval:
 
     def inject(self, engine: Engine) -> None:
         """Put the supports of the batch's slices into the batch."""
-        if engine.state.epoch < self.first_epoch or not self._learns:
+        if not self._learns:
             return
         batch = engine.state.batch
         supports = self._of_votes(batch) if "vote" in batch else self._of_labels(batch)
@@ -119,10 +108,7 @@ class TrainingRetrieval:
         others = torch.arange(len(batch["vote"]))
         others = torch.where(torch.rand(len(others)) < self.wrong, others.roll(1), others)
         vote = batch["vote"][others]
-        supports = Supports.of_vote(vote, vote.amax(dim=(1, 2, 3)) > 0)
-        if "neighbours" in batch:
-            supports.memory = self.retriever.memory_of(batch["neighbours"][others].numpy(), batch["weights"][others])
-        return supports
+        return Supports.of_vote(vote, vote.amax(dim=(1, 2, 3)) > 0)
 
     def _of_labels(self, batch: dict[str, Any]) -> Supports:
         images = batch["image"]
@@ -131,4 +117,5 @@ class TrainingRetrieval:
             embedding = encoding(self.network, images)
         vectors = self.retriever.describe(images, embedding, batch["height"])
         own = [self.retriever.bank.own_patients(patient, None) for patient in batch["patient"]]
-        return self.retriever.completed(*self.retriever.supports(self.retriever.search(vectors, own), images))
+        supports, _ = self.retriever.supports(self.retriever.search(vectors, own), images)
+        return self.retriever.weighed(supports)

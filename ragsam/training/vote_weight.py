@@ -94,7 +94,7 @@ class VoteWeight:
             vectors = self.retriever.describe(image, embedded.embedding, batch["height"])
             queries = zip(batch["patient"], batch["case"], strict=True)
             near = self.retriever.search(vectors, [self.retriever.bank.own_patients(*query) for query in queries])
-            supports = self.retriever.completed(*self.retriever.supports(near, image))
+            supports = self.retriever.weighed(self.retriever.supports(near, image)[0])
             logits = network.decode(embedded, supports)
             evidence = product.evidence(supports, tuple(logits.shape[-2:]))
             truth = batch["label"][:, 0].to(device)
