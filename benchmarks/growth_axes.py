@@ -29,6 +29,7 @@ from ragsam.evaluation.case_pairs import CasePair
 from ragsam.evaluation.score_case import evaluated
 from ragsam.inference.bank_building import build_bank
 from ragsam.inference.volume_inferer import VolumeInferer
+from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.inference.volume_writer import write_label_volume
 from ragsam.networks import Segmenter
 from ragsam.networks.sam import BACKBONES
@@ -102,12 +103,12 @@ def small_network(organs: int) -> Segmenter:
     return network
 
 
-def segment(folder: Path, network: Segmenter) -> None:
+def segment(folder: Path, network: Segmenter, supports: VolumeSupports | None = None) -> None:
     """Segment the folder's volume as `ragsam segment` does: from file to file."""
     path = folder / "image" / "long.nii"
     with torch.inference_mode():
         image = preprocessing(window=WINDOW, keys=("image",))({"image": str(path)})["image"]
-        labels = VolumeInferer(SIDE)(image[None], network)[0, 0]
+        labels = VolumeInferer(SIDE)(image[None], network, supports=supports)[0, 0]
         write_label_volume(folder / "out.nii.gz", labels.numpy(), path)
 
 
@@ -144,10 +145,9 @@ def decoding(value: int, folder: Path) -> Costs:
     case = Case("other", "another", folder / "image" / "long.nii", folder / "label" / "long.nii")
     dataset = SliceDataset([case], card_of(value), preprocessing(window=WINDOW), image_size=SIDE)
     build_bank(retriever, network, dataset, {})
-    retriever.query, network.lookup = ("someone", "long"), retriever
     encoding, fusing = clock(network.sam.image_encoder), clock(network.fusion.vote_product)
     with spent(found, "all"):
-        segment(folder, network)
+        segment(folder, network, VolumeSupports(retriever, "someone", "long"))
     seconds, mb = found["all"]
     whole = (seconds - sum(encoding), mb)
     return {"neighbours and decoding": whole, "of it, the fusion": (sum(fusing), None)}

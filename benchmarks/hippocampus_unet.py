@@ -47,14 +47,13 @@ class UNetBaseline(nn.Module):
     """MONAI's U-Net with the segmenter's face, so that the same bundle trains and runs it."""
 
     base_sha256 = None
-    lookup = None
     about: ClassVar[dict[str, Any]] = {"network": "UNet", "base_sha256": None}
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.net = UNet(2, 3, num_classes + 1, (32, 64, 128, 256), (2, 2, 2), num_res_units=2)
 
-    def forward(self, image: Tensor, height: Tensor | None = None, supports: None = None) -> Tensor:
+    def forward(self, image: Tensor, supports: None = None) -> Tensor:
         return self.net(image)
 
     def trainable_state(self) -> dict[str, Tensor]:

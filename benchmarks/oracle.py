@@ -14,7 +14,6 @@ from torch import Tensor
 from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case
 from ragsam.data.slices import SliceDataset
-from ragsam.networks.supports import Supports
 from ragsam.retrieval.retriever import Neighbours, Retriever
 from ragsam.transforms import preprocessing
 
@@ -42,12 +41,20 @@ class OracleRetriever(Retriever):
         self._wanted: list[NDArray[np.uint8]] | None = None
         self._masks: Tensor | None = None
 
-    def __call__(self, image: Tensor, embedding: Tensor, height: Tensor) -> Supports | None:
-        """Return the supports of the slices of the volume at hand."""
-        reference = self.references[self.query[1]]
-        self._wanted = [reference[round(place * (len(reference) - 1))] for place in height.tolist()]
+    def find(
+        self,
+        image: Tensor,
+        embedding: Tensor | None,
+        height: Tensor,
+        queries: Sequence[tuple[str | None, str | None]],
+    ) -> Neighbours:
+        """Return the slices of other patients that overlap most with the queries' own references."""
+        self._wanted = []
+        for place, (_, case) in zip(height.tolist(), queries, strict=True):
+            reference = self.references[case]
+            self._wanted.append(reference[round(place * (len(reference) - 1))])
         try:
-            return super().__call__(image, embedding, height)
+            return super().find(image, embedding, height, queries)
         finally:
             self._wanted = None
 

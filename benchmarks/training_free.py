@@ -37,6 +37,7 @@ from ragsam.data.datalist import Case, Datalist, load_datalist, write_datalist
 from ragsam.data.preparation.prepare import prepare
 from ragsam.data.volumes import VolumeDataset
 from ragsam.files import read_json, write_json_atomic
+from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.metrics.overlap import dice
 from ragsam.metrics.statistics import mean_interval, paired_difference
 from ragsam.networks.supports import Supports
@@ -88,9 +89,9 @@ class Ways(PromptedVote):
         super().__init__(**options)
         self.ways = ways
 
-    def forward(self, image: Tensor, height: Tensor | None = None, supports: Supports | None = None) -> Tensor:
+    def forward(self, image: Tensor, supports: Supports | None = None) -> Tensor:
         """Return the logits of all ways."""
-        vote = VotingNetwork.forward(self, image, height, supports)
+        vote = VotingNetwork.forward(self, image, supports)
         objects, answers, logits = objects_of(vote), {}, [vote]
         for kinds, part, least in self.ways:
             if kinds not in answers:
@@ -146,13 +147,12 @@ def segmented(
         sam, repeated = load_answering(run)
         network = Ways(ways, num_classes=card.num_classes, image_size=inferer.image_size, sam=sam, repeated=repeated)
     retriever.attach(Bank.open(bank))
-    network.lookup = retriever
     names, tables = [VOTE, *map(told, ways)], {}
     for index, case in enumerate(cases):
-        retriever.query = (case.patient, case.case)
+        supports = VolumeSupports(retriever, case.patient, case.case)
         reference, annotated = references[index]["label"][0].round(), annotated_classes(case, card)
         labels = torch.zeros((len(names), *reference.shape), dtype=torch.uint8)
-        for where, logits in inferer.slabs(images[index]["image"], network):
+        for where, logits in inferer.slabs(images[index]["image"], network, supports):
             for way, part in enumerate(logits.chunk(len(names), dim=1)):
                 labels[way, ..., where] = part.argmax(1).to(torch.uint8).movedim(0, -1)
         for organ in card.organs:

@@ -32,6 +32,9 @@ from ragsam.transforms.slicing import (
     slice_windows,
 )
 
+#: Gives the votes [K + 1, S, S] of items, and is told of each whether it is the same whenever it comes.
+Vote = Callable[[Sequence[Mapping[str, Any]], Sequence[bool]], list[Tensor]]
+
 
 @dataclass(frozen=True, slots=True)
 class SliceKey:
@@ -65,13 +68,6 @@ class SliceDataset(Dataset, Randomizable):
         context_distance_mm: from one channel to the next; None takes adjacent slices.
         augmentation: random chain of one slice, for training; None gives every slice as it is.
         cache_gb: bound of the volume cache, GiB.
-
-    Attributes:
-        vote: gives what the neighbours of training slices say as a further entry of their items: "vote" [K + 1, S, S],
-            which is augmented with the item; of the items before augmentation and whether each is always the same.
-            None: items have none.
-        copies: of each slice that are drawn in place of new ones; an item has the number of its own as "copy", and is
-            the same to the bit whenever that comes. None: every item is augmented anew.
 
     Raises:
         InputError: no case, a case without label, or a faulty file.
@@ -109,9 +105,24 @@ class SliceDataset(Dataset, Randomizable):
         self._offsets: dict[int, tuple[float, ...]] = {}
         self._sizes: dict[int, int] = {}
         self._worker_seed: int | None = None
-        self.vote: Callable[[Sequence[Mapping[str, Any]], Sequence[bool]], list[dict[str, Tensor]]] | None = None
-        self.copies: FixedCopies | None = None
+        self._vote: Vote | None = None
+        self._copies: FixedCopies | None = None
         self.keys = [key for index in range(len(self.cases)) for key in self._case_keys(index)]
+
+    def vote_by(self, vote: Vote) -> None:
+        """Let neighbours vote on every slice from now on: its item has "vote" [K + 1, S, S], augmented with it.
+
+        Args:
+            vote: gives the votes of items before augmentation, told of each whether it is the same whenever it comes.
+        """
+        self._vote = vote
+
+    def draw_copies(self, copies: FixedCopies) -> None:
+        """Draw one of a few altered copies of every slice from now on, in place of a new one.
+
+        An item has the number of its copy as "copy", and is the same to the bit whenever that comes.
+        """
+        self._copies = copies
 
     def _read(self, index: int) -> tuple[Tensor, Tensor]:
         case = self.cases[index]
@@ -167,8 +178,8 @@ class SliceDataset(Dataset, Randomizable):
         self._seed_worker()
         items = [self._read_slice(self.keys[index]) for index in indices]
         if self.augmentation is not None:
-            if self.copies is not None:
-                drawn = [self.copies.draw(index, self.R) for index in indices]
+            if self._copies is not None:
+                drawn = [self._copies.draw(index, self.R) for index in indices]
                 items = [{**item, "copy": copy} for item, copy in zip(items, drawn, strict=True)]
             items = self.augment(items)
         for item in items:
@@ -205,9 +216,9 @@ class SliceDataset(Dataset, Randomizable):
                 {**item, **{name: pad_to_window(item[name], self.image_size) for name in ("image", "label")}}
                 for item in items
             ]
-            if self.vote is not None:
-                said = self.vote(items, [not crop for crop in cropped])
-                items = [{**item, **entries} for item, entries in zip(items, said, strict=True)]
+            if self._vote is not None:
+                votes = self._vote(items, [not crop for crop in cropped])
+                items = [{**item, "vote": vote} for item, vote in zip(items, votes, strict=True)]
             return [self._seeded(self.augmentation, item)(item) for item in items]
         finally:
             set_track_meta(tracking)
@@ -215,13 +226,13 @@ class SliceDataset(Dataset, Randomizable):
     def _seeded(self, transform: Randomizable, item: Mapping[str, Any]) -> Any:
         """Return a random transform, which draws what belongs to the item's copy where it is one."""
         if "copy" in item:
-            transform.set_random_state(self.copies.seed_of(item["copy"]))
+            transform.set_random_state(self._copies.seed_of(item["copy"]))
         return transform
 
     def plain(self) -> SliceDataset:
         """Return the same slices without augmentation, on the fixed grid of windows, sharing the volume cache."""
         other = copy.copy(self)
-        other.augmentation = other.vote = other.copies = None
+        other.augmentation = other._vote = other._copies = None
         other.keys = [key for index in range(len(self.cases)) for key in other._case_keys(index)]
         return other
 

@@ -225,22 +225,25 @@ def test_encoder_fingerprint_looks_at_encoder_and_stem_alone(study, tmp_path):
     assert encoder_fingerprint(network) != before
 
 
-def test_lookup_is_set_for_validation_only(study, tmp_path):
+def test_supports_of_volumes_are_in_the_batches_of_a_validation_only(study, tmp_path):
     workflow = prepared(study, tmp_path / "run")
-    network, validator, lookups = retrieval_of(workflow).network, workflow.evaluator, []
-    for engine in (workflow.trainer, validator):
-        engine.add_event_handler(Events.ITERATION_STARTED, lambda _: lookups.append(network.lookup))
+    given = []
+    for engine in (workflow.trainer, workflow.evaluator):
+        engine.add_event_handler(
+            Events.ITERATION_STARTED, lambda engine: given.append(engine.state.batch.get("supports"))
+        )
     workflow.run()
-    retriever = retrieval_of(workflow).retriever
-    assert lookups == [None, None, retriever]
-    assert network.lookup is None
+    *training, validation = given
+    assert training == [None, None]
+    assert validation.retriever is retrieval_of(workflow).retriever
+    assert len(validation.trace) >= 1
 
 
 def test_validation_names_the_patient_to_leave_out(study, tmp_path):
     workflow = prepared(study, tmp_path / "run")
     queries = []
     workflow.evaluator.add_event_handler(
-        Events.ITERATION_COMPLETED, lambda _: queries.append(retrieval_of(workflow).retriever.query)
+        Events.ITERATION_STARTED, lambda engine: queries.append(engine.state.batch["supports"].query)
     )
     workflow.run()
     assert queries == [("patient-emil", "case-va0")]

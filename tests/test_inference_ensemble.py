@@ -12,7 +12,6 @@ from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.inference import ensemble
 from ragsam.inference.ensemble import Ensemble
-from ragsam.inference.volume_inferer import VolumeInferer
 
 ORGANS = ("anterior", "posterior")
 
@@ -82,10 +81,10 @@ def test_the_mean_by_hand(monkeypatch):
             for start in (0, 3):
                 yield slice(start, min(start + 3, 5)), theirs[..., start : start + 3].permute(3, 0, 1, 2)
 
-    handler = Ensemble(VolumeInferer(8), [], [], card=load_card("hippocampus"), device="cpu")
-    handler.members, handler.case = [Coronal()], "x"
+    handler = Ensemble([], [], card=load_card("hippocampus"), device="cpu")
+    handler.members = [Coronal()]
     slabs = [(slice(0, 2), ours[..., :2].permute(3, 0, 1, 2)), (slice(2, 3), ours[..., 2:].permute(3, 0, 1, 2))]
-    found = list(handler.average(iter(slabs), torch.zeros(1, 4, 5, 3)))
+    found = list(handler.average("x", iter(slabs), torch.zeros(1, 4, 5, 3)))
     assert [where for where, _ in found] == [slice(0, 2), slice(2, 3)]
     mean = torch.cat([logits for _, logits in found]).exp().permute(1, 2, 3, 0)
     expected = (ours.softmax(0) + theirs.softmax(0).permute(0, 1, 3, 2)) / 2
@@ -108,15 +107,15 @@ def test_runs_of_one_axis_are_averaged_slab_by_slab():
         def slabs(self, case):
             return slabs("theirs", theirs)
 
-    handler = Ensemble(VolumeInferer(8), [], [], card=load_card("hippocampus"), device="cpu")
+    handler = Ensemble([], [], card=load_card("hippocampus"), device="cpu")
     handler.members = [Axial()]
-    found = handler.average(slabs("ours", ours), torch.zeros(1, 4, 5, 3))
+    found = handler.average("x", slabs("ours", ours), torch.zeros(1, 4, 5, 3))
     where, first = next(found)
     assert (where, asked) == (slice(0, 1), [("ours", 0), ("theirs", 0)])
     mean = torch.cat([first, *(logits for _, logits in found)]).exp()
     torch.testing.assert_close(mean, (ours.softmax(1) + theirs.softmax(1)) / 2)
     handler.members = [Axial()] * 4  # their volumes, 3 x 4 bytes, would take more than a mean, 2 x 3
-    mean = torch.cat([logits for _, logits in handler.average(slabs("ours", ours), torch.zeros(1, 4, 5, 3))]).exp()
+    mean = torch.cat([logits for _, logits in handler.average("x", slabs("ours", ours), torch.zeros(1, 4, 5, 3))]).exp()
     torch.testing.assert_close(mean, (ours.softmax(1) + 4 * theirs.softmax(1)) / 5, atol=3e-3, rtol=0)
 
 

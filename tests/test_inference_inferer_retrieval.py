@@ -12,6 +12,7 @@ from ragsam.api.segment import segment_with_run
 from ragsam.data.datalist import load_datalist
 from ragsam.data.served import as_cases, case_name
 from ragsam.errors import InputError
+from ragsam.inference.inferer_retrieval import InfererRetrieval
 
 
 class Served:
@@ -27,11 +28,20 @@ class Served:
         self.preprocessing, self.inferer, self.postprocessing = map(get, ("preprocessing", "inferer", "postprocessing"))
         self.retriever = get("retriever")
 
-    def segment(self, path):
+    def segment(self, path, **options):
         data = self.preprocessing({"image": str(path)})
         with torch.no_grad():
-            data["pred"] = self.inferer(data["image"][None], self.network)[0]
+            data["pred"] = self.inferer(data["image"][None], self.network, **options)[0]
         return np.asarray(self.postprocessing(data)["pred"])[0]
+
+
+class NoSupports:
+    """Stands for the supports of a volume of which no slice has any."""
+
+    needs_embedding = False
+
+    def __call__(self, image, embedding, height):
+        return None
 
 
 def test_masks_are_those_of_ragsam_segment(run, study, segmented):
@@ -39,18 +49,17 @@ def test_masks_are_those_of_ragsam_segment(run, study, segmented):
     for case in load_datalist(study).section("test"):
         expected = np.asarray(nib.load(segmented / f"{case.case}.nii.gz").dataobj)
         assert np.array_equal(served.segment(case.image), expected)
-    assert served.network.lookup is None
 
 
-def test_a_case_of_the_bank_does_not_support_itself(run, study, tmp_path):
-    served = Served(run)
+def test_a_case_of_the_bank_does_not_support_itself(run, study, tmp_path, monkeypatch):
+    served, given, retrieval = Served(run), [], InfererRetrieval.__call__
     case = load_datalist(study).section("training")[2]
-    served.retriever.record = True
+    monkeypatch.setattr(InfererRetrieval, "__call__", lambda *args: given.append(retrieval(*args)) or given[-1])
     mask = served.segment(case.image)
     bank = served.retriever.bank
     own = bank.own_patients(case.case, case.case)
     assert own & set(bank.patients)
-    found = {str(bank.patients[row]) for _, neighbours in served.retriever.trace for row in neighbours.rows.ravel()}
+    found = {str(bank.patients[row]) for _, neighbours in given[0].trace for row in neighbours.rows.ravel()}
     assert len(found) == 3
     assert not own & found
     segment_with_run(run, [case.image], tmp_path)  # a file alone: the same patient by its name
@@ -77,15 +86,12 @@ def test_retrieval_can_be_off_and_a_bank_is_opened_again_when_it_is_another(own_
     shutil.rmtree(own_run / "bank")
     with pytest.raises(InputError, match="bank"):
         served.segment(case.image)
-    assert served.network.lookup is None
 
 
-def test_a_handler_goes_before(run, study):
+def test_supports_that_are_given_go_before(run, study):
     served, case = Served(run), load_datalist(study).section("test")[0]
-    served.network.lookup = lambda image, embedding, height: None  # none: no supports
-    without = served.segment(case.image)
+    without = served.segment(case.image, supports=NoSupports())
     assert served.retriever.bank is None
-    served.network.lookup = None
     off = Served(run, retrieval=False)
     assert np.array_equal(without, off.segment(case.image))
 

@@ -38,8 +38,18 @@ ORIENTATIONS = [
 KERNEL = torch.randn(CLASSES, 3, 3, 3, generator=torch.Generator().manual_seed(0))
 
 
-def network(windows, height):
+class Heights:
+    """Stands for the supports of a volume: those of a slice are its height."""
+
+    needs_embedding = False
+
+    def __call__(self, image, embedding, height):
+        return height
+
+
+def network(windows, supports):
     """Logits that look at the neighbourhood, at the context channels, and at the height."""
+    height = supports
     return F.conv2d(windows, KERNEL, padding=1) + torch.outer(height, torch.arange(CLASSES) - 1.5)[:, :, None, None]
 
 
@@ -94,7 +104,7 @@ def by_slab(path, slice_axis, spacing_mm, window, batch_size):
     """Return the labels and their affine, the way that inference goes."""
     chain = preprocessing(window=(0, 255), spacing_mm=spacing_mm, slice_axis=slice_axis, keys=("image",))
     item = chain({"image": str(path)})
-    labels = VolumeInferer(window, batch_size=batch_size)(item["image"][None], network)[0]
+    labels = VolumeInferer(window, batch_size=batch_size)(item["image"][None], network, supports=Heights())[0]
     assert labels.dtype == torch.uint8
     pred = postprocessing()({"image": item["image"], "pred": labels})["pred"]
     assert pred.dtype == torch.uint8
@@ -155,7 +165,7 @@ def test_volumes_go_the_same_way_through_a_loader(folder, slice_axis, spacing_mm
     chain = preprocessing(window=(0, 255), spacing_mm=spacing_mm, slice_axis=slice_axis, keys=("image",))
     loader = DataLoader(Dataset([{"image": str(folder / "y.nii")}] * 2, chain), batch_size=2)
     (batch,) = loader
-    batch["pred"] = VolumeInferer(6, batch_size=4)(batch["image"], network)
+    batch["pred"] = VolumeInferer(6, batch_size=4)(batch["image"], network, supports=Heights())
     for item in decollate_batch(batch):
         assert torch.equal(postprocessing()(item)["pred"][0].as_tensor(), alone.as_tensor())
 

@@ -8,14 +8,28 @@ from test_slices import CARD, WINDOW, case_of, write_case
 from torch import nn
 
 from ragsam.data.slices import SliceDataset
-from ragsam.inference.volume_inferer import VolumeInferer
+from ragsam.inference.volume_inferer import VolumeInferer, prepare_volumes
 from ragsam.networks.lora import LoRALinear
+from ragsam.networks.segmenter import Embedded
 from ragsam.transforms import preprocessing
 
 
+class Heights:
+    """Stands for the supports of a volume: those of a slice are its height."""
+
+    needs_embedding = False
+
+    def __call__(self, image, embedding, height):
+        return height
+
+
 def infer(volume, network, size=8, **options):
-    """Return the logits [1, K + 1, H, W, D] of all slabs together."""
-    slabs = [logits for _, logits in VolumeInferer(size, **options).slabs(volume[0], network)]
+    """Return the logits [1, K + 1, H, W, D] of all slabs together, of a network that is given slices and heights."""
+    if isinstance(network, nn.Module):
+        slabs = VolumeInferer(size, **options).slabs(volume[0], network)
+    else:
+        slabs = VolumeInferer(size, **options).slabs(volume[0], lambda x, supports: network(x, supports), Heights())
+    slabs = [logits for _, logits in slabs]
     return torch.cat(slabs).permute(1, 2, 3, 0)[None]
 
 
@@ -151,7 +165,7 @@ def test_a_distance_in_mm_needs_a_volume_that_knows_its_spacing():
 def test_labels_and_maps_by_hand():
     """A pixel of even odds, one that is sure, and one of 3 to 1: two classes, an entropy of 1, 0 and 0.811 bits."""
 
-    def network(x, height):
+    def network(x):
         organ = torch.tensor([0, 40, log(3)])[None, None, None]
         return torch.cat([torch.zeros_like(organ), organ], dim=1).expand(len(x), 2, 3, 3).clone()
 
@@ -178,15 +192,51 @@ def test_lora_is_merged_while_a_volume_is_segmented_but_not_under_autocast():
             super().__init__()
             self.layer, self.merged = LoRALinear(nn.Linear(8, 8), {"q": slice(0, 8)}), []
 
-        def forward(self, x, height):
+        def forward(self, x):
             self.merged.append(self.layer.merged)
             return self.layer(x[:, :2])
 
     network, volume = Network(), steps(8, 8, 2)
     nn.init.ones_(network.layer.updates["q"].b.weight)
-    plain = network(torch.stack([volume[0, :, :, :, z].expand(3, -1, -1) for z in range(2)]), None)
+    plain = network(torch.stack([volume[0, :, :, :, z].expand(3, -1, -1) for z in range(2)]))
     torch.testing.assert_close(infer(volume, network, context_slices=0).permute(4, 1, 2, 3, 0)[..., 0], plain)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         infer(volume, network)
     assert network.merged == [False, True, False]
     assert not network.layer.merged
+
+
+@pytest.mark.parametrize("looks_at_embedding", [True, False])
+def test_supports_are_found_for_each_window_and_handed_to_the_network(looks_at_embedding):
+    asked = []
+
+    class Network(nn.Module):
+        def embed(self, x):
+            return Embedded(x * 2, None)
+
+        def decode(self, embedded, supports):
+            return embedded.embedding[:, :1] / 2 + supports
+
+        def forward(self, x, supports=None):
+            return x[:, :1].clone() if supports is None else x[:, :1] + supports
+
+    class Found:
+        needs_embedding = looks_at_embedding
+
+        def __call__(self, image, embedding, height):
+            asked.append((len(image), embedding is not None, height.tolist()))
+            return height[:, None, None, None]
+
+    volume, inferer, network = steps(8, 8, 3), VolumeInferer(8, batch_size=2, context_slices=0), Network()
+    plain = torch.cat([logits for _, logits in inferer.slabs(volume[0], network)])
+    found = torch.cat([logits for _, logits in inferer.slabs(volume[0], network, Found())])
+    torch.testing.assert_close(found - plain, torch.tensor([0.0, 0.5, 1.0])[:, None, None, None].expand_as(plain))
+    assert asked == [(2, looks_at_embedding, [0.0, 0.5]), (1, looks_at_embedding, [1.0])]
+
+
+def test_what_handlers_put_into_a_batch_is_handed_on():
+    batch = {"image": torch.zeros(1, 1, 2, 2, 2), "supports": "found", "case": ["a"]}
+    image, label, arguments, options = prepare_volumes(batch, "cpu")
+    assert (label, arguments, options) == (None, (), {"supports": "found", "average": None})
+    assert set(batch) == {"image", "case"}  # MONAI takes what is left apart
+    assert image is not None

@@ -10,6 +10,7 @@ from ragsam.api.segment import segment_with_run
 from ragsam.api.train import train_run
 from ragsam.errors import InputError
 from ragsam.inference.volume_inferer import VolumeInferer
+from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks import Segmenter
 from ragsam.networks.precision import autocast, autocast_dtype, is_int8, scales_gradients
 from ragsam.retrieval import Bank, Retriever
@@ -69,12 +70,12 @@ def test_neighbours_are_found_in_whole_precision(run):
     bank = Bank.open(run / "bank")
     retriever = Retriever(descriptor="centred", carry=True)
     retriever.attach(bank)
-    retriever.query = ("nobody", "none")
+    supports = VolumeSupports(retriever, "nobody", "none")
     image = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     height = torch.tensor([0.2, 0.5, 0.8])
-    expected = retriever(image, None, height)
+    expected = supports(image, None, height)
     with torch.autocast("cpu", torch.bfloat16):
-        found = retriever(image, None, height)
+        found = supports(image, None, height)
     assert torch.equal(found.vote, expected.vote)
     assert torch.equal(found.weights, expected.weights)
 

@@ -190,36 +190,6 @@ def test_with_a_trained_fusion_zero_weights_are_no_supports(detail):
     assert not torch.allclose(mixed[1], plain[1], atol=1e-4)
 
 
-def test_the_lookup_is_asked_with_image_embedding_and_height():
-    network, asked = make(), []
-
-    def lookup(image, embedding, height):
-        asked.append((image, embedding, height))
-
-    plain = logits(network)
-    network.lookup = lookup
-    assert torch.equal(logits(network), plain)
-    assert torch.equal(logits(network, height=torch.tensor([0.25, 0.5])), plain)
-    assert [call[2].tolist() for call in asked] == [[0.0, 0.0], [0.25, 0.5]]
-    image, embedding, _ = asked[0]
-    assert torch.equal(image, slices())
-    with torch.no_grad():
-        assert torch.equal(embedding, network.encode(slices()))
-
-
-def test_given_supports_go_before_the_lookups():
-    network = make()
-    wake_zeros(network)
-    found, given = supports([[1.0], [1.0]]), supports([[0.2, 0.8], [0.5, 0.5]])
-    expected = logits(network, supports=given)
-    network.lookup = lambda *query: found
-    looked_up = logits(network)
-    assert torch.equal(logits(network, supports=given), expected)
-    assert not torch.equal(looked_up, expected)
-    network.lookup = None
-    assert torch.equal(looked_up, logits(network, supports=found))
-
-
 @pytest.mark.parametrize("pretrained", [True, False], ids=["base", "scratch"])
 @pytest.mark.parametrize("detail", [True, False])
 def test_gradients_reach_everything_that_trains_but_what_answers_prompts(bases, pretrained, detail):

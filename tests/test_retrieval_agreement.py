@@ -1,10 +1,13 @@
 """How well a bank agrees with itself, on slices whose neighbours and labels are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from ragsam.errors import InputError
+from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.retrieval import Bank, Retriever
 from ragsam.retrieval.agreement import ENOUGH, USUAL_BOOST, Agreement
 from ragsam.retrieval.bank_manifest import read_manifest, write_manifest
@@ -108,18 +111,20 @@ def test_trust_grows_from_a_tenth_beyond_chance_on():
     assert found.trust == pytest.approx((1.0, 0.0, 0.0, 0.5, 1.0, 0.0, 1.0))
 
 
-def test_supports_tell_it_to_a_network_that_asks_and_it_is_measured_once():
+def test_supports_tell_it_to_a_network_that_asks_and_it_is_measured_once(monkeypatch):
     image, height = torch.rand(2, 3, SIDE, SIDE), torch.zeros(2)
     for weigh in (False, True):
         retriever = Retriever(neighbours=1, descriptor="thumbnail", weigh=weigh)
         batch = {"image": torch.rand(4, 3, SIDE, SIDE), "label": torch.ones(4, 1, SIDE, SIDE, dtype=torch.long)}
         batch |= {"patient": ["a", "a", "b", "b"], "case": ["a", "a", "b", "b"], "slice": torch.arange(4)}
         bank = retriever.build([{**batch, "height": torch.zeros(4)}], {})
-        trust = retriever(image, None, height).trust
+        trust = VolumeSupports(retriever, None, None)(image, None, height).trust
         assert (trust is None) is not weigh
-        assert (bank.agreement is None) is not weigh
-    bank.agreement = Agreement((1.0, 0.1), (1.0, 0.1), 2)
-    assert retriever(image, None, height).trust.tolist() == [1.0, 0.0]
+        assert (retriever._agreement is None) is not weigh
+    monkeypatch.setattr("ragsam.retrieval.retriever.measured_agreement", None)
+    assert torch.equal(VolumeSupports(retriever, None, None)(image, None, height).trust, trust)
+    retriever.attach(replace(bank, agreement=Agreement((1.0, 0.1), (1.0, 0.1), 2)))
+    assert VolumeSupports(retriever, None, None)(image, None, height).trust.tolist() == [1.0, 0.0]
 
 
 def test_labels_that_are_carried_over_are_compared_as_carried(tmp_path):

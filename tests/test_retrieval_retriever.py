@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.retrieval import Bank, Retriever
 
 SIDE = 16
@@ -142,8 +143,7 @@ def test_it_tells_how_many_vote(carry):
     """Of four slices of another patient three are asked for, or five."""
     for neighbours, voters in ((3, 3), (5, 4)):
         retriever = with_bank(4, 2, neighbours=neighbours, carry=carry)
-        retriever.query = ("patient 1", None)
-        assert retriever(*query_of(1, 0, 2)).neighbours.tolist() == [voters]
+        assert VolumeSupports(retriever, "patient 1", None)(*query_of(1, 0, 2)).neighbours.tolist() == [voters]
 
 
 def test_a_bank_of_the_own_patient_alone_gives_no_supports():
@@ -160,35 +160,29 @@ def test_a_slice_that_is_not_finite_gets_no_supports():
     retriever = with_bank(4, 4, neighbours=3)
     image, embedding, height = query_of(0, 0, 4)
     image = torch.cat([image, torch.full_like(image, float("nan"))])
-    supports = retriever(image, embedding, height.repeat(2))
+    supports = VolumeSupports(retriever, None, None)(image, embedding, height.repeat(2))
     assert supports.weights[0].sum() == pytest.approx(1.0)
     assert not supports.weights[1].any()
     assert not supports.labels[1].any()
 
 
-def test_as_lookup_it_leaves_out_the_volume_at_hand():
+def test_a_volumes_own_patient_is_left_out():
     retriever = with_bank(6, 6, neighbours=6)
     image, embedding, height = query_of(1, 2, 6)
     own_label = slices_of(1, 6)["label"][2, 0].to(torch.uint8)
-    assert torch.equal(retriever(image, embedding, height).labels[0, 0], own_label)
+    unknown = VolumeSupports(retriever, None, None)
+    assert torch.equal(unknown(image, embedding, height).labels[0, 0], own_label)
     for query in (("patient 1", None), (None, "case 1"), ("patient 1", "case 1"), ("renamed", "case 1")):
-        retriever.query = query
-        labels = retriever(image, embedding, height).labels
+        labels = VolumeSupports(retriever, *query)(image, embedding, height).labels
         assert labels[..., 0].any()  # patient 0 is in column 0
         assert not labels[..., 1].any()
 
 
-def test_without_a_bank_there_are_no_supports():
-    assert Retriever()(*query_of(0, 0, 3)) is None
-
-
-def test_what_was_found_is_recorded_when_asked():
-    retriever = with_bank(3, 3, neighbours=2)
-    retriever(*query_of(0, 1, 3))
-    assert retriever.trace == []
-    retriever.record = True
-    retriever(*query_of(0, 1, 3))
-    ((heights, found),) = retriever.trace
+def test_what_was_found_is_noted():
+    supports = VolumeSupports(with_bank(3, 3, neighbours=2), None, None)
+    assert supports.trace == []
+    supports(*query_of(0, 1, 3))
+    ((heights, found),) = supports.trace
     assert heights.tolist() == [0.5]
     assert found.rows[0, 0] == 1
 
@@ -211,11 +205,10 @@ def test_the_embedding_descriptor_is_built_with_the_encoder():
 
 def test_an_opened_bank_finds_the_same(tmp_path):
     retriever = with_bank(5, 5, neighbours=4)
-    retriever.query = ("patient 0", "case 0")
-    before = retriever(*query_of(0, 3, 5))
+    before = VolumeSupports(retriever, "patient 0", "case 0")(*query_of(0, 3, 5))
     retriever.bank.save(tmp_path / "bank")
     retriever.attach(Bank.open(tmp_path / "bank"))
-    after = retriever(*query_of(0, 3, 5))
+    after = VolumeSupports(retriever, "patient 0", "case 0")(*query_of(0, 3, 5))
     assert torch.equal(after.labels, before.labels)
     assert torch.equal(after.weights, before.weights)
 

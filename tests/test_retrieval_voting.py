@@ -41,20 +41,12 @@ def test_with_a_boost_a_minority_for_an_organ_wins():
 @pytest.mark.parametrize("found", [None, Supports(torch.ones(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2, 1))])
 def test_without_neighbours_all_is_background(found):
     network = VotingNetwork(1, image_size=4)
-    network.lookup = lambda image, embedding, height: found
-    logits = network(torch.rand(2, 3, 4, 4), torch.tensor([0.1, 0.9]))
+    logits = network(torch.rand(2, 3, 4, 4), found)
     assert logits.shape == (2, 2, 4, 4)
     assert not logits.argmax(1).any()
 
 
-def test_the_lookup_is_asked_with_slice_and_height_and_a_vote_grows_to_the_slice():
-    asked = []
-
-    def lookup(image, embedding, height):
-        asked.append((image.shape, embedding, height.tolist()))
-        return Supports(torch.ones(1, 1, 2, 2, dtype=torch.uint8), torch.ones(1, 1))
-
+def test_a_vote_grows_to_the_slice():
     network = VotingNetwork(1, image_size=4)
-    network.lookup = lookup
-    assert network(torch.rand(1, 3, 4, 4), torch.tensor([0.5])).argmax(1).tolist() == [[[1] * 4] * 4]
-    assert asked == [((1, 3, 4, 4), None, [0.5])]
+    supports = Supports(torch.ones(1, 1, 2, 2, dtype=torch.uint8), torch.ones(1, 1))
+    assert network(torch.rand(1, 3, 4, 4), supports).argmax(1).tolist() == [[[1] * 4] * 4]

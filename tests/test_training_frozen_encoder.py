@@ -178,7 +178,7 @@ def test_by_default_nothing_is_fixed_or_kept(study, tmp_path):
     workflow = prepared(study, tmp_path / "run", steps_per_epoch=1)
     assert not any(isinstance(item, FrozenEncoder) for item in workflow.train_handlers)
     dataset = workflow.train_dataset
-    assert dataset.copies is None
+    assert dataset._copies is None
     dataset.set_random_state(0)
     assert not torch.equal(dataset[0]["image"], dataset[0]["image"])
     assert not {"copy", "embedding"} & set(batches_of(workflow)[0])

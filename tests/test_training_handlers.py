@@ -320,20 +320,6 @@ def test_organ_dice_forgets_on_reset():
     assert metric.compute() == 1.0
 
 
-def test_lookup_is_switched_off_when_a_volume_fails_and_the_error_goes_on():
-    network = Segmenter(1, image_size=16, detail=False)
-
-    def fail(engine, batch):
-        assert network.lookup is not None
-        raise InputError("x: broken")
-
-    engine = Engine(fail)
-    VolumeRetrieval(network, Retriever()).attach(engine)
-    with pytest.raises(InputError, match="x: broken"):
-        engine.run([{"patient": ["p"], "case": ["x"]}])
-    assert network.lookup is None
-
-
 def test_without_a_bank_no_trace_is_written(tmp_path):
     network = Segmenter(1, image_size=16, detail=False)
     engine = Engine(lambda engine, batch: None)

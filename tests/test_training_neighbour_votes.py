@@ -44,15 +44,14 @@ def test_together_or_one_by_one_they_are_the_same(patients):
     items = items_of(0, 1, 4, 7) + items_of(1, *range(COUNT))
     together = votes_of(patients)(items, [False] * len(items))
     alone = [votes_of(patients)([item], [False])[0] for item in items]
-    for said, alone_said in zip(together, alone, strict=True):
-        vote, single = said["vote"], alone_said["vote"]
+    for vote, single in zip(together, alone, strict=True):
         assert vote.shape == (2, SIDE, SIDE)
         assert 0 <= vote.min() <= vote.max() <= 1
         assert torch.equal(vote, single)  # to the bit: a resumed training finds other slices together
 
 
 def test_the_other_patients_square_comes_to_lie_where_the_own_one_is():
-    vote = votes_of(5)(items_of(0, 4), [False])[0]["vote"]
+    vote = votes_of(5)(items_of(0, 4), [False])[0]
     own, share = slices_of(0)["label"][4, 0] == 1, vote[1] / vote.sum(0)
     assert share[own].mean() > 0.9
     assert share[~own].mean() < 0.05
@@ -60,14 +59,14 @@ def test_the_other_patients_square_comes_to_lie_where_the_own_one_is():
 
 def test_a_slice_that_comes_again_is_not_searched_for_again():
     votes = votes_of(5)
-    first = [said["vote"] for said in votes(items_of(0, 2, 3), [True, False])]
+    first = votes(items_of(0, 2, 3), [True, False])
     bank, votes.retriever.bank = votes.retriever.bank, None  # whoever looks now stumbles
-    assert torch.equal(votes(items_of(0, 2), [True])[0]["vote"], first[0])
+    assert torch.equal(votes(items_of(0, 2), [True])[0], first[0])
     for slice_, repeats in ((2, False), (3, True)):  # altered now, altered then
         with pytest.raises((AttributeError, TypeError)):
             votes(items_of(0, slice_), [repeats])
     votes.retriever.bank = bank
-    assert torch.equal(votes(items_of(0, 3), [False])[0]["vote"], first[1])
+    assert torch.equal(votes(items_of(0, 3), [False])[0], first[1])
 
 
 def test_of_few_patients_the_own_ones_distant_slices_vote_and_no_near_ones(monkeypatch):

@@ -12,6 +12,7 @@ from test_api_train import prepared
 
 from ragsam.api.train import train_run
 from ragsam.data.datalist import load_datalist, write_datalist
+from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks.checkpoints import load_weights, read_checkpoint
 from ragsam.retrieval.agreement_measurement import overlaps
 from ragsam.training.vote_weight import WEIGHTS, VoteWeight
@@ -81,11 +82,10 @@ def test_a_score_is_that_of_the_network_with_that_weight(trained):
         network.fusion.vote_product.weight.fill_(weight)
         counts = {}
         for item in (slices[index] for index in range(len(slices))):
-            retriever.query = (item["patient"], item["case"])
-            network.lookup = retriever
+            image, height = item["image"][None], torch.tensor([item["height"]])
+            supports = VolumeSupports(retriever, item["patient"], item["case"])(image, None, height)
             with torch.no_grad():
-                found = network(item["image"][None], torch.tensor([item["height"]])).argmax(1)[0]
-            network.lookup = None
+                found = network(image, supports).argmax(1)[0]
             for organ in (1, 2):
                 ours, truth = found == organ, item["label"][0] == organ
                 count = counts.setdefault((item["patient"], organ), [0, 0])

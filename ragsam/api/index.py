@@ -86,7 +86,7 @@ def write_bank(
                     writer.add(batch)
             manifest = writer.commit()
             _keep_agreement(Path(folder), retriever, manifest)
-        _tell_doubtful(retriever.bank, cases)
+        _tell_doubtful(retriever, cases)
         return manifest
 
 
@@ -133,11 +133,11 @@ def _tell_agreement(found: Agreement, organs: Sequence[str]) -> None:
             logger.warning(told, organ, dice, chance or 0.0, 100 * trust)
 
 
-def _tell_doubtful(bank: Bank, cases: Sequence[Case]) -> None:
+def _tell_doubtful(retriever: Retriever, cases: Sequence[Case]) -> None:
     """Tell of which cases the labels are unlike what the bank's other patients vote for."""
-    found = bank.agreement.doubtful
+    found = retriever.agreement.doubtful
     for case in cases:
-        for name in bank.own_patients(case.patient, None) & found.keys():
+        for name in retriever.bank.own_patients(case.patient, None) & found.keys():
             told = "bank: %s: others' vote finds this patient's labels with a Dice of %.2f, far less than the others'; "
             logger.warning(told + "look at them, or take the patient out with --remove", case.case, found[name])
 

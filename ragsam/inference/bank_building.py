@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,12 +17,23 @@ from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.retriever import Retriever
 
 
-def bank_fit(retriever: Retriever, network: Segmenter, preparation: dict[str, Any]) -> dict[str, Any]:
+def bank_fit(retriever: Retriever, network: Segmenter, preparation: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a bank and its user must share: the preparation of slices, the descriptor, and its encoder if any."""
     fit = {**preparation, "descriptor": retriever.descriptor, "carry": retriever.carry}
     if retriever.needs_embedding:
         fit["encoder"] = encoder_fingerprint(network)
     return fit
+
+
+def attach_bank(
+    retriever: Retriever, network: Segmenter, folder: str | os.PathLike[str], preparation: Mapping[str, Any]
+) -> None:
+    """Open a bank and have a retriever search in it.
+
+    Raises:
+        InputError: the bank is damaged, or made for something else.
+    """
+    retriever.attach(Bank.open(folder, bank_fit(retriever, network, preparation)))
 
 
 def encoder_fingerprint(network: Segmenter) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from torch import Tensor
 from ragsam.data.cards.load import Card
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
-from ragsam.inference.volume_inferer import SLAB, Slab, VolumeInferer
-from ragsam.inference.volume_retrieval import VolumeRetrieval
+from ragsam.inference.bank_building import attach_bank
+from ragsam.inference.volume_inferer import SLAB, Slab
+from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.runs.run import RunFolder
 from ragsam.runs.weights import WeightsLoader
 from ragsam.transforms.slicing import SLICE_AXCODES
 
 
 class Ensemble:
-    """Lets an inferer average its probabilities with those of other runs.
+    """Lets an evaluator average its run's probabilities with those of other runs.
+
+    It puts `average` into every batch, which the evaluator hands to its inferer by `prepare_volumes`.
 
     Each run prepares the volume in its own way and slices it along its own axis. Runs of one axis go through it side by
     side, each with its own volume, 4 bytes a voxel. With several axes, or so many runs that it takes less, the mean is
@@ -30,7 +34,6 @@ class Ensemble:
     Logits stand a slab at a time.
 
     Args:
-        inferer: of the run that segments.
         runs: folders of the others.
         cases: what is segmented.
         card: of the run that segments.
@@ -44,7 +47,6 @@ class Ensemble:
 
     def __init__(
         self,
-        inferer: VolumeInferer,
         runs: Sequence[str | os.PathLike[str]],
         cases: Sequence[Case],
         *,
@@ -53,47 +55,48 @@ class Ensemble:
         slice_axis: int = 2,
         retrieval: bool = True,
     ) -> None:
-        self.inferer = inferer
         self.runs = [Path(run).absolute() for run in runs]
         self.cases = list(cases)
         self.card = card
         self.axcodes = SLICE_AXCODES[slice_axis]
         self.overrides = {"device": device, "retrieval": retrieval}
         self.members: list[Member] = []
-        self.case = ""
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
         engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_STARTED, self.before_case)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.inject)
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
         """Load the other runs."""
         self.members = [Member(run, self.cases, self.card, self.overrides) for run in self.runs]
-        self.inferer.average = self.average
 
-    def before_case(self, engine: Engine) -> None:
-        """Note the case whose volume comes next."""
-        self.case = engine.state.batch["case"][0]
+    def inject(self, engine: Engine) -> None:
+        """Put what averages the volume at hand into the batch."""
+        batch = engine.state.batch
+        batch["average"] = partial(self.average, batch["case"][0])
 
     def finish(self, engine: Engine) -> None:
         """Let the other runs go."""
-        self.members, self.inferer.average = [], None
+        self.members = []
 
-    def average(self, slabs: Iterator[Slab], volume: Tensor) -> Iterator[Slab]:
-        """Yield the logarithms of the mean probabilities of all runs, slab by slab of `volume`, [1, H, W, D]."""
+    def average(self, case: str, slabs: Iterator[Slab], volume: Tensor) -> Iterator[Slab]:
+        """Return the logarithms of the mean probabilities of all runs, slab by slab of a case's volume [1, H, W, D]."""
         one_axis = all(member.axcodes == self.axcodes for member in self.members)
         lighter = 4 * (len(self.members) - 1) <= 2 * (len(self.card.labels) + 1)  # bytes a voxel
-        yield from self._streamed(slabs) if one_axis and lighter else self._kept(slabs, volume.shape[-1])
+        if one_axis and lighter:
+            return self._streamed(case, slabs)
+        return self._kept(case, slabs, volume.shape[-1])
 
-    def _streamed(self, slabs: Iterator[Slab]) -> Iterator[Slab]:
+    def _streamed(self, case: str, slabs: Iterator[Slab]) -> Iterator[Slab]:
         """Average runs of one axis: their slabs are of the same slices."""
-        for (where, logits), *others in zip(slabs, *(member.slabs(self.case) for member in self.members), strict=True):
-            chances = torch.stack([one.float().softmax(1) for one in (logits, *(other for _, other in others))])
+        for together in zip(slabs, *(member.slabs(case) for member in self.members), strict=True):
+            where = together[0][0]
+            chances = torch.stack([logits.float().softmax(1) for _, logits in together])
             yield where, chances.mean(0).clamp_min(1e-8).log()
 
-    def _kept(self, slabs: Iterator[Slab], depth: int) -> Iterator[Slab]:
+    def _kept(self, case: str, slabs: Iterator[Slab], depth: int) -> Iterator[Slab]:
         """Average runs of several axes, in a volume of `depth` slices."""
         mean, count = None, 1 + len(self.members)
         for where, logits in slabs:
@@ -103,7 +106,7 @@ class Ensemble:
             add_probabilities(mean, where, logits, count)
         for member in self.members:
             turned = mean.permute(0, *(self.axcodes.index(axis) + 1 for axis in member.axcodes))
-            for where, logits in member.slabs(self.case):
+            for where, logits in member.slabs(case):
                 add_probabilities(turned, where, logits, count)
         for start in range(0, mean.shape[-1], SLAB):
             where = slice(start, min(start + SLAB, mean.shape[-1]))
@@ -131,16 +134,17 @@ class Member:
         WeightsLoader(self.network, get("weights")).load()
         if get("retrieval") and self.network.fusion is not None:
             self.retriever = get("retriever")
-            VolumeRetrieval(self.network, self.retriever, bank=get("bank"), preparation=get("preparation")).start(None)
+            attach_bank(self.retriever, self.network, get("bank"), get("preparation"))
         self.axcodes = SLICE_AXCODES[get("slice_axis")]
 
     @torch.no_grad()
     def slabs(self, case: str) -> Iterator[Slab]:
         """Yield the logits of a case, slab by slab of this run's own slices, on the image's own grid within them."""
         item = self.dataset[self.numbers[case]]
+        supports = None
         if self.retriever is not None:
-            self.retriever.query = (item["patient"], case)
-        yield from self.inferer.slabs(item["image"].to(self.device), self.network)
+            supports = VolumeSupports(self.retriever, item["patient"], case)
+        yield from self.inferer.slabs(item["image"].to(self.device), self.network, supports)
 
 
 def add_probabilities(mean: Tensor, where: slice, logits: Tensor, count: int) -> None:

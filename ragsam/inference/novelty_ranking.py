@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
-from ragsam.inference.bank_building import bank_fit
+from ragsam.inference.bank_building import attach_bank
 from ragsam.inference.inputs import cases_of_inputs
-from ragsam.inference.volume_retrieval import trace_novelty
-from ragsam.retrieval.bank import Bank
+from ragsam.inference.volume_inferer import VolumeInferer
+from ragsam.inference.volume_supports import VolumeSupports
+from ragsam.networks.segmenter import Segmenter
+from ragsam.retrieval.retriever import Retriever
 from ragsam.runs.run import RunFolder, bad_input, root_cause
 from ragsam.runs.weights import WeightsLoader
 
@@ -52,9 +54,8 @@ def rank_volumes(
         network, retriever = get("network"), get("retriever")
         if retriever.needs_embedding:
             WeightsLoader(network, get("weights")).load()
-        retriever.attach(Bank.open(get("bank"), bank_fit(retriever, network, get("preparation"))))
+        attach_bank(retriever, network, get("bank"), get("preparation"))
         dataset, inferer = get("dataset"), get("inferer")
-    inferer.restore_grid = False
     ranking, faults = [], []
     for index, case in enumerate(cases):
         try:
@@ -68,21 +69,34 @@ def rank_volumes(
     return sorted(ranking, key=lambda entry: -entry["score"]), faults
 
 
+class _Found(VolumeSupports):
+    """Finds the neighbours of a volume's slices; nothing is read of them, and nothing decoded."""
+
+    needs_embedding = False
+
+    def __init__(self, network: Segmenter, retriever: Retriever, case: Case) -> None:
+        super().__init__(retriever, case.patient, case.case)
+        self.network = network
+
+    def __call__(self, image: Tensor, embedding: Tensor | None, height: Tensor) -> None:
+        if self.retriever.needs_embedding:
+            embedding = self.network.encode(image.to(next(self.network.parameters()).device))
+        self.trace.append((height.cpu().numpy(), self.find(image, embedding, height)))
+
+
+def _nothing(image: Tensor, supports: None) -> Tensor:
+    return image.new_zeros(len(image), 1, *image.shape[-2:])
+
+
 @torch.no_grad()
-def _novelty(volume: Tensor, case: Case, network: Any, retriever: Any, inferer: Any) -> dict[str, Any]:
-    own, trace = retriever.bank.own_patients(case.patient, case.case), []
-    device = next(network.parameters()).device
-
-    def look(image: Tensor, height: Tensor) -> Tensor:
-        embedding = network.encode(image.to(device)) if retriever.needs_embedding else None
-        found = retriever.search(retriever.describe(image, embedding, height), [own] * len(image))
-        trace.append((height.cpu().numpy(), found))
-        return image.new_zeros(len(image), 1, *image.shape[-2:])
-
+def _novelty(
+    volume: Tensor, case: Case, network: Segmenter, retriever: Retriever, inferer: VolumeInferer
+) -> dict[str, Any]:
     network.eval()
-    for _ in inferer.slabs(volume, look):
+    found = _Found(network, retriever, case)
+    for _ in inferer.slabs(volume, _nothing, found, restore_grid=False):
         pass
-    new = trace_novelty(retriever.bank, trace)
+    new = found.novelty()
     if new is None:
         raise InputError(f"{case.case}: the bank has no other patient; put more into it with `ragsam index RUN --add`")
     return new.as_json()

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import log
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
+from monai.engines import default_prepare_batch
 from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor, nn
 
 from ragsam.inference.test_time_augmentation import Looks
+from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks.int8 import int8_linears
 from ragsam.networks.lora import merged_lora
 from ragsam.networks.precision import autocast, autocast_dtype, is_int8, known_precision
-from ragsam.transforms.in_plane import own_grid
+from ragsam.transforms.in_plane import OwnGrid, own_grid
 from ragsam.transforms.slicing import (
     WINDOW_OVERLAP,
     context_offsets,
@@ -32,17 +35,22 @@ SLAB = 16
 BATCH = 16
 
 Network = Callable[..., Tensor]
+#: Logits of windows [B, C, S, S] at heights [B].
+Windows = Callable[[Tensor, Tensor], Tensor]
 #: Numbers of consecutive slices, and their logits [S, K + 1, H, W].
 Slab = tuple[slice, Tensor]
-#: See `OwnRetrieval`.
-Retrieval = Callable[[Network, Tensor], AbstractContextManager[None]]
+#: Turns the slabs of a volume into those of several runs' mean, see `Ensemble`.
+Average = Callable[[Iterator[Slab], Tensor], Iterator[Slab]]
+#: See `InfererRetrieval`.
+Retrieval = Callable[[Network, Tensor], VolumeSupports]
 
 
 class VolumeInferer(Inferer):
     """Runs a network on the slices of a volume and chooses their classes.
 
-    The network takes slices [B, C, S, S] and `height` [B]. Its logits are brought back to the image's own grid within
-    the slices, where `InPlaneSpacingd` had resampled them, before classes are chosen: borders are decided there.
+    The network takes slices [B, C, S, S] and their `supports`, where there are any. Its logits are brought back to the
+    image's own grid within the slices, where `InPlaneSpacingd` had resampled them, before classes are chosen: borders
+    are decided there.
 
     Args:
         image_size: side of the window, pixels: smaller slices are padded, larger ones covered by overlapping windows.
@@ -52,12 +60,9 @@ class VolumeInferer(Inferer):
         restore_grid: False chooses classes on the resampled grid, where the labels of a validation lie.
         uncertainty: adds a channel, see `__call__`.
         probabilities: adds a channel for every organ.
-        retrieval: switches the network's retrieval on for each volume, where no handler does; None leaves it alone.
+        retrieval: gives the supports of a volume that comes without; None leaves it without.
         precision: of the network's arithmetic, one of `PRECISIONS`; see `autocast_dtype` and `is_int8`.
         looks: options of `Looks`.
-
-    Attributes:
-        average: turns the slabs of the volume at hand into those of several runs' mean; None leaves them as they are.
     """
 
     def __init__(
@@ -85,34 +90,61 @@ class VolumeInferer(Inferer):
         self.retrieval = retrieval
         self.precision = known_precision(precision)
         self.looks = Looks(**looks)
-        self.average: Callable[[Iterator[Slab], Tensor], Iterator[Slab]] | None = None
+        self._lock = threading.Lock()
 
-    def __call__(self, inputs: Tensor, network: Network, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: Network,
+        *,
+        supports: VolumeSupports | None = None,
+        average: Average | None = None,
+    ) -> Tensor:
         """Return the labels of volumes [B, 1, H, W, D], 0-1, uint8 [B, C, H, W, D].
 
-        The first channel is the labels. With `uncertainty` the next is the entropy of the classes' probabilities, 255
-        where all are alike; with `probabilities` the last K are the organs', 255 for 1. H and W are those of the
-        image's own slices with `restore_grid`.
-        """
-        return torch.stack([self._volume(volume, network) for volume in inputs])
+        One volume at a time: a server has several threads, and while a network runs its LoRA is merged.
 
-    def slabs(self, volume: Tensor, network: Network) -> Iterator[Slab]:
+        Args:
+            supports: of the volume's slices; None asks `retrieval`.
+            average: turns the volume's slabs into those of several runs' mean; None leaves them as they are.
+
+        Returns:
+            The first channel is the labels. With `uncertainty` the next is the entropy of the classes' probabilities,
+            255 where all are alike; with `probabilities` the last K are the organs', 255 for 1. H and W are those of
+            the image's own slices with `restore_grid`.
+        """
+        with self._lock:
+            return torch.stack([self._labels(volume, network, supports, average) for volume in inputs])
+
+    def slabs(
+        self,
+        volume: Tensor,
+        network: Network,
+        supports: VolumeSupports | None = None,
+        *,
+        restore_grid: bool | None = None,
+    ) -> Iterator[Slab]:
         """Yield the logits of a volume [1, H, W, D], `SLAB` slices at a time, from the first slice to the last.
 
         LoRA is merged meanwhile, but under autocast and in int8: a small update would be lost in a rounded weight.
+
+        Args:
+            supports: of the volume's slices; None segments without.
+            restore_grid: in place of the inferer's own, where it is given.
         """
         rounds = is_int8(self.precision, volume.device)
         dtype = None if rounds else autocast_dtype(self.precision, volume.device)
 
-        def run(windows: Tensor, **options: Tensor) -> Tensor:
+        def run(windows: Tensor, heights: Tensor) -> Tensor:
             with autocast(dtype, windows.device):
-                return network(windows, **options).to(windows)
+                return _logits(network, windows, heights, supports).to(windows)
 
-        with _rounded(network) if rounds else nullcontext() if dtype else _merged(network, volume.device):
-            yield from self._slabs(volume, run)
+        restores = self.restore_grid if restore_grid is None else restore_grid
+        own = own_grid(volume) if restores else None
+        with _ready(network, volume.device, rounds=rounds, dtype=dtype):
+            yield from self._slabs(volume, run, own)
 
-    def _slabs(self, volume: Tensor, network: Network) -> Iterator[Slab]:
-        own = own_grid(volume) if self.restore_grid else None
+    def _slabs(self, volume: Tensor, run: Windows, own: OwnGrid | None) -> Iterator[Slab]:
         offsets, depth = self._offsets(volume), volume.shape[-1]
         voxels = (volume.as_tensor() if isinstance(volume, MetaTensor) else volume)[0]
         for start in range(0, depth, SLAB):
@@ -120,32 +152,32 @@ class VolumeInferer(Inferer):
             numbers = range(where.start, where.stop)
             slices = torch.stack([slice_channels(voxels, z, offsets) for z in numbers])
             heights = slices.new_tensor([slice_height(z, depth) for z in numbers])
-            logits = self.looks(slices, lambda seen, heights=heights: self._windows(seen, heights, network))
+            logits = self.looks(slices, lambda seen, heights=heights: self._windows(seen, heights, run))
             yield where, logits if own is None else own.restore(logits)
 
-    def _windows(self, slices: Tensor, heights: Tensor, network: Network) -> Tensor:
+    def _windows(self, slices: Tensor, heights: Tensor, run: Windows) -> Tensor:
         """Return the logits [S, K + 1, H, W] of slices [S, C, H, W]."""
         size = self.image_size
         if max(slices.shape[-2:]) <= size:  # one window each: nothing to weigh, which costs more than a small network
             parts = zip(pad_to_window(slices, size).split(self.batch_size), heights.split(self.batch_size), strict=True)
-            logits = torch.cat([network(windows, height=height) for windows, height in parts])
+            logits = torch.cat([run(windows, height) for windows, height in parts])
             top, left = ((size - side) // 2 for side in slices.shape[-2:])
             return logits[..., top : top + slices.shape[-2], left : left + slices.shape[-1]]
 
-        def run(windows: Tensor, places: Sequence[Sequence[slice]]) -> Tensor:
-            return network(windows, height=heights[[place[0].start for place in places]])
+        def placed(windows: Tensor, places: Sequence[Sequence[slice]]) -> Tensor:
+            return run(windows, heights[[place[0].start for place in places]])
 
         options = {"overlap": WINDOW_OVERLAP, "mode": "gaussian", "with_coord": True}
-        return sliding_window_inference(slices, (size, size), self.batch_size, run, **options)
+        return sliding_window_inference(slices, (size, size), self.batch_size, placed, **options)
 
-    def _volume(self, volume: Tensor, network: Network) -> Tensor:
-        with self.retrieval(network, volume) if self.retrieval is not None else nullcontext():
-            return self._labels(volume, network)
-
-    def _labels(self, volume: Tensor, network: Network) -> Tensor:
-        slabs: Iterable[Slab] = self.slabs(volume, network)
-        if self.average is not None:
-            slabs = self.average(slabs, volume)
+    def _labels(
+        self, volume: Tensor, network: Network, supports: VolumeSupports | None, average: Average | None
+    ) -> Tensor:
+        if supports is None and self.retrieval is not None:
+            supports = self.retrieval(network, volume)
+        slabs = self.slabs(volume, network, supports)
+        if average is not None:
+            slabs = average(slabs, volume)
         made = None
         for where, logits in slabs:
             channels = self._channels(logits)
@@ -172,13 +204,38 @@ class VolumeInferer(Inferer):
         return context_offsets(self.context_slices, distance_mm=self.context_distance_mm, spacing_mm=spacing_mm)
 
 
-def _merged(network: Network, device: torch.device) -> AbstractContextManager[None]:
-    apart = not isinstance(network, nn.Module) or torch.is_autocast_enabled(device.type)
-    return nullcontext() if apart else merged_lora(network)
+def prepare_volumes(
+    batch: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
+) -> tuple[Tensor, Tensor | None, tuple[()], dict[str, Any]]:
+    """Return (image, label, (), {"supports", "average"}) of a batch, for an evaluator and its `VolumeInferer`.
+
+    What handlers put into the batch under these names is taken out of it.
+    """
+    options = {name: batch.pop(name, None) for name in ("supports", "average")}
+    return *default_prepare_batch(batch, device, non_blocking, **kwargs), (), options
 
 
-def _rounded(network: Network) -> AbstractContextManager[None]:
-    return int8_linears(network) if isinstance(network, nn.Module) else nullcontext()
+def _logits(network: Network, windows: Tensor, heights: Tensor, supports: VolumeSupports | None) -> Tensor:
+    """Return a network's logits of windows [B, C, S, S], which are encoded once."""
+    if supports is None:
+        return network(windows)
+    if not supports.needs_embedding:
+        return network(windows, supports=supports(windows, None, heights))
+    embedded = network.embed(windows)
+    return network.decode(embedded, supports(windows, embedded.embedding, heights))
+
+
+def _ready(
+    network: Network, device: torch.device, *, rounds: bool, dtype: torch.dtype | None
+) -> AbstractContextManager[None]:
+    """Have a network's layers multiply in int8, or its LoRA merged, for as long as that lasts."""
+    if not isinstance(network, nn.Module):
+        return nullcontext()
+    if rounds:
+        return int8_linears(network)
+    if dtype is not None or torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return merged_lora(network)
 
 
 def _bytes(shares: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ TOP_LEFT, BOTTOM_RIGHT = 2, 3
 def prepare(network: Segmenter) -> Segmenter:
     """Make a network ready to be deployed, in place; it is of use to the parts below alone then."""
     network.eval().requires_grad_(False)
-    network.lookup = None
     merge_lora(network)
     return network
 

@@ -18,7 +18,7 @@ from ragsam.networks.detail import FULL_CHANNELS, DetailDecoder, DetailStem, Ste
 from ragsam.networks.fusions import Fusions, fusion_names
 from ragsam.networks.prompts import PromptedMasks, PromptHead, Prompts, embed_prompts
 from ragsam.networks.sam import BACKBONES, build_sam
-from ragsam.networks.supports import SupportLookup, Supports
+from ragsam.networks.supports import Supports
 from ragsam.networks.tuning import add_tuning, chosen_tuning, freeze_base
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,6 @@ class Segmenter(nn.Module):
 
     Attributes:
         about: what a weights file of this network says of it.
-        lookup: where the network gets its supports when none are passed; None switches retrieval off.
 
     Raises:
         ValueError: options that do not go together.
@@ -150,7 +149,6 @@ class Segmenter(nn.Module):
             "mask_tokens": mask_tokens,
         }
         self.coarse_training = coarse_training
-        self.lookup: SupportLookup | None = None
         self.prompt_head = PromptHead(self.sam.mask_decoder) if prompts == "trained" or (prompts and base) else None
         if base:
             state = read_state_dict(base)
@@ -184,7 +182,6 @@ class Segmenter(nn.Module):
     def forward(
         self,
         image: Tensor,
-        height: Tensor | None = None,
         supports: Supports | None = None,
         *,
         embedding: Tensor | None = None,
@@ -194,8 +191,7 @@ class Segmenter(nn.Module):
 
         Args:
             image: [B, 3, H, W], float, 0-1, H = W = image_size; with a depth adapter [B, D, H, W], D odd.
-            height: [B], float, 0-1, the slice's position along the body; looked at by the lookup alone.
-            supports: neighbours of each slice; None asks the lookup, if one is set.
+            supports: neighbours of each slice; None segments without.
             embedding: of an earlier encoding, see `embed`.
             both: give `Both`, with the supports and without; needs supports.
 
@@ -207,9 +203,6 @@ class Segmenter(nn.Module):
             ValueError: another image size than the network was built for.
         """
         embedded = self.embed(image, embedding)
-        if supports is None and self.lookup is not None:
-            height = image.new_zeros(len(image)) if height is None else height
-            supports = self.lookup(image, embedded.embedding, height)
         return self.decode_both(embedded, supports) if both else self.decode(embedded, supports)
 
     def embed(self, image: Tensor, embedding: Tensor | None = None) -> Embedded:

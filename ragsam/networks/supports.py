@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,10 +58,6 @@ class Supports:
     def to(self, device: object) -> Supports:
         """Move the tensors to a device."""
         return replace(self, **{name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)})
-
-
-#: What a network asks for its supports: (image [B, 3, H, W], embedding [B, C, h, w], height [B]) -> Supports.
-SupportLookup = Callable[[Tensor, Tensor, Tensor], "Supports | None"]
 
 
 def label_prior(supports: Supports, num_classes: int) -> Tensor:

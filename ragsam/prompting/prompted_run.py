@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from ragsam.data.cards.load import Card
 from ragsam.data.checks.check_case import read_volume_checked
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
-from ragsam.inference.volume_retrieval import VolumeRetrieval
+from ragsam.inference.bank_building import attach_bank
+from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.prompting.prompt_file import MaskFile, ObjectPrompts
 from ragsam.prompting.prompted_volume import PromptedVolume, SliceMask, on_image_grid
 from ragsam.prompting.propagation import propagate
 from ragsam.prompting.refinement import AutomaticResult, refine, replace_organ, segment_automatically
+from ragsam.retrieval.retriever import Retriever
 from ragsam.runs.run import RunFolder, bad_input
 from ragsam.runs.weights import WeightsLoader
 from ragsam.transforms.slicing import context_offsets, slice_spacing_mm
@@ -54,7 +57,6 @@ class PromptedRun:
             self.dataset, self.inferer = self.get("dataset"), self.get("inferer")
             self.network, self.device = self.get("network").eval(), torch.device(self.get("device"))
             WeightsLoader(self.network, self.get("weights")).load()
-        self._retrieves = False
 
     def segment(self, index: int, asked: Sequence[ObjectPrompts]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Return the label volume [X, Y, Z] of a case's objects, and what `prompts.json` tells of it."""
@@ -93,25 +95,19 @@ class PromptedRun:
 
     def automatic(self, index: int, volume: torch.Tensor, organs: Sequence[int]) -> AutomaticResult:
         """Return the automatic result of a case, with what refining some organs needs."""
+        supports, case = None, self.cases[index]
         if self.get("retrieval") and self.network.fusion is not None:
-            self._retrieve(self.cases[index])
-        made = segment_automatically(
-            self.inferer, self.network, volume.to(self.device), self.get("postprocessing"), organs
+            supports = VolumeSupports(self._retriever, case.patient, case.case)
+        return segment_automatically(
+            self.inferer, self.network, volume.to(self.device), self.get("postprocessing"), organs, supports
         )
-        self.network.lookup = None
-        return made
 
-    def _retrieve(self, case: Case) -> None:
-        """Let the network look up supports for a case."""
+    @cached_property
+    def _retriever(self) -> Retriever:
+        """The run's retriever, its bank opened."""
         retriever = self.get("retriever")
-        if not self._retrieves:
-            handler = VolumeRetrieval(
-                self.network, retriever, bank=self.get("bank"), preparation=self.get("preparation")
-            )
-            handler.start(None)
-            self._retrieves = True
-        retriever.query = (case.patient, case.case)
-        self.network.lookup = retriever
+        attach_bank(retriever, self.network, self.get("bank"), self.get("preparation"))
+        return retriever
 
     def _values(self, asked: Sequence[ObjectPrompts], case: str) -> dict[str, int]:
         """Return the label value of every object."""

@@ -71,9 +71,9 @@ class PromptedVote(VotingNetwork):
         self.part = part
         self.least_overlap = least_overlap
 
-    def forward(self, image: Tensor, height: Tensor | None = None, supports: Supports | None = None) -> Tensor:
+    def forward(self, image: Tensor, supports: Supports | None = None) -> Tensor:
         """Return logits [B, K + 1, H, W] of all classes; see `VotingNetwork.forward`."""
-        vote = super().forward(image, height, supports)
+        vote = super().forward(image, supports)
         objects = objects_of(vote)
         answers = self.answers(image, vote, objects)
         return mixed(vote, objects, answers, part=self.part, least_overlap=self.least_overlap)

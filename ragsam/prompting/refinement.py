@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ragsam.inference.volume_inferer import VolumeInferer
+from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks.segmenter import Segmenter
 from ragsam.prompting.prompted_volume import SliceMask
 from ragsam.prompting.propagation import Answer
@@ -42,7 +42,12 @@ class AutomaticResult:
 
 @torch.no_grad()
 def segment_automatically(
-    inferer: VolumeInferer, network: Segmenter, volume: Tensor, postprocessing: Chain, organs: Iterable[int]
+    inferer: VolumeInferer,
+    network: Segmenter,
+    volume: Tensor,
+    postprocessing: Chain,
+    organs: Iterable[int],
+    supports: VolumeSupports | None = None,
 ) -> AutomaticResult:
     """Segment a volume without prompts, and keep what refining some organs needs.
 
@@ -52,15 +57,15 @@ def segment_automatically(
         volume: [1, H, W, D], preprocessed, which knows its way back.
         postprocessing: of the run, for label volumes without maps.
         organs: label values.
+        supports: of the volume's slices; None segments without.
     """
-    working, own = copy.copy(inferer), own_grid(volume)
-    working.restore_grid = False
+    own = own_grid(volume)
     shape, depth = tuple(volume.shape[1:]), volume.shape[-1]
     own_shape = shape if own is None else (*own.shape, depth)
     labels = torch.zeros((1, *own_shape), dtype=torch.uint8)
     odds = {organ: torch.zeros(shape) for organ in organs}
     otherwise = {organ: torch.zeros((1, *own_shape), dtype=torch.uint8) for organ in odds}
-    for where, seen in working.slabs(volume, network.eval()):
+    for where, seen in inferer.slabs(volume, network.eval(), supports, restore_grid=False):
         seen = seen.float().cpu()
         logits = seen if own is None else own.restore(seen)
         labels[0, ..., where] = _chosen(logits)

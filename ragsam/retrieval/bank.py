@@ -90,13 +90,12 @@ class Bank:
         parts = [rows_of_batch(batch, salt, keeps) for batch in batches]
         if not parts:
             raise InputError("bank: no labelled slice to put in; check the datalist's training section")
-        return cls._of_rows(joined(parts), fit, salt)
+        return cls._of_rows(joined(parts), fit=fit, salt=salt)
 
     @classmethod
-    def _of_rows(cls, rows: Rows, fit: dict[str, Any], salt: str, scores: dict[str, float] | None = None) -> Bank:
+    def _of_rows(cls, rows: Rows, **about: Any) -> Bank:
         annotated = rows.pop("annotated")
-        annotated = None if annotated.all() else annotated
-        return cls(**rows, fit=fit, salt=salt, annotated=annotated, stored_scores=scores)
+        return cls(**rows, annotated=None if annotated.all() else annotated, **about)
 
     def own_patients(self, patient: str | None, case: str | None) -> set[str]:
         """Return the pseudonyms under which a query's patient may stand: by its key, and by a case of that name."""
@@ -166,16 +165,22 @@ class Bank:
             manifest = read_manifest(folder, fit)
             try:
                 rows = read_rows(folder, manifest)
-                bank = cls._of_rows(rows, manifest["fit"], manifest["salt"], manifest.get("scores"))
-                if "agreement" in manifest:
-                    bank.agreement = _agreement(folder, manifest["agreement"])
-                return bank
+                return cls._of_rows(
+                    rows,
+                    fit=manifest["fit"],
+                    salt=manifest["salt"],
+                    stored_scores=manifest.get("scores"),
+                    agreement=_agreement(folder, manifest),
+                )
             except InputError:
                 if read_manifest(folder, fit) == manifest:
                     raise
 
 
-def _agreement(folder: Path, content: Any) -> Agreement | None:
+def _agreement(folder: Path, manifest: Mapping[str, Any]) -> Agreement | None:
+    if "agreement" not in manifest:
+        return None
+    content = manifest["agreement"]
     if isinstance(content, dict) and content.keys() < {part.name for part in fields(Agreement)}:
         return None  # of an older version, which did not measure all
     try:

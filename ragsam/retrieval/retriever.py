@@ -33,7 +33,7 @@ class Neighbours:
 
 
 class Retriever:
-    """Finds supports in a bank. As a network's `lookup` it is called inside the forward pass.
+    """Finds supports in a bank.
 
     Args:
         descriptor: name in `DESCRIPTORS`.
@@ -47,10 +47,8 @@ class Retriever:
         weigh: whether the network looks at how far the bank's vote can be trusted, and how it is to be counted.
 
     Attributes:
-        bank: where it looks; None until one is attached, and then every query comes back without supports.
+        bank: where it looks; None until one is attached.
         keeps: what a bank of its making holds beside the labels: "images" where labels are carried over.
-        query: (patient, case) of the volume at hand, whose own slices are left out; set before a volume is segmented.
-        trace: what was found, by lookup, when `record` is set.
     """
 
     def __init__(
@@ -78,10 +76,8 @@ class Retriever:
         self.weigh = weigh
         self.keeps = ("images",) if carry else ()
         self.bank: Bank | None = None
-        self.query: tuple[str | None, str | None] = (None, None)
-        self.record = False
-        self.trace: list[tuple[np.ndarray, Neighbours]] = []
         self._store: VectorStore | None = None
+        self._agreement: Agreement | None = None
 
     @property
     def needs_embedding(self) -> bool:
@@ -96,7 +92,9 @@ class Retriever:
 
     def attach(self, bank: Bank) -> None:
         """Search in `bank` from now on."""
-        self.bank, self._store = bank, make_store(bank.descriptors, self.store)
+        self.bank = bank
+        self._store = make_store(bank.descriptors, self.store)
+        self._agreement = bank.agreement
 
     def build(self, batches: Iterable[Mapping[str, Any]], fit: dict[str, Any], encode: Any = None) -> Bank:
         """Make a bank of a loader's batches {"image", "label", "patient", "case", "slice", "height"} and attach it.
@@ -121,6 +119,24 @@ class Retriever:
             rows = {**batch, "descriptor": vectors, "label": batch["label"][:, 0].numpy()}
             rows["image"] = (matching_image(batch["image"]) * 255).round().byte().cpu().numpy()
             yield rows
+
+    def find(
+        self,
+        image: Tensor,
+        embedding: Tensor | None,
+        height: Tensor,
+        queries: Sequence[tuple[str | None, str | None]],
+    ) -> Neighbours:
+        """Return the nearest slices of other patients, see `search`.
+
+        Args:
+            image: [B, 3, H, W], float, 0-1.
+            embedding: [B, C, h, w], of the encoder; looked at where `needs_embedding` says so.
+            height: [B], float, 0-1.
+            queries: (patient, case) of each slice; see `Bank.own_patients`.
+        """
+        own = {query: self.bank.own_patients(*query) for query in set(queries)}
+        return self.search(self.describe(image, embedding, height), [own[query] for query in queries])
 
     def search(
         self, vectors: np.ndarray, own: Sequence[set[str]], allowed: Sequence[np.ndarray | None] | None = None
@@ -205,9 +221,9 @@ class Retriever:
     @property
     def agreement(self) -> Agreement:
         """How well the bank agrees with itself: as its manifest says, else as measured at the first call."""
-        if self.bank.agreement is None:
-            self.bank.agreement = measured_agreement(self.bank, self._ask)
-        return self.bank.agreement
+        if self._agreement is None:
+            self._agreement = measured_agreement(self.bank, self._ask)
+        return self._agreement
 
     def _ask(self, rows: np.ndarray, allowed: Sequence[np.ndarray | None]) -> tuple[Supports, np.ndarray]:
         """Return the supports of slices of the bank itself, found among the allowed rows, and the neighbours' rows."""
@@ -222,20 +238,6 @@ class Retriever:
     def _annotated(self, rows: np.ndarray) -> Tensor | None:
         """Return the classes that the neighbours of these rows annotate; of row -1 what does not matter."""
         return None if self.bank.annotated is None else torch.from_numpy(self.bank.annotated[rows])
-
-    def __call__(self, image: Tensor, embedding: Tensor, height: Tensor) -> Supports | None:
-        """Return the supports of the slices of the volume at hand, or None without a bank."""
-        if self.bank is None:
-            return None
-        own = self.bank.own_patients(*self.query)
-        with torch.autocast(image.device.type, enabled=False):  # likeness is a matter of small differences
-            embedding = None if embedding is None else embedding.float()
-            found = self.search(self.describe(image, embedding, height), [own] * len(image))
-            supports, found = self.supports(found, image)
-            supports = self.weighed(supports)
-        if self.record:
-            self.trace.append((height.cpu().numpy(), found))
-        return supports
 
 
 def _read(array: Any, rows: np.ndarray) -> Tensor:

@@ -61,6 +61,7 @@ class FrozenEncoder:
         self.dataset = dataset
         self.first_epoch = first_epoch
         self.copies = FixedCopies(views, seed)
+        self._frozen = False
         self.limit_bytes = int(limit_gb * 2**30)
         self.encoded = 0
         self.seconds = 0.0
@@ -76,9 +77,10 @@ class FrozenEncoder:
 
     def freeze(self, engine: Engine) -> None:
         """Freeze the encoder, where it is time and not done yet."""
-        if engine.state.epoch < self.first_epoch or self.dataset.copies is not None:
+        if engine.state.epoch < self.first_epoch or self._frozen:
             return
-        self.dataset.copies = self.copies
+        self._frozen = True
+        self.dataset.draw_copies(self.copies)
         for part in self.network.encoding_parts:
             for parameter in part.parameters():
                 parameter.grad = None  # of zeros an optimizer would make decay and momentum

@@ -27,7 +27,7 @@ TOGETHER = 8
 
 
 class SliceVotes:
-    """Gives training slices the vote of other patients' slices, as `SliceDataset.vote`.
+    """Gives training slices the vote of other patients' slices, for `SliceDataset.vote_by`.
 
     The vote of a slice that comes again unaltered is kept, unless an encoder that moves finds it. Where the bank
     holds `FEW` patients or less, the own patient's distant slices vote too, altered at random: turned, shifted, and of
@@ -58,14 +58,14 @@ class SliceVotes:
         self._bytes = 0
 
     @torch.no_grad()
-    def __call__(self, items: Sequence[Mapping[str, Any]], repeats: Sequence[bool]) -> list[dict[str, Tensor]]:
+    def __call__(self, items: Sequence[Mapping[str, Any]], repeats: Sequence[bool]) -> list[Tensor]:
         """Return what the neighbours say of items {"image" [C, S, S], "height", "patient", "case", "slice"}.
 
         Args:
             repeats: for each item whether its case and slice always come as they do now.
 
         Returns:
-            {"vote": [K + 1, S, S], float}, zeros standing for no neighbour.
+            Votes [K + 1, S, S], float, zeros standing for no neighbour.
         """
         votes: dict[int, Tensor] = {}
         for index, (item, again) in enumerate(zip(items, repeats, strict=True)):
@@ -79,7 +79,7 @@ class SliceVotes:
                 votes[index] = vote.clone()
                 if repeats[index]:
                     self._keep(items[index], votes[index])
-        return [{"vote": votes[index].float() / 255} for index in range(len(items))]
+        return [votes[index].float() / 255 for index in range(len(items))]
 
     def _find(self, items: Sequence[Mapping[str, Any]]) -> Tensor:
         """Return the votes [B, K + 1, S, S] for a batch of items, as bytes."""

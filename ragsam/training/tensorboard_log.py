@@ -15,10 +15,9 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from PIL import Image
 
-from ragsam.inference.volume_retrieval import slices_of_trace
+from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.report.figures import Colour, slice_png
 from ragsam.retrieval.bank import Bank
-from ragsam.retrieval.retriever import Retriever
 
 #: Neighbours that are drawn.
 NEIGHBOURS = 4
@@ -35,7 +34,6 @@ class Board:
         folder: of the files.
         validator: the evaluator.
         colours: of the organs, by label value.
-        retriever: of a training with retrieval; None draws no neighbours.
     """
 
     def __init__(
@@ -43,12 +41,11 @@ class Board:
         folder: str | os.PathLike[str],
         validator: Engine,
         colours: Mapping[int, Colour],
-        retriever: Retriever | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.validator = validator
         self.colours = dict(colours)
-        self.retriever = retriever
+        self._supports: VolumeSupports | None = None
         self._trainer: Engine | None = None
         self._first_step = 1
 
@@ -60,7 +57,7 @@ class Board:
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write_loss)
         engine.add_event_handler(Events.COMPLETED, self.close)
-        self.validator.add_event_handler(Events.STARTED, self.record)
+        self.validator.add_event_handler(Events.ITERATION_STARTED(once=1), self.note)
         self.validator.add_event_handler(Events.ITERATION_COMPLETED(once=1), self.draw)
         self.validator.add_event_handler(Events.COMPLETED, self.write_row)
 
@@ -89,10 +86,9 @@ class Board:
                 tag = f"{group}/{rest}" if group in ("dice", "loss") and rest else f"training/{name}"
                 self._writer.add_scalar(tag, value, step)
 
-    def record(self, engine: Engine) -> None:
-        """Have the neighbours of the first volume noted; the handler that retrieves stands before this one."""
-        if self.retriever is not None:
-            self.retriever.record = True
+    def note(self, engine: Engine) -> None:
+        """Note the supports of the first volume; the handler that retrieves stands before this one."""
+        self._supports = engine.state.batch.get("supports")
 
     def draw(self, engine: Engine) -> None:
         """Draw the first volume of a validation, and its neighbours."""
@@ -102,12 +98,12 @@ class Board:
         picture = volume_picture(*volumes, spacing_mm=spacing_mm, colours=self.colours)
         step = self._trainer.state.iteration
         self._writer.add_image("validation", picture, step, dataformats="HWC")
-        if self.retriever is None:
+        if self._supports is None:
             return
-        self.retriever.record = False
-        neighbours = slices_of_trace(self.retriever).get(str(telling_slice(volumes[1])), [])[:NEIGHBOURS]
+        neighbours = self._supports.by_slice()[str(telling_slice(volumes[1]))][:NEIGHBOURS]
         if neighbours:
-            picture = neighbour_picture(self.retriever.bank, [near["row"] for near in neighbours], self.colours)
+            bank = self._supports.retriever.bank
+            picture = neighbour_picture(bank, [near["row"] for near in neighbours], self.colours)
             self._writer.add_image("neighbours", picture, step, dataformats="HWC")
 
     def close(self, engine: Engine) -> None:

@@ -59,6 +59,7 @@ class TrainingRetrieval:
         self.wrong = wrong
         self.refresh_epochs = refresh_epochs
         self.frozen_from = frozen_from
+        self._votes: SliceVotes | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -77,10 +78,11 @@ class TrainingRetrieval:
         if not (self.retriever.carry and self._learns):
             return
         frozen = self.frozen_from is not None and epoch >= self.frozen_from
-        if getattr(self.dataset.vote, "bank", None) is not bank or epoch == self.frozen_from:
+        if self._votes is None or self._votes.bank is not bank or epoch == self.frozen_from:
             way = encode_alone if frozen else encoding
             encode = partial(way, self.network) if self.retriever.needs_embedding else None
-            self.dataset.vote = SliceVotes(self.retriever, self.network.num_classes + 1, encode, frozen=frozen)
+            self._votes = SliceVotes(self.retriever, self.network.num_classes + 1, encode, frozen=frozen)
+            self.dataset.vote_by(self._votes)
 
     @property
     def _learns(self) -> bool:
@@ -115,7 +117,6 @@ class TrainingRetrieval:
         embedding = batch.get("embedding")
         if embedding is None and self.retriever.needs_embedding:
             embedding = encoding(self.network, images)
-        vectors = self.retriever.describe(images, embedding, batch["height"])
-        own = [self.retriever.bank.own_patients(patient, None) for patient in batch["patient"]]
-        supports, _ = self.retriever.supports(self.retriever.search(vectors, own), images)
-        return self.retriever.weighed(supports)
+        queries = [(patient, None) for patient in batch["patient"]]
+        found = self.retriever.find(images, embedding, batch["height"], queries)
+        return self.retriever.weighed(self.retriever.supports(found, images)[0])

@@ -91,9 +91,8 @@ class VoteWeight:
         for batch in DataLoader(Subset(self.slices, chosen), BATCH, generator=torch.Generator()):
             image = batch["image"].to(device)
             embedded = network.embed(image)
-            vectors = self.retriever.describe(image, embedded.embedding, batch["height"])
-            queries = zip(batch["patient"], batch["case"], strict=True)
-            near = self.retriever.search(vectors, [self.retriever.bank.own_patients(*query) for query in queries])
+            queries = list(zip(batch["patient"], batch["case"], strict=True))
+            near = self.retriever.find(image, embedded.embedding, batch["height"], queries)
             supports = self.retriever.weighed(self.retriever.supports(near, image)[0])
             logits = network.decode(embedded, supports)
             evidence = product.evidence(supports, tuple(logits.shape[-2:]))
