@@ -9,7 +9,7 @@ import torch
 from ragsam.errors import InputError
 from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.retrieval import Bank, Retriever
-from ragsam.retrieval.agreement import ENOUGH, USUAL_BOOST, Agreement
+from ragsam.retrieval.agreement import FULL_TRUST_DICE, USUAL_BOOST, Agreement
 from ragsam.retrieval.bank_manifest import read_manifest, write_manifest
 
 SIDE, HEIGHTS = 16, 12
@@ -61,7 +61,7 @@ def test_an_organ_whose_labels_are_somebody_elses_is_not_trusted_and_the_other_o
     found = measured(bank_of(*wrong))
     assert found.trust[1] == 1.0
     assert found.trust[2] < 0.5
-    assert found.dice[2] - found.chance[2] < ENOUGH / 2
+    assert found.dice[2] - found.chance[2] < FULL_TRUST_DICE / 2
 
 
 def test_a_bank_of_one_patient_is_asked_for_its_own_slices_that_are_not_beside():

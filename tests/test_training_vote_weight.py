@@ -113,7 +113,7 @@ def test_a_vote_that_misleads_gets_no_weight_and_one_that_helps_does(trained):
 
 def test_overlaps_by_hand():
     found, truth = torch.tensor([[0, 1, 1, 2]]), torch.tensor([[0, 1, 2, 2]])
-    assert overlaps(found, truth, 3).tolist() == [[1, 1, 1], [1, 2, 1], [1, 1, 2]]
+    assert overlaps(found[None], truth[None], 3).tolist() == [[[1, 1, 1], [1, 2, 1], [1, 1, 2]]]
 
 
 def test_nothing_is_chosen_without_a_bank(study, tmp_path):

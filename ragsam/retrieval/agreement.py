@@ -8,11 +8,14 @@ every vote for one counts for more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Any
 
-#: So much Dice beyond chance is none but chance, and so much is full trust.
-LITTLE, ENOUGH = 0.1, 0.2
+import numpy as np
+
+#: Dice beyond chance up to which a vote gets no trust, and from which it gets full trust.
+NO_TRUST_DICE, FULL_TRUST_DICE = 0.1, 0.2
 #: The boost of a bank that cannot measure it.
 USUAL_BOOST = 2.0
 
@@ -47,25 +50,24 @@ class Agreement:
         Raises:
             ValueError: anything else.
         """
-        if not isinstance(content, dict) or content.keys() != {part.name for part in fields(cls)}:
-            raise ValueError("not an agreement")
-        if not isinstance(content["doubtful"], dict):
-            raise ValueError("an agreement whose doubtful patients are no table")
-        if not isinstance(content["boost"], int | float) or not 0 < content["boost"] < float("inf"):
-            raise ValueError("an agreement whose boost is no number above 0")
-        shares = content["dice"], content["chance"]
-        if not all(isinstance(x, list) and all(v is None or isinstance(v, int | float) for v in x) for x in shares):
-            raise ValueError("an agreement that is no list of numbers")
-        if not shares[0] or len(shares[0]) != len(shares[1]):
-            raise ValueError("an agreement of other classes by chance")
-        return cls(*map(tuple, shares), content["patients"], content["boost"], content["doubtful"])
+        try:
+            shares = {name: tuple(content[name]) for name in ("dice", "chance")}
+            made = cls(**{**content, **shares})
+            sum(filter(None, (*made.dice, *made.chance)))  # they are numbers
+            sound = 0 < made.boost < inf and isinstance(made.doubtful, dict)
+        except (TypeError, KeyError) as error:
+            raise ValueError("not an agreement") from error
+        if not sound or not made.dice or len(made.dice) != len(made.chance):
+            raise ValueError("an agreement that does not hold together")
+        return made
 
     @property
     def trust(self) -> tuple[float, ...]:
         """How far the vote on each class can be trusted, 0-1: 1 for the background, and where it is not known."""
-        pairs = zip(self.dice[1:], self.chance[1:], strict=True)
-        beyond = (1.0 if dice is None else dice - (chance or 0.0) for dice, chance in pairs)
-        return (1.0, *(min(max((x - LITTLE) / (ENOUGH - LITTLE), 0.0), 1.0) for x in beyond))
+        dice, chance = (np.array(shares[1:], float) for shares in (self.dice, self.chance))  # NaN for None
+        beyond = np.nan_to_num(dice - np.nan_to_num(chance), nan=1.0)
+        trust = (beyond - NO_TRUST_DICE) / (FULL_TRUST_DICE - NO_TRUST_DICE)
+        return (1.0, *trust.clip(0, 1).tolist())
 
     def in_words(self, organs: Sequence[str]) -> str:
         """Return the Dice of each organ that is known."""

@@ -17,15 +17,15 @@ from ragsam.networks.supports import Supports, label_prior, resize_prior, vote_s
 from ragsam.retrieval.agreement import USUAL_BOOST, Agreement
 from ragsam.retrieval.bank import Bank
 
-#: Slices that ask, evenly spaced among those with an organ, and how many at once. They are as many as give every
-#: patient some, if that takes no more than `MOST`.
-SLICES, BATCH = 160, 8
-EACH, MOST = 5, 500
-#: Of so many patients, of whom so many slices have asked, those are doubtful whose labels are found with less than this
-#: share of the Dice of half of them.
-PATIENTS, LEAST, SHARE = 4, 3, 1 / 3
+#: Slices that ask, evenly spaced among those with an organ; more where every patient is to have some.
+SLICES, SLICES_EACH, MOST_SLICES = 160, 5, 500
+#: Slices that ask at once.
+BATCH = 8
+#: A patient is doubtful whose labels are found with less than this share of the median patient's Dice; patients are
+#: judged of whom so many slices have asked, where there are so many of them.
+DOUBTFUL_SHARE, JUDGED_SLICES, JUDGED_PATIENTS = 1 / 3, 3, 4
 #: Where a bank has one patient, that patient's slices that are so far away answer.
-APART = 2
+FARTHER_SLICES = 2
 #: How often labels are drawn at random.
 DRAWS = 4
 #: What is tried of how many times over a vote for an organ counts; of equally good ones the smallest is taken.
@@ -44,32 +44,46 @@ def measured_agreement(bank: Bank, ask: Ask) -> Agreement:
         ask: what a search in the bank finds for some of its rows [n], of those that masks [N] allow: the supports, and
             the neighbours' rows [n, k].
     """
-    classes = bank.present.shape[1]
-    rows = np.flatnonzero(bank.present[:, 1:].any(1))
-    count = SLICES if EACH * bank.patient_count > MOST else max(SLICES, EACH * bank.patient_count)
-    rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
-    patients, of = np.unique(bank.patients[rows], return_inverse=True)
-    draw = np.random.default_rng(0)
-    drawn = [draw.permutation(rows) for _ in range(DRAWS)]
+    rows, classes = _asking_rows(bank), bank.present.shape[1]
+    patients, patient_of = np.unique(bank.patients[rows], return_inverse=True)
     boosts = BOOSTS if bank.patient_count > 1 else (USUAL_BOOST,)
-    # Of every patient, and at the end with others' labels.
+    draw = np.random.default_rng(0)
+    compared = [(rows, patient_of)]
+    for _ in range(DRAWS):  # others' labels are counted behind the last patient
+        compared.append((draw.permutation(rows), np.full_like(patient_of, len(patients))))
     counts = torch.zeros(len(patients) + 1, len(boosts), 3, classes, dtype=torch.float64)
     for start in range(0, len(rows), BATCH):
         block = slice(start, start + BATCH)
         votes, asked = _votes(bank, ask, rows[block], classes)
         found = [vote_shares(votes, boost).argmax(1) for boost in boosts]
-        for compared in (rows, *drawn):
-            labels = torch.from_numpy(np.asarray(bank.labels[compared[block]])).long()
-            known = asked & _annotated(bank, compared[block], classes)
-            places = of[block] if compared is rows else np.full(len(labels), -1)
+        for others, places in compared:
+            labels = torch.from_numpy(np.asarray(bank.labels[others[block]])).long()
+            known = (asked & _annotated(bank, others[block], classes))[:, None]
             for index, chosen in enumerate(found):
-                for place, one, label, both in zip(places, chosen, labels, known, strict=True):
-                    counts[place, index] += overlaps(one, label, classes) * both
+                counted = overlaps(chosen, labels, classes) * known
+                counts[:, index].index_add_(0, torch.from_numpy(places[block]), counted)
     own, chance = _dice(counts[:-1].sum(0)), _dice(counts[-1])
     best = int(own[:, 1:].nanmean(1).nan_to_num(0.0).argmax())
-    shares = (tuple(None if isnan(x) else round(x, 4) for x in dice[best].tolist()) for dice in (own, chance))
-    by_patient = _dice(counts[:-1, best])[:, 1:].nanmean(1).numpy()
-    return Agreement(*shares, bank.patient_count, boosts[best], _doubtful(patients, by_patient, np.bincount(of)))
+    return Agreement(
+        dice=_shares(own[best]),
+        chance=_shares(chance[best]),
+        patients=bank.patient_count,
+        boost=boosts[best],
+        doubtful=_doubtful(patients, _dice(counts[:-1, best])[:, 1:].nanmean(1).numpy(), np.bincount(patient_of)),
+    )
+
+
+def _asking_rows(bank: Bank) -> np.ndarray:
+    """Return the rows of the slices that ask."""
+    rows = np.flatnonzero(bank.present[:, 1:].any(1))
+    count = SLICES_EACH * bank.patient_count
+    if not SLICES <= count <= MOST_SLICES:
+        count = SLICES
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
+
+
+def _shares(dice: Tensor) -> tuple[float | None, ...]:
+    return tuple(None if isnan(value) else round(value, 4) for value in dice.tolist())
 
 
 def _dice(counts: Tensor) -> Tensor:
@@ -79,11 +93,11 @@ def _dice(counts: Tensor) -> Tensor:
 
 
 def _doubtful(patients: np.ndarray, dice: np.ndarray, asked: np.ndarray) -> dict[str, float]:
-    """Return the Dice of patients that is far below the others', see `SHARE`."""
-    judged = (asked >= LEAST) & ~np.isnan(dice)
-    if judged.sum() < PATIENTS:
+    """Return the Dice of patients that is far below the others', see `DOUBTFUL_SHARE`."""
+    judged = (asked >= JUDGED_SLICES) & ~np.isnan(dice)
+    if judged.sum() < JUDGED_PATIENTS:
         return {}
-    far = judged & (dice < SHARE * np.median(dice[judged]))
+    far = judged & (dice < DOUBTFUL_SHARE * np.median(dice[judged]))
     return {str(name): round(float(value), 4) for name, value in zip(patients[far], dice[far], strict=True)}
 
 
@@ -106,11 +120,16 @@ def _allowed(bank: Bank, row: int) -> np.ndarray | None:
     """Return as a mask the rows that may answer a row: those of other patients, or the farther ones of its own."""
     if bank.patient_count > 1:
         return bank.allowed(without=[bank.patients[row]])
-    return (bank.cases != bank.cases[row]) | (np.abs(bank.slices - bank.slices[row]) >= APART)
+    return (bank.cases != bank.cases[row]) | (np.abs(bank.slices - bank.slices[row]) >= FARTHER_SLICES)
 
 
 def overlaps(found: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """Return for every class how many pixels are right, found and true: [3, classes]."""
+    """Return for every class of labels [B, H, W] how many pixels are right, found and true: [B, 3, classes]."""
     right = torch.where(found == truth, found, classes)
-    counted = [torch.bincount(x.flatten(), minlength=classes)[:classes] for x in (right, found, truth)]
-    return torch.stack(counted).double().cpu()
+    slots = classes + 1  # the last is of no class
+    first = torch.arange(len(found), device=found.device)[:, None] * slots
+    counted = []
+    for labels in (right, found, truth):
+        numbers = (labels.flatten(1) + first).flatten()
+        counted.append(numbers.bincount(minlength=len(found) * slots).view(-1, slots)[:, :classes])
+    return torch.stack(counted, dim=1).double().cpu()

@@ -99,9 +99,9 @@ class VoteWeight:
             truth = batch["label"][:, 0].to(device)
             for index, weight in enumerate(WEIGHTS):
                 found = multiplied(logits, weight * evidence).argmax(1)
+                counted = overlaps(found, truth, network.num_classes + 1) * batch["annotated"][:, None]
                 for place, patient in enumerate(batch["patient"]):
-                    counted = overlaps(found[place], truth[place], network.num_classes + 1)
-                    counts[patient][index] += counted * batch["annotated"][place]
+                    counts[patient][index] += counted[place]
         network.train(training)
         both, found, truth = torch.stack(list(counts.values())).unbind(2)  # each [patients, weights, K + 1]
         dice = torch.where(found + truth > 0, 2 * both / (found + truth), torch.nan)[..., 1:]
