@@ -30,15 +30,20 @@ class Look:
     def show(self, slices: Tensor) -> Tensor:
         """Return slices [S, C, H, W] as this look sees them."""
         slices = slices.roll(self.move, (-2, -1))
-        slices = slices.flip(-2) if self.mirror else slices
-        if self.scale == 1:
-            return slices
-        return _scaled(slices, [max(1, round(side * self.scale)) for side in slices.shape[-2:]], self.scale)
+        if self.mirror:
+            slices = slices.flip(-2)
+        if self.scale != 1:
+            height, width = slices.shape[-2:]
+            shape = (max(1, round(height * self.scale)), max(1, round(width * self.scale)))
+            slices = _scaled(slices, shape, self.scale)
+        return slices
 
     def undo(self, seen: Tensor, shape: Sequence[int]) -> Tensor:
         """Return what lies on slices as seen [S, C, H', W'] where it lies on the slices themselves, of a shape."""
-        seen = seen if self.scale == 1 else _scaled(seen, shape, 1 / self.scale)
-        seen = seen.flip(-2) if self.mirror else seen
+        if self.scale != 1:
+            seen = _scaled(seen, shape, 1 / self.scale)
+        if self.mirror:
+            seen = seen.flip(-2)
         return seen.roll((-self.move[0], -self.move[1]), (-2, -1))
 
 
@@ -69,13 +74,17 @@ class Looks:
     ) -> None:
         if mirror and slice_axis == 0:
             raise InputError("test_mirror: sagittal slices show no left and right; switch it off")
-        if wrong := [scale for scale in scales if not 0.5 <= scale <= 2]:
-            raise InputError(f"test_scales: {wrong[0]} is not between 0.5 and 2; take scales such as [0.9, 1.1]")
         self.margin = shift
-        self.left_right = [(int(left), int(right)) for left, right in left_right]
-        moves = [(0, 0), (shift, 0), (-shift, 0), (0, shift), (0, -shift)] if shift else [(0, 0)]
-        self.looks = [*map(Look, moves), *([Look(mirror=True)] if mirror else [])]
-        self.looks += [Look(scale=float(scale)) for scale in scales]
+        self.left_right = left_right
+        self.looks = [Look()]
+        if shift:
+            self.looks += [Look((shift, 0)), Look((-shift, 0)), Look((0, shift)), Look((0, -shift))]
+        if mirror:
+            self.looks.append(Look(mirror=True))
+        for scale in scales:
+            if not 0.5 <= scale <= 2:
+                raise InputError(f"test_scales: {scale} is not between 0.5 and 2; take scales such as [0.9, 1.1]")
+            self.looks.append(Look(scale=float(scale)))
 
     def __call__(self, slices: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         """Return logits [S, K + 1, H, W] of slices [S, C, H, W]: the network's own where there is one look.
@@ -92,17 +101,17 @@ class Looks:
         total = padded.new_zeros(())
         for look in self.looks:
             chances = look.undo(run(look.show(padded)).softmax(1), padded.shape[-2:])
-            total = total + (self._swapped(chances) if look.mirror else chances)
+            if look.mirror:
+                chances = swap_classes(chances.movedim(1, 0), self.left_right).movedim(0, 1)
+            total = total + chances
         height, width = slices.shape[-2:]
         mean = total[..., margin : margin + height, margin : margin + width] / len(self.looks)
         return mean.clamp_min(1e-8).log()
 
-    def _swapped(self, chances: Tensor) -> Tensor:
-        return swap_classes(chances.movedim(1, 0), self.left_right).movedim(0, 1)
-
 
 def _scaled(slices: Tensor, shape: Sequence[int], scale: float) -> Tensor:
     """Return slices [..., H, W] made larger by a scale about their middle, on so many pixels."""
-    middles = [((old - 1) / 2, (new - 1) / 2) for old, new in zip(slices.shape[-2:], shape, strict=True)]
-    origins = [old - new / scale for old, new in middles]
+    origins = []
+    for old, new in zip(slices.shape[-2:], shape, strict=True):
+        origins.append((old - 1) / 2 - (new - 1) / 2 / scale)
     return resample_slices(slices, shape, (1 / scale, 1 / scale), origins)
