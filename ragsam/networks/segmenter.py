@@ -150,14 +150,7 @@ class Segmenter(nn.Module):
         }
         self.coarse_training = coarse_training
         self.prompt_head = PromptHead(self.sam.mask_decoder) if prompts == "trained" or (prompts and base) else None
-        if base:
-            state = read_state_dict(base)
-            logger.info("base weights: %s", load_sam_weights(self.sam, state))
-            if self.prompt_head is not None:
-                load_prompt_head(self.prompt_head, state)
-        else:
-            logger.info("no base weights were given: the whole network trains")
-            _scatter_positions(self.sam.image_encoder)
+        self._begin(base)
         add_tuning(self.sam, **tuning)
         if base and not full_tuning:
             freeze_base(self.sam)
@@ -165,19 +158,37 @@ class Segmenter(nn.Module):
             self.prompt_head.requires_grad_(False)
         self.sam.image_encoder.checkpoint(checkpointing)
         self.stacked = bool((tuning["adapter"] or {}).get("depth"))
-        dim = self.sam.mask_decoder.transformer_dim
-        self.stem = DetailStem() if detail else None
-        self.detail = (
-            DetailDecoder(dim, self.patch_size, num_classes + 1, zero_init=base is not None) if detail else None
-        )
-        if detail and not base:
-            self.sam.image_encoder.patch_embed = StemPatchEmbed(self.patch_size, BACKBONES[backbone].embed_dim)
-        channels = FULL_CHANNELS if detail else dim // 8
+        channels = self._add_detail(detail)
         self.fusion = Fusions(fusions, num_classes=num_classes + 1, channels=channels) if fusions else None
-        mean, deviation = (torch.tensor(values)[:, None, None] for values in NORMALISATIONS[normalisation])
+        mean, deviation = torch.tensor(NORMALISATIONS[normalisation])[..., None, None]
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", deviation, persistent=False)
         self.register_load_state_dict_post_hook(_excuse_base)
+
+    def _begin(self, base: str | os.PathLike[str] | None) -> None:
+        """Load base weights, or begin at random."""
+        if not base:
+            logger.info("no base weights were given: the whole network trains")
+            _scatter_positions(self.sam.image_encoder)
+            return
+        state = read_state_dict(base)
+        logger.info("base weights: %s", load_sam_weights(self.sam, state))
+        if self.prompt_head is not None:
+            load_prompt_head(self.prompt_head, state)
+
+    def _add_detail(self, detail: bool) -> int:
+        """Add the detail branch, or none; return the channels of the features that the fusion gets."""
+        dim = self.sam.mask_decoder.transformer_dim
+        self.stem = self.detail = None
+        if not detail:
+            return dim // 8
+        pretrained = self.base_sha256 is not None
+        self.stem = DetailStem()
+        self.detail = DetailDecoder(dim, self.patch_size, self.num_classes + 1, zero_init=pretrained)
+        if not pretrained:
+            embed_dim = BACKBONES[self.about["backbone"]].embed_dim
+            self.sam.image_encoder.patch_embed = StemPatchEmbed(self.patch_size, embed_dim)
+        return FULL_CHANNELS
 
     def forward(
         self,
