@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 from monai.data import DataLoader
+
+from ragsam.errors import InputError
+
+_END = object()
 
 
 class ReadAheadLoader(DataLoader):
@@ -14,13 +19,40 @@ class ReadAheadLoader(DataLoader):
 
     MONAI's own `ThreadBuffer` ends without a word where loading fails. A process instead would hand whole volumes over
     through shared memory, of which a container has little.
+
+    Attributes:
+        skip_faulty: leave batches out that are bad input, instead of raising it.
     """
+
+    skip_faulty = False
+    _started: Iterator[Any] | None = None
+
+    def start(self) -> bool:
+        """Load the first batch of the next iteration now; return whether there is one."""
+        batches = self._ahead()
+        first = next(batches, _END)
+        if first is _END:
+            return False
+        self._started = chain([first], batches)
+        return True
 
     def __iter__(self) -> Iterator[Any]:
         """Yield what the loader yields."""
-        batches, end = super().__iter__(), object()
+        started, self._started = self._started, None
+        return started or self._ahead()
+
+    def _ahead(self) -> Iterator[Any]:
+        batches = super().__iter__()
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
-            coming = pool.submit(next, batches, end)
-            while (batch := coming.result()) is not end:
-                coming = pool.submit(next, batches, end)
+            coming = pool.submit(self._next, batches)
+            while (batch := coming.result()) is not _END:
+                coming = pool.submit(self._next, batches)
                 yield batch
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        while True:
+            try:
+                return next(batches, _END)
+            except InputError:
+                if not self.skip_faulty:
+                    raise

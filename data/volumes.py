@@ -8,10 +8,12 @@ from typing import Any
 
 from monai.data import Dataset
 from monai.transforms import Compose
+from nibabel.spatialimages import SpatialImage
 
 from ragsam.data.annotation import annotated_classes
 from ragsam.data.cards.load import Card
-from ragsam.data.checks.check_case import read_volume_checked, require_sound
+from ragsam.data.checks.check_case import require_sound
+from ragsam.data.checks.load_volume import load_volume_checked
 from ragsam.data.datalist import Case
 from ragsam.data.served import as_cases
 from ragsam.errors import InputError
@@ -27,6 +29,9 @@ class VolumeDataset(Dataset):
         transform: the preprocessing chain.
         card: given, every case is checked against it before anything else.
         labels: whether labels are loaded too.
+
+    Attributes:
+        faults: by case, what was wrong with the files of items that were asked for.
 
     Raises:
         InputError: no case, or one without label, where labels are wanted; a faulty file: at once where there is a
@@ -52,21 +57,31 @@ class VolumeDataset(Dataset):
         super().__init__(data, transform)
         self.card = card
         self.labels = labels
+        self.faults: dict[str, str] = {}
 
     @property
     def images(self) -> dict[str, Path]:
         """Return the path of each case's image."""
         return {case.case: case.image for case in self.data}
 
+    def _load(self, path: Path, case: Case, *, fill: float | None) -> SpatialImage:
+        """Load and check a file in one pass; note the fault of a case."""
+        try:
+            return load_volume_checked(path, case.case, fill_nonfinite=fill)
+        except InputError as error:
+            self.faults[case.case] = str(error)
+            raise
+
     def _transform(self, index: int) -> dict[str, Any]:
         case: Case = self.data[index]
         files = {"image": case.image, **({"label": case.label} if self.labels else {})}
+        loaded = {}
         for name, path in files.items():
-            read_volume_checked(path, case.case, fill_nonfinite=case.fill_nonfinite if name == "image" else None)
+            loaded[str(path)] = self._load(path, case, fill=case.fill_nonfinite if name == "image" else None)
         item: dict[str, Any] = {name: str(path) for name, path in files.items()}
         if self.labels and case.label_map is not None:
             item["label_map"] = case.label_map
         if case.fill_nonfinite is not None:
             item["fill_nonfinite"] = case.fill_nonfinite
-        item = self.transform({**item, "case": case.case, "patient": case.patient})
+        item = self.transform({**item, "loaded": loaded, "case": case.case, "patient": case.patient})
         return item if self.card is None else {**item, "annotated": annotated_classes(case, self.card)}

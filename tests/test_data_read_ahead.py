@@ -50,3 +50,22 @@ def test_an_error_comes_after_the_batches_before_it_with_its_own_type():
     assert [next(batches).item() for _ in range(3)] == [0, 1, 2]
     with pytest.raises(InputError, match="case 3: damaged"):
         next(batches)
+
+
+def test_bad_input_is_left_out_where_that_is_asked_for():
+    loader = ReadAheadLoader(Watched(faulty=3), batch_size=1, num_workers=0)
+    loader.skip_faulty = True
+    assert [batch.item() for batch in loader] == [0, 1, 2, 4]
+
+
+def test_the_first_batch_may_be_loaded_before():
+    data = Watched(faulty=0)
+    loader = ReadAheadLoader(data, batch_size=1, num_workers=0)
+    loader.skip_faulty = True
+    assert loader.start()
+    assert data.read[0] == 1
+    assert [batch.item() for batch in loader] == [1, 2, 3, 4]
+    assert data.read == [1, 2, 3, 4]
+    nothing = ReadAheadLoader(Watched(faulty=0), sampler=[0], batch_size=1, num_workers=0)
+    nothing.skip_faulty = True
+    assert not nothing.start()

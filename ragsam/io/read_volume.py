@@ -92,7 +92,14 @@ class VolumeReader(NibabelReader):
     """MONAI's reader of whatever `open_volume` opens.
 
     Unlike MONAI's own it never changes a header: the sform goes before the qform, whatever the voxel sizes say.
+
+    Args:
+        loaded: volumes by path that are in memory already; each is let go once it is taken.
     """
+
+    def __init__(self, loaded: dict[str, SpatialImage] | None = None) -> None:
+        super().__init__()
+        self.loaded = {} if loaded is None else loaded
 
     def verify_suffix(self, filename: Sequence[os.PathLike[str] | str] | os.PathLike[str] | str) -> bool:
         """Return True: `open_volume` says itself what it cannot read."""
@@ -102,7 +109,10 @@ class VolumeReader(NibabelReader):
         """Return the opened volume, or a list of them; raises InputError as `open_volume`."""
         self.filenames = ensure_tuple(data)
         # A file's name may be a patient's, so errors do not say it; files are checked by case before they come here.
-        images = [open_volume(Path(path), "volume") for path in self.filenames]
+        images = []
+        for path in self.filenames:
+            image = self.loaded.pop(str(path), None)
+            images.append(open_volume(Path(path), "volume") if image is None else image)
         return images if len(images) > 1 else images[0]
 
 
@@ -120,5 +130,10 @@ class LoadVolumed(LoadImaged):
         logger.setLevel(level)
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
-        """Load `data[key]` for every key; see `monai.transforms.LoadImaged`."""
-        return super().__call__(data, reader=reader or VolumeReader())
+        """Load `data[key]` for every key; see `monai.transforms.LoadImaged`.
+
+        Volumes in memory are taken from `data["loaded"]`, by their paths; it is left out of what is returned.
+        """
+        files = dict(data)
+        loaded = files.pop("loaded", None)
+        return super().__call__(files, reader=reader or VolumeReader(loaded))
