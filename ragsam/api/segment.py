@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ignite.engine import Engine, Events
+
 from ragsam.data.cards.load import load_card
-from ragsam.data.checks.check_case import read_volume_checked
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.inference.dicom_seg import require_dicom, write_case_seg
 from ragsam.inference.inputs import cases_of_inputs, is_dicom, skipped_files
 from ragsam.runs.bank_only import BUNDLE, segment_values
-from ragsam.runs.run import RunFolder, run_config
+from ragsam.runs.run import RunFolder, bad_input
 from ragsam.runs.settings import checked_options
 from ragsam.runs.templates import find_bundle
 
@@ -70,24 +71,21 @@ def segment_with_run(
     """
     cases = cases_of_inputs(inputs, section=section, series=series)
     folder = RunFolder(find_bundle(BUNDLE) if run is None else run)
-    overrides: dict[str, Any] = {"output_dir": str(Path(output).absolute()), "retrieval": retrieval}
-    overrides |= _segment_knobs(folder, knobs or {})
+    values: dict[str, Any] = {"output_dir": str(Path(output).absolute()), "retrieval": retrieval}
+    values |= _segment_knobs(folder, knobs or {})
     if run is None:
-        overrides |= segment_values(card, bank, base)
+        values |= segment_values(card, bank, base)
     if dicom_seg:
         require_dicom(cases)
-    faults = {case.case: fault for case in cases if (fault := _fault(case))}
+    if bank is not None:
+        values["bank"] = str(Path(bank).absolute())
+    values["ensemble"] = [str(Path(other).absolute()) for other in ensemble]
+    values |= {"uncertainty": uncertainty, "probabilities": probabilities}
+    faults = _run(folder, cases, values)
     sound = [case for case in cases if case.case not in faults]
-    if not sound:
-        raise InputError(_told(list(faults.values()), 0))
     for case in filter(is_dicom, sound):
         if skipped := skipped_files(case):
             logger.info("segment: %s: %d files of the folder are no DICOM images; left out", case.case, skipped)
-    if bank is not None:
-        overrides["bank"] = str(Path(bank).absolute())
-    others = [str(Path(other).absolute()) for other in ensemble]
-    maps = {"uncertainty": uncertainty, "probabilities": probabilities}
-    run_config(folder.path, "inference", cases=sound, ensemble=others, **maps, **overrides)
     if dicom_seg:
         named = load_card(card) if run is None else folder.card
         for case in sound:
@@ -96,8 +94,23 @@ def segment_with_run(
             except InputError as error:
                 faults[case.case] = str(error)
     if faults:
-        raise InputError(_told(list(faults.values()), len(sound)))
+        raise InputError(told_faults([faults[case.case] for case in cases if case.case in faults], len(sound)))
     return sound
+
+
+def _run(folder: RunFolder, cases: Sequence[Case], values: Mapping[str, Any]) -> dict[str, str]:
+    """Segment the cases that can be read; return the faults of the others. Where none can nothing is written."""
+    workflow = folder.workflow("inference", cases=list(cases), **values)
+    with bad_input():
+        workflow.initialize()
+        get = workflow.parser.get_parsed_content
+        loader = get("dataloader")
+        loader.skip_faulty = True
+        if loader.start():
+            get("evaluator").add_event_handler(Events.DATALOADER_STOP_ITERATION, Engine.terminate_epoch)
+            workflow.run()
+            workflow.finalize()
+        return get("dataset").faults
 
 
 def _segment_knobs(run: RunFolder, knobs: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,16 +120,7 @@ def _segment_knobs(run: RunFolder, knobs: Mapping[str, Any]) -> dict[str, Any]:
     return checked_options(run.text("inference"), knobs)
 
 
-def _fault(case: Case) -> str | None:
-    """Return what is wrong with a case's image."""
-    try:
-        read_volume_checked(case.image, case.case, fill_nonfinite=case.fill_nonfinite)
-    except InputError as error:
-        return str(error)
-    return None
-
-
-def _told(faults: Sequence[str], segmented: int) -> str:
+def told_faults(faults: Sequence[str], segmented: int) -> str:
     """Return the first fault's line, with how many more there are and how many inputs were segmented."""
     more = [f"{len(faults) - 1} more at fault"] if len(faults) > 1 else []
     more += [f"{segmented} segmented"] if segmented else []
