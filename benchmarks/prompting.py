@@ -34,11 +34,11 @@ from ragsam.data.volumes import VolumeDataset
 from ragsam.files import write_json_atomic
 from ragsam.metrics.overlap import dice
 from ragsam.metrics.statistics import mean_interval
-from ragsam.prompting.prompted_run import PromptedRun
+from ragsam.prompting.prompted_run import load_prompted
 from ragsam.prompting.prompted_volume import PromptedVolume, SliceMask, mask_box
 from ragsam.prompting.propagation import Following, propagate
 from ragsam.prompting.refinement import refine
-from ragsam.runs.run import run_config
+from ragsam.runs.run import RunFolder, run_config
 from ragsam.runs.templates import make_run
 from ragsam.transforms import preprocessing
 from ragsam.transforms.voxel_prompts import SliceGrid, SlicePoint, SlicePrompts
@@ -69,13 +69,13 @@ class Study:
 
 def studies(run: Path, cases: list[Case]) -> Iterator[Study]:
     """Yield every case, segmented automatically."""
-    prompted = PromptedRun(run, cases, {"retrieval": False})
+    prompted = load_prompted(RunFolder(run), retrieval=False)
     dataset = VolumeDataset(cases, preprocessing(window=prompted.card.window), labels=True)
     organs = prompted.card.labels
     for index, case in enumerate(cases):
         item = dataset[index]
         volume = item["image"]
-        made = prompted.automatic(index, volume, list(organs.values()))
+        made = prompted.automatic(case, volume, list(organs.values()))
         grid, reference = SliceGrid.of(volume), item["label"].as_tensor()[0].round().long()
         otherwise = {organ: grid.slices(labels).long() for organ, labels in made.otherwise.items()}
         answering = prompted.prompted(volume)

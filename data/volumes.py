@@ -64,24 +64,31 @@ class VolumeDataset(Dataset):
         """Return the path of each case's image."""
         return {case.case: case.image for case in self.data}
 
-    def _load(self, path: Path, case: Case, *, fill: float | None) -> SpatialImage:
-        """Load and check a file in one pass; note the fault of a case."""
+    def _transform(self, index: int) -> dict[str, Any]:
+        case: Case = self.data[index]
         try:
-            return load_volume_checked(path, case.case, fill_nonfinite=fill)
+            return self.item(case)
         except InputError as error:
             self.faults[case.case] = str(error)
             raise
 
-    def _transform(self, index: int) -> dict[str, Any]:
-        case: Case = self.data[index]
-        files = {"image": case.image, **({"label": case.label} if self.labels else {})}
+    def item(self, case: Case, image: SpatialImage | None = None) -> dict[str, Any]:
+        """Return the item of a case.
+
+        Args:
+            image: the case's image, checked and in memory; None loads its file.
+        """
+        item: dict[str, Any] = {"image": str(case.image), "case": case.case, "patient": case.patient}
         loaded = {}
-        for name, path in files.items():
-            loaded[str(path)] = self._load(path, case, fill=case.fill_nonfinite if name == "image" else None)
-        item: dict[str, Any] = {name: str(path) for name, path in files.items()}
-        if self.labels and case.label_map is not None:
+        if image is None:
+            loaded[item["image"]] = load_volume_checked(case.image, case.case, fill_nonfinite=case.fill_nonfinite)
+        else:
+            loaded[item["image"]] = image
+        if self.labels:
+            item["label"] = str(case.label)
+            loaded[item["label"]] = load_volume_checked(case.label, case.case)
             item["label_map"] = case.label_map
         if case.fill_nonfinite is not None:
             item["fill_nonfinite"] = case.fill_nonfinite
-        item = self.transform({**item, "loaded": loaded, "case": case.case, "patient": case.patient})
+        item = self.transform({**item, "loaded": loaded})
         return item if self.card is None else {**item, "annotated": annotated_classes(case, self.card)}

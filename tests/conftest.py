@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
@@ -93,3 +94,19 @@ def edited_study(study: Path, tmp_path: Path) -> Callable[[Callable[[dict[str, A
         return path
 
     return write
+
+
+@pytest.fixture
+def unpacked(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many bytes gzip unpacked of each file, by its path."""
+    count: dict[str, int] = {}
+    read = gzip._GzipReader.read
+
+    def counted(self: Any, size: int = -1) -> bytes:
+        found = read(self, size)
+        name = self._fp.file.name
+        count[name] = count.get(name, 0) + len(found)
+        return found
+
+    monkeypatch.setattr(gzip._GzipReader, "read", counted)
+    return count

@@ -1,6 +1,5 @@
 """Volumes checked while they are loaded: the same voxels and the same faults, and one pass over the file."""
 
-import gzip
 import warnings
 
 import nibabel as nib
@@ -23,22 +22,6 @@ def write(path, voxels, *, slope=None, inter=0.0):
         image.header.set_slope_inter(slope, inter)
     nib.save(image, path)
     return path
-
-
-@pytest.fixture
-def unpacked(monkeypatch):
-    """Bytes that gzip gave, by the file's path."""
-    count = {}
-    read = gzip._GzipReader.read
-
-    def counted(self, size=-1):
-        found = read(self, size)
-        name = self._fp.file.name
-        count[name] = count.get(name, 0) + len(found)
-        return found
-
-    monkeypatch.setattr(gzip._GzipReader, "read", counted)
-    return count
 
 
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nii"])

@@ -88,14 +88,21 @@ def scan_volume(
             2**31 voxels, a singular or sheared affine, NaN or infinite voxels.
     """
     image = open_volume(Path(path), case)
+    return image, scan_opened(image, Path(path), case, *readers, fill_nonfinite=fill_nonfinite)
+
+
+def scan_opened(
+    image: SpatialImage, path: Path, case: str, *readers: SlabReader, fill_nonfinite: float | None = None
+) -> list[str]:
+    """Do as `scan_volume` with a volume that is opened, or in memory; return the lines of warning."""
     _check_shape(image, case)
     told, bad = _check_affine(image, case), 0
     if not readers and _must_be_finite(image):
-        check_stream(Path(path), image, case)
-        return image, told
+        check_stream(path, image, case)
+        return told
     for reader in readers:
         reader.begin(image)
-    for slab in read_slabs(Path(path), image, case):
+    for slab in read_slabs(path, image, case):
         voxels = filled(slab.voxels, fill_nonfinite or 0.0)
         if voxels is not slab.voxels:
             bad += int(np.count_nonzero(~np.isfinite(slab.voxels)))
@@ -105,7 +112,9 @@ def scan_volume(
     if bad and fill_nonfinite is None:
         way = "export the volume anew, or let the datalist fill them (fill_nonfinite)"
         raise InputError(f"{case}: {bad} voxels are NaN or infinite; {way}")
-    return image, told + ([f"{case}: {bad} voxels are NaN or infinite; filled with {fill_nonfinite:g}"] if bad else [])
+    if bad:
+        told.append(f"{case}: {bad} voxels are NaN or infinite; filled with {fill_nonfinite:g}")
+    return told
 
 
 def examine_case(case: Case, card: Card, *readers: SlabReader) -> CaseCheck:

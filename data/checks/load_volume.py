@@ -10,7 +10,7 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from ragsam.data.checks.check_case import scan_volume
+from ragsam.data.checks.check_case import scan_opened, scan_volume
 from ragsam.data.checks.slab_reader import Slab
 
 
@@ -48,3 +48,13 @@ def load_volume_checked(path: str | Path, case: str, *, fill_nonfinite: float | 
     if keeper.voxels is None:
         return image
     return type(image)(keeper.voxels, image.affine, image.header)
+
+
+def check_loaded(image: SpatialImage, case: str) -> None:
+    """Check a volume in memory as one from a file.
+
+    Raises:
+        InputError: as `scan_volume`.
+    """
+    for line in scan_opened(image, Path(), case):
+        warnings.warn(line, stacklevel=2)

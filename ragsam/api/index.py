@@ -16,7 +16,6 @@ from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
 from ragsam.inference.bank_building import bank_batches, bank_fit
-from ragsam.retrieval.agreement import Agreement
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.bank_manifest import read_manifest, write_manifest, writer_lock
 from ragsam.retrieval.bank_removal import remove_patients
@@ -58,25 +57,30 @@ def write_bank(
         InputError: no trained run, data that cannot be read or are of other organs, another writer; with `add` no
             bank, one made for something else, or a case that is in it.
     """
+    folder = Path(folder)
+    growing = add is not None
     if run is not None:
         parser = plain_slices(RunFolder(run, "train").parser("train"))
-    elif add is not None:
-        parser = packaged_parser(grown_values(Path(folder), add))
+    elif growing:
+        parser = packaged_parser(grown_values(folder, add))
     else:
         parser = packaged_parser(bank_values(data, section, knobs or {}))
     get = parser.get_parsed_content
-    keeps = read_manifest(Path(folder))["keeps"] if add else None
     with bad_input():
-        if add is None:
-            cases = get("datalist_def").section(section)
+        network = get("network")
+        retriever = get("retriever")
+        preparation = get("preparation")
+        keeps = retriever.keeps
+        if growing:
+            keeps = read_manifest(folder)["keeps"]
+            cases = _cases(add, section, preparation["labels"], "bank" if run is None else "run")
         else:
-            cases = _cases(add, section, get("preparation")["labels"], "bank" if run is None else "run")
-        network, retriever, preparation = get("network"), get("retriever"), get("preparation")
+            cases = get("datalist_def").section(section)
         if run is not None:
             WeightsLoader(network, get("weights")).load()
-        fit, stamps = bank_fit(retriever, network, preparation), {case.case: _stamp(case) for case in cases}
-        keeps = retriever.keeps if keeps is None else keeps
-        with BankWriter(folder, fit, keeps=keeps, stamps=stamps, grow=add is not None) as writer:
+        fit = bank_fit(retriever, network, preparation)
+        stamps = {case.case: _stamp(case) for case in cases}
+        with BankWriter(folder, fit, keeps=keeps, stamps=stamps, grow=growing) as writer:
             left = set(writer.left())
             todo = [case for case in cases if case.case in left]
             if todo:
@@ -85,7 +89,7 @@ def write_bank(
                 for batch in progress(batches, done=len(cases) - len(todo), total=len(cases)):
                     writer.add(batch)
             manifest = writer.commit()
-            _keep_agreement(Path(folder), retriever, manifest)
+            _keep_agreement(folder, retriever, manifest)
         _tell_doubtful(retriever, cases)
         return manifest
 
@@ -116,15 +120,12 @@ def prune_bank(
 
 
 def _keep_agreement(folder: Path, retriever: Retriever, manifest: dict[str, Any]) -> None:
-    """Measure how well a bank agrees with itself, and keep it in the manifest and tell it."""
+    """Measure how well a bank agrees with itself, keep it in the manifest, and tell whose vote counts less."""
     retriever.attach(Bank.open(folder))
-    manifest["agreement"] = retriever.agreement.as_json()
+    found = retriever.agreement
+    manifest["agreement"] = found.as_json()
     write_manifest(folder, manifest)
-    _tell_agreement(retriever.agreement, manifest["fit"].get("labels", []))
-
-
-def _tell_agreement(found: Agreement, organs: Sequence[str]) -> None:
-    """Tell how well a bank agrees with itself, and of which organs its vote counts less."""
+    organs = manifest["fit"].get("labels", [])
     among = "other patients" if found.patients > 1 else "the patient's own farther slices"
     logger.info("bank: the vote of %s finds its labels with a Dice of %s", among, found.in_words(organs) or "nothing")
     for organ, dice, chance, trust in zip(organs, found.dice[1:], found.chance[1:], found.trust[1:], strict=False):
@@ -153,9 +154,11 @@ def _cases(datalist: str | os.PathLike[str], section: str, labels: Sequence[str]
 
 def _stamp(case: Case) -> str:
     """Return a text that changes when a case's files or their meaning do."""
-    files = [path.stat() for path in (case.image, case.label) if path is not None and path.exists()]
-    told = (case.patient, case.annotated, case.label_map, case.fill_nonfinite)
-    about = [*told, *((found.st_size, found.st_mtime_ns) for found in files)]
+    about: list[Any] = [case.patient, case.annotated, case.label_map, case.fill_nonfinite]
+    for path in filter(None, (case.image, case.label)):
+        if path.exists():
+            found = path.stat()
+            about.append((found.st_size, found.st_mtime_ns))
     return hashlib.sha256(repr(about).encode()).hexdigest()
 
 

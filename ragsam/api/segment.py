@@ -83,16 +83,17 @@ def segment_with_run(
     values |= {"uncertainty": uncertainty, "probabilities": probabilities}
     faults = _run(folder, cases, values)
     sound = [case for case in cases if case.case not in faults]
+    card_path = card if run is None else folder.card_path
     for case in filter(is_dicom, sound):
-        if skipped := skipped_files(case):
+        skipped = skipped_files(case)
+        if skipped:
             logger.info("segment: %s: %d files of the folder are no DICOM images; left out", case.case, skipped)
-    if dicom_seg:
-        named = load_card(card) if run is None else folder.card
-        for case in sound:
-            try:
-                write_case_seg(Path(output), case, named)
-            except InputError as error:
-                faults[case.case] = str(error)
+        if not dicom_seg:
+            continue
+        try:
+            write_case_seg(Path(output), case, load_card(card_path))
+        except InputError as error:
+            faults[case.case] = str(error)
     if faults:
         raise InputError(told_faults([faults[case.case] for case in cases if case.case in faults], len(sound)))
     return sound
@@ -122,6 +123,11 @@ def _segment_knobs(run: RunFolder, knobs: Mapping[str, Any]) -> dict[str, Any]:
 
 def told_faults(faults: Sequence[str], segmented: int) -> str:
     """Return the first fault's line, with how many more there are and how many inputs were segmented."""
-    more = [f"{len(faults) - 1} more at fault"] if len(faults) > 1 else []
-    more += [f"{segmented} segmented"] if segmented else []
-    return faults[0] + (f" ({', '.join(more)})" if more else "")
+    more = []
+    if len(faults) > 1:
+        more.append(f"{len(faults) - 1} more at fault")
+    if segmented:
+        more.append(f"{segmented} segmented")
+    if not more:
+        return faults[0]
+    return f"{faults[0]} ({', '.join(more)})"

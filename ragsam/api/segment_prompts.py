@@ -6,14 +6,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ragsam.data.checks.check_case import read_volume_checked
+from ragsam.api.segment import told_faults
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.files import write_json_atomic
 from ragsam.inference.inputs import cases_of_inputs
 from ragsam.inference.volume_writer import write_label_volume
 from ragsam.prompting.prompt_file import read_prompts
-from ragsam.prompting.prompted_run import PromptedRun
+from ragsam.prompting.prompted_run import load_prompted
 from ragsam.runs.run import RunFolder, require_plain
 
 
@@ -45,7 +45,7 @@ def segment_prompted(
 
     Raises:
         InputError: a network that answers no prompts, faulty prompts, a case without prompts or prompts without case,
-            or an input that cannot be read.
+            or, once the other inputs are segmented, an input that cannot be read.
     """
     folder = RunFolder(run)
     require_plain(folder.path, output)
@@ -56,13 +56,20 @@ def segment_prompted(
         raise InputError(f"{lacking[0]}: {name} has no prompts for it; add them, or leave the input out")
     if unknown := sorted(set(asked) - names):
         raise InputError(f"{name}: {unknown[0]} is none of the inputs; a case is called after its file or folder")
-    for case in cases:
-        read_volume_checked(case.image, case.case, fill_nonfinite=case.fill_nonfinite)
-    overrides = {} if bank is None else {"bank": str(Path(bank).absolute())}
-    prompted = PromptedRun(folder.path, cases, {**overrides, "retrieval": retrieval})
+    values = {} if bank is None else {"bank": str(Path(bank).absolute())}
+    prompted = load_prompted(folder, retrieval=retrieval, **values)
     told = {}
-    for index, case in enumerate(cases):
-        labels, told[case.case] = prompted.segment(index, asked[case.case])
+    faults = []
+    for case in cases:
+        try:
+            volume = prompted.loaded.dataset.item(case)["image"]
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        labels, told[case.case] = prompted.answer(case, volume, asked[case.case])
         write_label_volume(Path(output) / f"{case.case}.nii.gz", labels, case.image)
-    write_json_atomic(Path(output) / "prompts.json", {"cases": told})
+    if told:
+        write_json_atomic(Path(output) / "prompts.json", {"cases": told})
+    if faults:
+        raise InputError(told_faults(faults, len(told)))
     return cases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 
@@ -15,6 +16,9 @@ def keep_freed_memory() -> None:
 
     Otherwise the system takes the pages of every large tensor back, and gives and clears them anew for the next one.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    for option, size in KEPT if mallopt is not None else ():
-        mallopt(option, size)
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    with contextlib.suppress(AttributeError):  # another C library has no `mallopt`
+        for option, size in KEPT:
+            library.mallopt(option, size)

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 logger = logging.getLogger(__name__)
 
 
-class Shown(Protocol):
-    """Work that a reporter shows."""
+class Shown:
+    """Work that a reporter shows; this one shows nothing."""
 
     def advance(self, done: int, line: str | None = None, **beside: str) -> None:
         """Show that so many units are done.
@@ -44,7 +44,9 @@ class TerminalReporter:
 
     def begin(self, name: str, total: int | None, unit: str, done: int = 0) -> Shown:
         """Show work that begins."""
-        if not (sys.stderr.isatty() or _in_notebook()):
+        ipython = sys.modules.get("IPython")
+        notebook = ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+        if not notebook and not sys.stderr.isatty():
             return _Lines()
         from tqdm.auto import tqdm  # a notebook's bar in a notebook
 
@@ -56,22 +58,16 @@ class QuietReporter:
 
     def begin(self, name: str, total: int | None, unit: str, done: int = 0) -> Shown:
         """Take note of nothing."""
-        return _Nothing()
+        return Shown()
 
 
-class _Nothing:
-    def advance(self, done: int, line: str | None = None, **beside: str) -> None: ...
-
-    def end(self) -> None: ...
-
-
-class _Lines(_Nothing):
+class _Lines(Shown):
     def advance(self, done: int, line: str | None = None, **beside: str) -> None:
         if line is not None:
             logger.info(line)
 
 
-class _Bar:
+class _Bar(Shown):
     def __init__(self, bar: Any) -> None:
         self.bar = bar
 
@@ -84,18 +80,14 @@ class _Bar:
         self.bar.close()
 
 
-def _in_notebook() -> bool:
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
-
-
 _reporter: Reporter = TerminalReporter()
 
 
 def set_reporter(reporter: Reporter | None) -> Reporter:
     """Show how far long work is by another reporter from now on; None shows nothing. Return the one before."""
     global _reporter
-    before, _reporter = _reporter, reporter or QuietReporter()
+    before = _reporter
+    _reporter = reporter or QuietReporter()
     return before
 
 

@@ -15,11 +15,9 @@ from torch import Tensor
 from ragsam.data.cards.load import Card
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
-from ragsam.inference.bank_building import attach_bank
+from ragsam.inference.loaded_run import LoadedRun
 from ragsam.inference.volume_inferer import SLAB, Slab
-from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.runs.run import RunFolder
-from ragsam.runs.weights import WeightsLoader
 from ragsam.transforms.slicing import SLICE_AXCODES
 
 
@@ -124,27 +122,20 @@ class Member:
     """
 
     def __init__(self, run: Path, cases: Sequence[Case], card: Card, overrides: Mapping[str, Any]) -> None:
-        get = RunFolder(run).parser("inference", cases=list(cases), **overrides).get_parsed_content
-        if list(get("card_def").labels) != list(card.labels):
+        self.run = LoadedRun(RunFolder(run), **overrides)
+        if list(self.run.card.labels) != list(card.labels):
             raise InputError(f"{run.name}: made for other organs; average runs of one card")
-        self.dataset, self.inferer, self.network = get("dataset"), get("inferer"), get("network").eval()
-        self.device = torch.device(get("device"))
-        self.numbers = {case.case: number for number, case in enumerate(cases)}
-        self.retriever = None
-        WeightsLoader(self.network, get("weights")).load()
-        if get("retrieval") and self.network.fusion is not None:
-            self.retriever = get("retriever")
-            attach_bank(self.retriever, self.network, get("bank"), get("preparation"))
-        self.axcodes = SLICE_AXCODES[get("slice_axis")]
+        if self.run.retrieves:
+            self.run.open_bank()
+        self.cases = {case.case: case for case in cases}
+        self.axcodes = SLICE_AXCODES[self.run.get("slice_axis")]
 
     @torch.no_grad()
     def slabs(self, case: str) -> Iterator[Slab]:
         """Yield the logits of a case, slab by slab of this run's own slices, on the image's own grid within them."""
-        item = self.dataset[self.numbers[case]]
-        supports = None
-        if self.retriever is not None:
-            supports = VolumeSupports(self.retriever, item["patient"], case)
-        yield from self.inferer.slabs(item["image"].to(self.device), self.network, supports)
+        item = self.run.dataset.item(self.cases[case])
+        volume = item["image"].to(self.run.device)
+        yield from self.run.inferer.slabs(volume, self.run.network, self.run.supports(self.cases[case]))
 
 
 def add_probabilities(mean: Tensor, where: slice, logits: Tensor, count: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from ignite.engine import Engine, Events
+from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
 from ragsam.files import atomic_write
@@ -91,16 +92,25 @@ def write_label_volume(
     Raises:
         ValueError: labels that are not on the image's grid.
     """
-    image = open_volume(Path(image_path), path.name)
-    if labels.shape != image.shape[:3]:
-        raise ValueError(f"{path.name}: labels are {labels.shape}, the image is {image.shape}")
-    volume = nib.Nifti1Image(labels, image.affine)
-    # The header's free text (descrip, intent_name, db_name) may name the patient: only the geometry goes on.
-    volume.header.set_xyzt_units(*image.header.get_xyzt_units())
-    for name in ("sform", "qform"):
-        code = int(image.header[f"{name}_code"])
-        getattr(volume, f"set_{name}")(image.affine, code=code or 1)
+    volume = on_grid_of(open_volume(Path(image_path), path.name), labels, path.name)
     if unit is not None:
         volume.header.set_slope_inter(unit, 0)
     with atomic_write(path) as temporary:
         nib.save(volume, temporary)
+
+
+def on_grid_of(image: SpatialImage, labels: np.ndarray, name: str) -> nib.Nifti1Image:
+    """Return labels, or other values [X, Y, Z], as NIfTI with the affine, codes and units of an image.
+
+    Raises:
+        ValueError: labels that are not on the image's grid.
+    """
+    if labels.shape != image.shape[:3]:
+        raise ValueError(f"{name}: labels are {labels.shape}, the image is {image.shape}")
+    volume = nib.Nifti1Image(labels, image.affine)
+    # The header's free text (descrip, intent_name, db_name) may name the patient: only the geometry goes on.
+    volume.header.set_xyzt_units(*image.header.get_xyzt_units())
+    for form in ("sform", "qform"):
+        code = int(image.header[f"{form}_code"])
+        getattr(volume, f"set_{form}")(image.affine, code=code or 1)
+    return volume

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -60,6 +61,19 @@ def open_itk(path: Path, case: str) -> nibabel.Nifti1Image:
     if path.suffix.lower() != ".mhd" and path.stat().st_size * _DEFLATE_LIMIT < needed_bytes:
         raise InputError(f"{case}: the header promises {shape} voxels, more than the file holds; copy it again")
     return lazy_volume(partial(_voxels, path, shape, case), shape, dtype, _lps_affine(reader), case)
+
+
+def volume_of_itk(image: Any, case: str) -> nibabel.Nifti1Image:
+    """Return an image of SimpleITK in RAS millimetres, its voxels copied.
+
+    Raises:
+        InputError: not three dimensions, or several channels.
+    """
+    sitk = simpleitk(case)
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{case}: not three dimensions of one channel; give one volume of one channel")
+    voxels = sitk.GetArrayFromImage(image).T
+    return lazy_volume(lambda: voxels, voxels.shape, voxels.dtype, _lps_affine(image), case)
 
 
 def _voxels(path: Path, shape: tuple[int, ...], case: str) -> NDArray:

@@ -61,10 +61,22 @@ def read_prompts(path: str | os.PathLike[str], card: Card) -> dict[str, tuple[Ob
     content = read_json(file)
     if not isinstance(content, Mapping) or not content:
         raise InputError(f'{file.name}: prompts are an object of cases, {{"CASE": [{{"organ": ..., "points": ...}}]}}')
-    return {str(case): _objects(asked, f"{file.name}: {case}", file.parent, card) for case, asked in content.items()}
+    found = {}
+    for case, asked in content.items():
+        found[str(case)] = read_objects(asked, f"{file.name}: {case}", file.parent, card)
+    return found
 
 
-def _objects(asked: Any, where: str, folder: Path, card: Card) -> tuple[ObjectPrompts, ...]:
+def read_objects(asked: Any, where: str, folder: Path, card: Card) -> tuple[ObjectPrompts, ...]:
+    """Read what is asked for the objects of one case, as a file of prompts has it.
+
+    Args:
+        where: how errors name it.
+        folder: paths are relative to it.
+
+    Raises:
+        InputError: as `read_prompts`.
+    """
     if not isinstance(asked, list) or not asked:
         raise InputError(f"{where}: a case has a list of objects, at least one; see docs/prompts.md")
     objects = tuple(_object(one, f"{where}: object {n}", folder, card) for n, one in enumerate(asked, start=1))

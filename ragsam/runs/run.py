@@ -100,11 +100,12 @@ class RunFolder:
         from monai.bundle import ConfigWorkflow  # takes a second; only needed here
 
         require_plain(self.path, *values.values())
-        logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)  # it tells stdout where logging.conf is
+        logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that nothing is logged
+        logging.getLogger("ignite").setLevel(logging.CRITICAL)  # an error is told once, by who caught it
         return ConfigWorkflow(
             config_file=str(self.config(name)),
             meta_file=str(self.metadata_path),
-            logging_file=str(self.path / CONFIGS_FOLDER / "logging.conf"),
+            logging_file=False,  # what is shown, and where, is for who calls
             workflow_type="train" if name == "train" else "inference",
             bundle_root=str(self.path),
             **values,

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ragsam.data.cards.load import Card
-from ragsam.data.checks.check_case import read_volume_checked
 from ragsam.data.served import as_cases
 from ragsam.errors import InputError
 from ragsam.inference.volume_writer import write_label_volume
 from ragsam.prompting.prompt_file import ObjectPrompts
-from ragsam.prompting.prompted_run import PromptedRun, answering_prompts
+from ragsam.prompting.prompted_run import PromptedRun, answering_prompts, load_prompted
 from ragsam.runs.run import RunFolder
 from ragsam.transforms.voxel_prompts import VoxelBox, VoxelPoint
 
@@ -72,7 +71,7 @@ def _numbers(values: Any, count: int, what: str) -> list[float]:
 class PromptTask:
     """Answers a request with the label volume of one object; an `InferTask` by MONAI Label's names.
 
-    The network stays loaded while requests are about one image, and its file and the weights are the same.
+    The network stays loaded while the file of its weights is the same.
 
     Args:
         run: the served run, whose network answers prompts.
@@ -87,7 +86,7 @@ class PromptTask:
         self.card = self.run.card
         self.labels = {name.lower(): value for name, value in self.card.labels.items()}
         self._lock = threading.Lock()
-        self._loaded: tuple[tuple[str | int, ...], PromptedRun] | None = None
+        self._loaded: tuple[int, PromptedRun] | None = None
 
     def info(self) -> dict[str, Any]:
         """Return what the server tells of the task; viewers show its options."""
@@ -117,19 +116,18 @@ class PromptTask:
         """
         asked = [asked_object(request, self.card)]
         with self._lock:
-            prompted = self._prompted(str(request["image"]))
-            labels, told = prompted.segment(0, asked)
+            prompted = self._prompted()
+            (case,) = as_cases([{"image": str(request["image"])}])
+            labels, told = prompted.answer(case, prompted.loaded.dataset.item(case)["image"], asked)
         handle, path = tempfile.mkstemp(suffix=".nii.gz")
         os.close(handle)
-        write_label_volume(Path(path), labels, prompted.cases[0].image)
+        write_label_volume(Path(path), labels, case.image)
         return path, {**told, "label_names": _named(asked, told)}
 
-    def _prompted(self, image: str) -> PromptedRun:
-        key = (image, *(Path(path).stat().st_mtime_ns for path in (image, self.get_path())))
-        if self._loaded is None or self._loaded[0] != key:
-            case = as_cases([{"image": image}])[0]
-            read_volume_checked(case.image, case.case)
-            self._loaded = key, PromptedRun(self.run.path, [case], {})
+    def _prompted(self) -> PromptedRun:
+        written = self.run.weights.stat().st_mtime_ns
+        if self._loaded is None or self._loaded[0] != written:
+            self._loaded = written, load_prompted(self.run)
         return self._loaded[1]
 
 

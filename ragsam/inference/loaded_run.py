@@ -1,0 +1,73 @@
+"""A run in memory: its network with its weights, and what prepares, searches and segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ragsam.data.cards.load import Card
+from ragsam.data.datalist import Case
+from ragsam.data.volumes import VolumeDataset
+from ragsam.inference.bank_building import attach_bank
+from ragsam.inference.volume_inferer import VolumeInferer
+from ragsam.inference.volume_supports import VolumeSupports
+from ragsam.networks.segmenter import Segmenter
+from ragsam.retrieval.retriever import Retriever
+from ragsam.runs.run import RunFolder, bad_input
+from ragsam.runs.weights import WeightsLoader
+
+
+class LoadedRun:
+    """A run's `inference.yaml`, built once: its network has its weights, its bank is opened when it is first searched.
+
+    Args:
+        folder: the run.
+        cases: what `dataset` holds.
+        values: of the config, by their keys, instead of its own.
+
+    Raises:
+        InputError: weights that are missing or do not fit, or a config that does not.
+    """
+
+    def __init__(self, folder: RunFolder, cases: Sequence[Case] = (), **values: Any) -> None:
+        self.folder = folder
+        self.get = folder.parser("inference", cases=list(cases), **values).get_parsed_content
+        with bad_input():
+            self.card: Card = self.get("card_def")
+            self.dataset: VolumeDataset = self.get("dataset")
+            self.inferer: VolumeInferer = self.get("inferer")
+            self.postprocessing = self.get("postprocessing")
+            self.network: Segmenter = self.get("network").eval()
+            self.device = torch.device(self.get("device"))
+            if self.get("weights") is not None:
+                WeightsLoader(self.network, self.get("weights")).load()
+        self._retriever: Retriever | None = None
+        self.inferer.retrieval = None  # supports are arguments here
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether the run segments with a bank."""
+        return bool(self.get("retrieval")) and self.network.fusion is not None
+
+    def open_bank(self) -> Retriever:
+        """Return the run's retriever, its bank opened.
+
+        Raises:
+            InputError: no bank, or one that is damaged or made for something else.
+        """
+        if self._retriever is None:
+            with bad_input():
+                retriever = self.get("retriever")
+                attach_bank(retriever, self.network, self.get("bank"), self.get("preparation"))
+            self._retriever = retriever
+        return self._retriever
+
+    def forget_bank(self) -> None:
+        """Have the bank opened anew when it is searched next: it has changed."""
+        self._retriever = None
+
+    def supports(self, case: Case) -> VolumeSupports | None:
+        """Return what finds the supports of a case's slices; None where the run does not retrieve."""
+        return VolumeSupports(self.open_bank(), case.patient, case.case) if self.retrieves else None
