@@ -9,11 +9,39 @@ from pathlib import Path
 from typing import Any
 
 from ragsam.api.resume import can_resume, require_same_training
+from ragsam.api.run import Run
 from ragsam.errors import InputError
 from ragsam.report.training import CURVES_NAME, read_log, write_curves
+from ragsam.runs.recipes import recipe as named_recipe
 from ragsam.runs.run import WEIGHTS, run_config
 from ragsam.runs.templates import make_run
 from ragsam.training.checkpoints import remove_drafts
+
+
+def train(
+    bundle: str | os.PathLike[str],
+    datalist: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    options: Mapping[str, Any] | None = None,
+    *,
+    recipe: str | None = None,
+    resume: bool = False,
+) -> Run:
+    """Train a run, as `ragsam train` does, and return it.
+
+    Args:
+        bundle: a bundle's folder, or the name of a packaged one (`sam_lora`).
+        datalist: the data.
+        output: the run's folder, which is made.
+        options: values by the options' names, see docs/options.md.
+        recipe: options by a name, see docs/training.md; `options` go before.
+        resume: go on where a training of `output` was stopped, or begin.
+
+    Raises:
+        InputError: as `train_run`.
+    """
+    chosen = named_recipe(recipe) if recipe else {}
+    return Run(train_run(bundle, datalist, output, {**chosen, **(options or {})}, resume=resume))
 
 
 def train_run(

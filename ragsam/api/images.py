@@ -1,0 +1,68 @@
+"""What is given to segment in Python: a path, or an image in memory of nibabel, SimpleITK or numpy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import SpatialImage
+from numpy.typing import NDArray
+
+from ragsam.data.checks.load_volume import check_loaded
+from ragsam.data.datalist import Case
+from ragsam.data.served import case_name
+from ragsam.errors import InputError
+from ragsam.inference.inputs import cases_of_inputs
+from ragsam.io.itk_formats import volume_of_itk
+
+_UNNAMED = "volume"
+
+
+def read_image(image: Any, patient: str | None = None) -> tuple[Case, SpatialImage | None]:
+    """Return an image as a case, and the image itself where it is in memory.
+
+    Args:
+        image: path of a volume or a DICOM folder, a nibabel image, a SimpleITK image, or (array [X, Y, Z], affine in
+            RAS mm).
+        patient: key of the patient; None: the name of the image's file, as `ragsam segment` has it.
+
+    Raises:
+        InputError: something else, or an image in memory that no run can segment.
+    """
+    if isinstance(image, str | os.PathLike):
+        cases = cases_of_inputs([image])
+        if len(cases) != 1:
+            raise InputError(f"{Path(image).name}: {len(cases)} cases; segment one volume at a time")
+        (case,) = cases
+        return _of_patient(case, patient), None
+    name = _UNNAMED
+    if isinstance(image, SpatialImage):
+        name = case_name(image.get_filename()) or _UNNAMED
+    volume = _in_memory(image)
+    check_loaded(volume, name)
+    return _of_patient(Case(name, name, Path(name)), patient), volume
+
+
+def _of_patient(case: Case, patient: str | None) -> Case:
+    return case if patient is None else Case(case.case, patient, case.image, fill_nonfinite=case.fill_nonfinite)
+
+
+def _in_memory(image: Any) -> SpatialImage:
+    """Return an image of nibabel with voxels of its own."""
+    if isinstance(image, SpatialImage):
+        return type(image)(np.asanyarray(image.dataobj).copy(), image.affine, image.header)
+    if type(image).__module__.partition(".")[0] == "SimpleITK":
+        return volume_of_itk(image, _UNNAMED)
+    if isinstance(image, tuple) and len(image) == 2:
+        return _of_array(np.array(image[0]), np.asarray(image[1], dtype=np.float64))
+    raise InputError(f"{type(image).__name__}: give a path, an image of nibabel or SimpleITK, or (array, affine)")
+
+
+def _of_array(voxels: NDArray, affine: NDArray) -> SpatialImage:
+    sound = affine.shape == (4, 4) and np.isfinite(affine).all() and np.linalg.det(affine) != 0
+    if not sound:
+        raise InputError(f"{_UNNAMED}: the affine is no (4, 4) matrix from voxels to mm, or singular; give the image's")
+    return nib.Nifti1Image(voxels, affine, dtype=voxels.dtype)

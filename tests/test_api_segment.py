@@ -1,0 +1,39 @@
+"""`ragsam segment` reads every input once, and goes on where one cannot be read."""
+
+import pytest
+from small_study import affine_of, anatomy, save_volume
+
+import ragsam
+from ragsam.data.datalist import load_datalist
+from ragsam.errors import InputError
+
+
+def test_every_input_is_read_once(run, tmp_path, unpacked):
+    image, _ = anatomy(5, (48, 48, 40))
+    paths = [save_volume(tmp_path / f"{name}.nii.gz", image, affine_of()) for name in ("one", "two")]
+    ragsam.segment(run, paths, tmp_path / "out")
+    for path in paths:  # beside the voxels headers are read, a block of gzip each time
+        assert image.nbytes <= unpacked[str(path)] < 1.5 * image.nbytes
+    before = dict(unpacked)
+    ragsam.load(run).segment(paths[0])
+    assert unpacked[str(paths[0])] - before[str(paths[0])] < 1.5 * image.nbytes
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_faulty_input_stops_no_other_wherever_it_stands(run, study, tmp_path, place):
+    cases = load_datalist(study).section("test")
+    inputs = [case.image for case in cases[:2]]
+    (tmp_path / "cut.nii.gz").write_bytes(cases[2].image.read_bytes()[:2000])
+    inputs.insert(place, tmp_path / "cut.nii.gz")
+    with pytest.raises(InputError, match=r"cut: the file is cut short .* \(2 segmented\)"):
+        ragsam.segment(run, inputs, tmp_path / "out")
+    for case in cases[:2]:
+        assert (tmp_path / "out" / f"{case.case}.nii.gz").is_file()
+    assert not (tmp_path / "out" / "cut.nii.gz").exists()
+
+
+def test_nothing_is_written_where_no_input_can_be_read(run, tmp_path):
+    (tmp_path / "cut.nii.gz").write_bytes(b"no gzip")
+    with pytest.raises(InputError, match="cut: "):
+        ragsam.segment(run, [tmp_path / "cut.nii.gz"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
