@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -87,12 +88,15 @@ def read_rows(folder: Path, manifest: Mapping[str, Any]) -> Rows:
     Raises:
         InputError: a file that is missing or damaged.
     """
-    checks = [(part["slices"], *item) for part in manifest["parts"] for item in part["files"].items()]
+    files = []
+    for part in manifest["parts"]:
+        for stem, entry in part["files"].items():
+            files.append((stem, entry, part["slices"]))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        opened = list(pool.map(lambda check: _open_file(folder, *check), checks))
-    stems: dict[str, list[Any]] = {}
-    for (_, stem, _), content in zip(checks, opened, strict=True):
-        stems.setdefault(stem, []).append(content)
+        opened = list(pool.map(lambda file: _open_file(folder, *file), files))
+    stems: dict[str, list[Any]] = defaultdict(list)
+    for (stem, _, _), content in zip(files, opened, strict=True):
+        stems[stem].append(content)
     rows = joined(stems.pop("slices"))
     for stem, parts in stems.items():
         rows[stem] = parts[0] if len(parts) == 1 else PartedArray(parts)
@@ -100,22 +104,23 @@ def read_rows(folder: Path, manifest: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def _open_file(folder: Path, count: int, stem: str, entry: Mapping[str, str]) -> Any:
-    fault = InputError(f"bank {folder.name}: {stem} is missing or damaged; {REMAKE}")
+def _open_file(folder: Path, stem: str, entry: Mapping[str, str], count: int) -> Any:
     path = folder / entry["name"]
-    if not _FILE.fullmatch(path.name) or path.parent != folder or not path.is_file():
-        raise fault
     try:
+        if not _FILE.fullmatch(path.name) or path.parent != folder:
+            raise ValueError("not a file of the bank's")
         array = None if stem == "slices" else open_array(path, count, *ARRAYS[stem])
         if sha256_file(path) != entry["sha256"]:
-            raise fault
-        if array is not None:
-            return array
-        table = rows_of_table(path.read_text(encoding="utf-8"))
+            raise ValueError("not as it was written")
+        return _table(path, count) if array is None else array
     except (OSError, ValueError, IndexError) as error:
-        raise fault from error
+        raise InputError(f"bank {folder.name}: {stem} is missing or damaged; {REMAKE}") from error
+
+
+def _table(path: Path, count: int) -> Rows:
+    table = rows_of_table(path.read_text(encoding="utf-8"))
     if len(table["slices"]) != count:
-        raise fault
+        raise ValueError("not as many rows")
     return table
 
 
@@ -135,18 +140,21 @@ def manifest_of(
     folder: Path, fit: Mapping[str, Any], keeps: Sequence[str], salt: str, parts: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return the manifest of a bank of these parts, with the scores of its volumes (see `bank_scores`)."""
-    tables = joined([rows_of_table((folder / part["files"]["slices"]["name"]).read_text("utf-8")) for part in parts])
-    arrays = [(folder / part["files"]["descriptors"]["name"], part["slices"]) for part in parts]
-    descriptors = np.concatenate([open_array(path, count, *ARRAYS["descriptors"]) for path, count in arrays])
+    tables, vectors = [], []
+    for part in parts:
+        paths = {stem: folder / entry["name"] for stem, entry in part["files"].items()}
+        tables.append(_table(paths["slices"], part["slices"]))
+        vectors.append(open_array(paths["descriptors"], part["slices"], *ARRAYS["descriptors"]))
+    rows, descriptors = joined(tables), np.concatenate(vectors)
     return {
         "format": FORMAT_VERSION,
         "slices": len(descriptors),
-        "patients": len(np.unique(tables["patients"])),
-        "cases": len(np.unique(tables["cases"])),
+        "patients": len(np.unique(rows["patients"])),
+        "cases": len(np.unique(rows["cases"])),
         "fit": dict(fit),
         "keeps": list(keeps),
         "salt": salt,
-        "scores": bank_scores(descriptors, tables["patients"], tables["cases"], tables["slices"]),
+        "scores": bank_scores(descriptors, rows["patients"], rows["cases"], rows["slices"]),
         "parts": parts,
     }
 
