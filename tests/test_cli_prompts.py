@@ -9,7 +9,6 @@ import pytest
 import torch
 from small_study import KNOBS, log_lines
 
-from ragsam.api import segment_prompts as prompt_job
 from ragsam.api.train import train_run
 from ragsam.cli import main
 from ragsam.data.datalist import load_datalist
@@ -17,6 +16,7 @@ from ragsam.metrics.overlap import dice
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import save_weights
 from ragsam.networks.sam import build_sam
+from ragsam.prompting import prompted_run
 from ragsam.prompting.propagation import Following, propagate
 from ragsam.runs.network_config import network_options
 from ragsam.runs.templates import make_run
@@ -79,7 +79,7 @@ def test_an_object_is_found_where_it_lies_in_the_file_and_followed(answering, st
 
     A network of forty steps knows little of its masks' quality, so that it is not asked when to stop.
     """
-    monkeypatch.setattr(prompt_job, "propagate", partial(propagate, following=Following(lowest_quality=-1)))
+    monkeypatch.setattr(prompted_run, "propagate", partial(propagate, following=Following(lowest_quality=-1)))
     image, label = volumes(study, case)
     k = middle(label == 1)["k"]
     asked = {"organ": LEFT, "box": box_of(label == 1, k)}

@@ -233,7 +233,7 @@ def test_wheel_works_without_the_checkout(wheel, study, tmp_path):
 import json, sys
 from ragsam import data, transforms
 from ragsam.cli import main
-from ragsam.data.cards import list_cards
+from ragsam.data.cards.load import list_cards
 job = [["train", "sam_lora", "--data", sys.argv[1], "--output", "run"], ["index", "run"],
        ["segment", "run", sys.argv[1], "--output", "out"],
        ["evaluate", "--reference", sys.argv[1], "--prediction", "out", "--output", "measured", "--bank", "run/bank"]]
