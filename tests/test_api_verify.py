@@ -176,7 +176,7 @@ def test_metadata_that_break_the_schema_are_told_each_with_its_place(own_run):
 
 
 def test_configs_of_two_networks_are_told(own_run):
-    edit(own_run / "configs" / "evaluate.yaml", lambda content: content.update(detail=False))
+    edit(own_run / "configs" / "evaluate.yaml", lambda content: content["untrained"].update(detail=False))
     (fault,) = faults_of(own_run)
     assert fault == "configs/evaluate.yaml: network_def has detail False, train.yaml True; make them one"
 

@@ -19,7 +19,7 @@ BUNDLES = {
     "sam_adapter": {"adapter": {"space": True, "mlp": True}},
     "sam_frequency": {"frequency": {"rate": 0.25}},
 }
-TUNING = re.compile(r"^(lora|adapter|frequency): .*\n", re.MULTILINE)
+TUNING = re.compile(r"^(lora|adapter|frequency|untrained): .*\n", re.MULTILINE)
 KNOBS = {"image_size": 32, "epochs": 1, "steps_per_epoch": 2, "batch_size": 2, "validate_every": 1}
 
 
@@ -35,6 +35,7 @@ def test_bundles_are_the_same_but_for_the_network(bundle, config):
 @pytest.mark.parametrize("config", CONFIGS)
 def test_each_bundle_names_its_own_way_alone(bundle, config):
     options = yaml.safe_load((find_bundle(bundle) / "configs" / f"{config}.yaml").read_text())
+    options = options.get("untrained", options)
     ways = {name: options[name] for name in ("lora", "decoder_lora", "adapter", "frequency")}
     assert {name: options for name, options in ways.items() if options is not None} == BUNDLES[bundle]
 

@@ -12,6 +12,7 @@ from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.inference import ensemble
 from ragsam.inference.ensemble import Ensemble
+from ragsam.networks.checkpoints import load_weights, save_weights
 
 ORGANS = ("anterior", "posterior")
 
@@ -24,7 +25,9 @@ def coronal(run, tmp_path_factory):
     for name in ("inference.yaml", "metadata.json", "logging.conf", "card.yaml"):
         text = (run / "configs" / name).read_text()
         (folder / "configs" / name).write_text(text.replace("\nslice_axis: 2", "\nslice_axis: 1"))
-    (folder / "models").symlink_to(run / "models")
+    state, about = load_weights(run / "models" / "model.safetensors")
+    about["preparation"]["slice_axis"] = 1
+    save_weights(folder / "models" / "model.safetensors", state, about)
     return folder
 
 

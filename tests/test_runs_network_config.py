@@ -6,12 +6,16 @@ import torch
 from ragsam.errors import InputError
 from ragsam.networks.tuning import USUAL
 from ragsam.runs.network_config import build_empty, network_options
-from ragsam.runs.settings import set_options
+from ragsam.runs.options import untrained_network
+from ragsam.runs.settings import read_options, set_options
 from ragsam.runs.templates import CONFIGS, find_bundle
 
 
-def text(config="train", **knobs):
-    return set_options((find_bundle("sam_lora") / "configs" / f"{config}.yaml").read_text(), knobs)
+def text(config="train", bundle="sam_lora", **knobs):
+    """Return a config with options set, as a run has it."""
+    texts = {name: (find_bundle(bundle) / "configs" / f"{name}.yaml").read_text() for name in CONFIGS}
+    untrained = untrained_network(read_options(set_options(texts["train"], knobs)))
+    return set_options(texts[config], {**knobs, "untrained": untrained})
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -33,15 +37,14 @@ def test_the_network_takes_no_memory():
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("bundle", ["sam_lora", "sam_adapter", "sam_frequency"])
 def test_what_tunes_is_chosen_by_name_in_each_bundle_and_config(bundle, config):
-    text = (find_bundle(bundle) / "configs" / f"{config}.yaml").read_text()
-    own = network_options(text, 2)
+    own = network_options(text(config, bundle), 2)
     for peft in ("adapter", ["decoder_lora", "frequency"]):
-        network = build_empty(network_options(set_options(text, {"peft": peft}), 2))
+        network = build_empty(network_options(text(config, bundle, peft=peft), 2))
         names = [peft] if isinstance(peft, str) else peft
         assert network.about["tuning"] == {name: own[name] or USUAL[name] for name in names}
     # The options that are set stay.
-    text = set_options(text, {"peft": "lora", "network_def.lora": {"rank": 2}, "network_def.adapter": {"depth": True}})
-    network = build_empty(network_options(text, 2))
+    knobs = {"peft": "lora", "network_def.lora": {"rank": 2}, "network_def.adapter": {"depth": True}}
+    network = build_empty(network_options(text(config, bundle, **knobs), 2))
     assert network.about["tuning"] == {"lora": {"rank": 2}}
     assert not network.stacked
 

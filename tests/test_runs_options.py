@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from ragsam.errors import InputError
-from ragsam.runs.settings import checked_options, parse_option, read_options, set_options
+from ragsam.runs.settings import TUNING, checked_options, parse_option, read_options, set_options
 from ragsam.runs.templates import CONFIGS, find_bundle
 
 TEXT = """# Training.
@@ -135,18 +135,32 @@ def test_unknown_option_is_refused_with_the_nearest():
 def test_configs_of_the_bundle_share_the_options_that_inference_needs():
     """An option set for training must reach the other configs, or a run would segment with another network."""
     texts = {name: (find_bundle("sam_lora") / "configs" / f"{name}.yaml").read_text() for name in CONFIGS}
-    names = {name: read_options(text).keys() for name, text in texts.items()}
-    network = {"backbone", "image_size", "patch_size", "detail", "spacing_mm", "base", "full_tuning", "fusion"}
-    network |= {"slice_axis", "context_slices", "context_distance_mm", "prompts", "normalisation", "coarse_training"}
-    network |= {"checkpointing", "carry", "store"}
+    options = {name: read_options(text) for name, text in texts.items()}
+    names = {name: found.keys() for name, found in options.items()}
+    slices = {
+        "image_size",
+        "slice_axis",
+        "context_slices",
+        "context_distance_mm",
+        "spacing_mm",
+        "base",
+        "carry",
+        "store",
+    }
     for config in CONFIGS:
-        assert names[config] >= network | {"retrieval", "neighbours", "descriptor", "datalist", "card", "weights"}
+        assert names[config] >= slices | {"retrieval", "neighbours", "descriptor", "datalist", "card", "weights"}
     assert names["evaluate"] - names["inference"] == {"evaluation_dir", "baseline"}
     assert names["inference"] - names["evaluate"] == {"uncertainty", "probabilities"}  # maps are written, not measured
-    wiring = {name: text.split("\n# Wiring.", 1)[1] for name, text in texts.items()}
-    for name in ("network_def", "preparation", "retriever"):
-        blocks = {config: yaml.safe_load(text)[name] for config, text in wiring.items()}
-        assert blocks["train"] == blocks["inference"] == blocks["evaluate"], name
+    wiring = {name: yaml.safe_load(text.split("\n# Wiring.", 1)[1]) for name, text in texts.items()}
+    assert wiring["train"]["preparation"] == wiring["inference"]["preparation"] == wiring["evaluate"]["preparation"]
+    assert wiring["inference"]["network_def"] == wiring["evaluate"]["network_def"]
+    # What belongs to the weights is read from them; until there are some it stands in one entry, as in training.
+    network = {"backbone", "patch_size", "detail", "full_tuning", "fusion", "prompts", "normalisation", "mask_tokens"}
+    network |= {"peft", *TUNING, "coarse_training", "checkpointing"}
+    trained = {name: options["train"][name] for name in network}
+    for config in ("inference", "evaluate"):
+        assert not names[config] & network
+        assert options[config]["untrained"] == trained
 
 
 #: As in a run of before, where what tunes stood in the wiring; and as it stands now.

@@ -10,7 +10,7 @@ from ragsam.cli import main
 from ragsam.errors import InputError
 from ragsam.runs import option_list, settings, write_bundles
 from ragsam.runs.option_list import option_lines, option_page, packaged_lines
-from ragsam.runs.options import GROUPS, OPTIONS, Option
+from ragsam.runs.options import GROUPS, OPTIONS, Option, untrained_network
 from ragsam.runs.settings import as_yaml, checked_options, read_options
 from ragsam.runs.templates import CONFIGS, find_bundle
 
@@ -34,6 +34,7 @@ def test_every_option_stands_in_a_config_with_its_default_and_its_line():
     texts = {name: (find_bundle("sam_lora") / "configs" / f"{name}.yaml").read_text() for name in CONFIGS}
     found = {name: value for text in reversed(texts.values()) for name, value in read_options(text).items()}
     own = {"lora": {"rank": 4, "targets": ["q", "v"]}, "card": found["card"]}  # training finds a card by `dataset` too
+    own["untrained"] = untrained_network(found)
     assert found == {name: option.default for name, option in OPTIONS.items()} | own
     for option in OPTIONS.values():
         assert any(f"  # {option.line}\n" in text for text in texts.values())

@@ -16,6 +16,7 @@ from pathlib import Path
 from ragsam.data.cards.load import load_card
 from ragsam.errors import InputError
 from ragsam.files import write_text_atomic
+from ragsam.networks.checkpoints import load_metadata
 from ragsam.runs.run import CARD, RunFolder
 from ragsam.runs.settings import set_options
 from ragsam.serving.dicom_program import write_program
@@ -126,8 +127,8 @@ def require_servable(run: Path, *, retrieval: bool) -> None:
     """
     if not all((run / name).is_file() for name in ("configs/inference.yaml", "configs/card.yaml", "models/model.pt")):
         raise InputError(f"{run}: no trained run (configs/, models/model.pt); make one with `ragsam train`")
-    config = RunFolder(run).content("inference")
-    retrieves = retrieval and config["retrieval"] and config["fusion"]
+    folder = RunFolder(run)
+    retrieves = retrieval and folder.content("inference")["retrieval"] and load_metadata(folder.weights)["fusion"]
     if retrieves and not (run / "bank" / "manifest.json").is_file():
         raise InputError(f"{run}: no bank; make one with `ragsam index {run}`, or serve it with --no-retrieval")
 

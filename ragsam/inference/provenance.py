@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 
 from ragsam.data.cards.load import Card
 from ragsam.files import read_json, sha256_file, write_json_atomic
+from ragsam.networks.checkpoints import load_metadata
 from ragsam.networks.segmenter import Segmenter
 from ragsam.runs.run import RunFolder
 
@@ -81,8 +82,10 @@ def weights_and_bank(weights: str | os.PathLike[str] | None, bank: str | os.Path
 def member(run: Path, *, retrieval: bool) -> dict[str, Any]:
     """Return the same of a run in an ensemble, as its own `inference.yaml` has them."""
     parser = RunFolder(run).parser("inference", retrieval=retrieval)
-    weights, bank, fusion = (parser.get_parsed_content(name) for name in ("weights", "bank", "fusion"))
-    return weights_and_bank(weights, bank if retrieval and fusion else None)
+    weights = parser.get_parsed_content("weights")
+    if not retrieval or not load_metadata(weights).get("fusion"):
+        return weights_and_bank(weights, None)
+    return weights_and_bank(weights, parser.get_parsed_content("bank"))
 
 
 def provenance_rows(folder: str | os.PathLike[str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.inference.loaded_run import LoadedRun
 from ragsam.io.read_volume import open_volume
+from ragsam.networks.checkpoints import load_metadata
 from ragsam.prompting.prompt_file import MaskFile, ObjectPrompts
 from ragsam.prompting.prompted_volume import PromptedVolume, SliceMask, on_image_grid
 from ragsam.prompting.propagation import propagate
@@ -111,30 +112,25 @@ def load_prompted(run: RunFolder, **values: Any) -> PromptedRun:
     Raises:
         InputError: a network that answers no prompts, or as `LoadedRun`.
     """
-    answering = answering_prompts(run.content("inference"), run.path.name)
+    answering = answering_prompts(run)
     if answering is not None:
         values["network_def#prompts"] = answering
     return PromptedRun(LoadedRun(run, **values))
 
 
-def answering_prompts(config: Mapping[str, Any], run: str) -> str | None:
+def answering_prompts(run: RunFolder) -> str | None:
     """Return what `prompts` must be changed to for a run's network to answer them; None where it does as it is.
 
     Raises:
-        InputError: a network that cannot.
+        InputError: a network that cannot, or a run without weights.
     """
-    network = config.get("network_def") or {}
-
-    def value(name: str) -> Any:
-        given = network.get(name)
-        return config.get(given[1:]) if isinstance(given, str) and given.startswith("@") else given
-
-    if value("prompts") == "trained" or value("mask_tokens") is not None:
+    about = load_metadata(run.weights)
+    if about.get("prompts") == "trained" or about.get("mask_tokens") is not None:
         return None
-    if value("base"):
+    if about.get("base_sha256") is not None:
         return "base"
     raise InputError(
-        f"{run}: its network answers no prompts and has no base weights; train one with --set prompts=trained"
+        f"{run.path.name}: its network answers no prompts and has no base weights; train one with --set prompts=trained"
     )
 
 

@@ -25,7 +25,7 @@ from ragsam.prompting.prompted_run import answering_prompts
 from ragsam.prompting.prompted_volume import coarse_logits
 from ragsam.prompting.refinement import organ_odds
 from ragsam.retrieval.voting import VotingNetwork
-from ragsam.runs.network_config import network_options
+from ragsam.runs.network_config import described_options, network_options
 from ragsam.runs.run import WEIGHTS, RunFolder
 from ragsam.runs.weights import WeightsLoader
 from ragsam.transforms.voxel_prompts import MASK_LOGIT
@@ -204,9 +204,12 @@ def _of_run(run: Path) -> tuple[Segmenter, bool]:
         raise InputError(f"--base {run}: not a run (no configs/inference.yaml), and no file of weights")
     folder = RunFolder(run)
     content = folder.content("inference")
-    options = network_options(folder.text("inference"), folder.card.num_classes)
-    answering = answering_prompts(content, run.name)
-    network = _built({**options, **({} if answering is None else {"prompts": answering})})
+    options = described_options(load_metadata(folder.weights))
+    answering = answering_prompts(folder)
+    if answering is not None:
+        options["prompts"] = answering
+    base = network_options(folder.text("inference"), folder.card.num_classes).get("base")
+    network = _built({**options, "num_classes": folder.card.num_classes, "base": base})
     WeightsLoader(network, folder.weights).load()
     return network, content.get("context_slices") == 0
 

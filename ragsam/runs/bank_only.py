@@ -102,7 +102,7 @@ def segment_values(
         require_plain(Path(base).absolute())
         _compare(Path(base), fit)
         network |= {"_target_": "ragsam.prompting.prompted_vote.prompted_vote", "base": str(Path(base).absolute())}
-    return {**values, "weights": None, "network_def": network}
+    return {**values, "weights": None, "network_def": network, "steered_by": "vote_product"}
 
 
 def packaged_parser(values: Mapping[str, Any]) -> Any:

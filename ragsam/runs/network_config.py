@@ -13,9 +13,31 @@ import yaml
 from ragsam.errors import InputError
 from ragsam.networks import Segmenter
 
+#: What of a `network_def` is no option of `Segmenter`.
+_NO_OPTIONS = ("_target_", "num_classes", "weights", "preparation")
+#: What weights say of their network, by the names of the options of `Segmenter`.
+DESCRIBED = (
+    *("backbone", "image_size", "patch_size", "full_tuning", "detail", "fusion", "prompts", "normalisation"),
+    "mask_tokens",
+)
+
+
+def described_options(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `Segmenter` that a weights file's metadata give; the base and the number of classes apart.
+
+    Raises:
+        InputError: weights that say nothing of one.
+    """
+    for name in (*DESCRIBED, "tuning"):
+        if name not in about:
+            raise InputError(f"the weights say nothing of {name}; make them anew with this version")
+    return {**{name: about[name] for name in DESCRIBED}, **about["tuning"]}
+
 
 def network_options(text: str, num_classes: int) -> dict[str, Any]:
-    """Return the options of `Segmenter` that a config's `network_def` gives, knobs filled in.
+    """Return the options of `Segmenter` that a config's `network_def` gives, options filled in.
+
+    Of a config whose network is that of its weights they are those of the network until there are some.
 
     Args:
         text: a config of a bundle.
@@ -28,13 +50,19 @@ def network_options(text: str, num_classes: int) -> dict[str, Any]:
     network = config.get("network_def") if isinstance(config, Mapping) else None
     if not isinstance(network, Mapping):
         raise InputError("the bundle's config has no `network_def`; take it from a bundle of this package")
-    options = {name: value for name, value in network.items() if name not in ("_target_", "num_classes")}
-    for name, value in options.items():
-        if isinstance(value, str) and value.startswith("@"):
-            options[name] = config.get(value[1:])
-        if isinstance(options[name], str) and options[name].startswith(("$", "%")):
-            raise InputError(f"network_def.{name}: {options[name]} is an expression; write its value")
+    options = {name: _filled(config, name, value) for name, value in network.items() if name not in _NO_OPTIONS}
+    if "untrained" in options:
+        options = {"base": options["base"], "image_size": config["image_size"], **options["untrained"]}
     return {"num_classes": num_classes, **options}
+
+
+def _filled(config: Mapping[str, Any], name: str, value: Any) -> Any:
+    """Return the value of an entry of `network_def`, that of an option where it names one."""
+    if isinstance(value, str) and value.startswith("@"):
+        value = config.get(value[1:])
+    if isinstance(value, str) and value.startswith(("$", "%")):
+        raise InputError(f"network_def.{name}: {value} is an expression; write its value")
+    return value
 
 
 def input_channels(text: str) -> int:

@@ -6,6 +6,7 @@ from it: `python -m ragsam.runs.write_bundles` after a change. An option stands 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import UnionType
 from typing import Any, get_args, get_type_hints
@@ -58,7 +59,7 @@ class Network:
     base: str | None = option(
         None,
         "a SAM state dict (.pth) to tune; null trains a whole network from scratch",
-        "Segmenter",
+        *("Segmenter", "network_of_weights"),
         text="The image encoder of base weights is frozen; what tunes it, the decoder and the detail branch train.",
     )
     start: str | None = option(
@@ -263,6 +264,12 @@ class Expert:
         4, "altered copies of a slice that are drawn once the encoder is frozen", "FrozenEncoder.views"
     )
     frozen_gb: float = option(4.0, "bound of the embeddings kept in memory, for each process", "FrozenEncoder.limit_gb")
+    untrained: dict = option(
+        {},
+        "the network until there are weights, which say what network they are of",
+        "network_of_weights",
+        text="As the options of the network are in training; in inference and evaluation they stand here alone.",
+    )
     channels_last: bool = option(False, "weights of convolutions with channels last", "place")
     compiled: bool = option(False, "have torch compile the image encoder; its first batches take minutes", "place")
 
@@ -302,3 +309,9 @@ def _declared() -> dict[str, Option]:
 
 
 OPTIONS = _declared()
+
+
+def untrained_network(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value of `untrained`: of options by name those of the network, without its base and image size."""
+    names = [name for name, option in OPTIONS.items() if "Segmenter" in option.feeds]
+    return {name: values[name] for name in names if name in values and name not in ("base", "image_size")}

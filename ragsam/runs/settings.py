@@ -20,8 +20,9 @@ WIRING = "\n# Wiring.\n"
 _NO_CODE = "expressions and mappings are not taken here; edit the bundle's config for that"
 #: What tunes a network was set by this name before it was an option of its own; it still may be.
 _NETWORK = "network_def."
-#: Options that are mappings: what tunes the network.
+#: Options that are mappings; and those of them that say what tunes the network.
 MAPPINGS = tuple(name for name, option in OPTIONS.items() if dict in option.kinds)
+TUNING = tuple(name for name in MAPPINGS if "Segmenter" in OPTIONS[name].feeds)
 #: What a command does not set: where a run lies, and what its datalist names.
 _NOT_SET = ("imports", "bundle_root", "dataset")
 
@@ -42,7 +43,7 @@ def parse_option(text: str) -> tuple[str, Any]:
     except yaml.YAMLError as error:
         raise InputError(f"--set {name}: {value!r} is not valid YAML; quote it") from error
     entries = [parsed]
-    if isinstance(parsed, dict) and name.removeprefix(_NETWORK) in MAPPINGS:
+    if isinstance(parsed, dict) and name.removeprefix(_NETWORK) in TUNING:
         _require_plain_names(name, parsed)
         entries = list(parsed.values())
     if any(map(_may_run, entries)):
@@ -70,7 +71,7 @@ def read_options(text: str) -> dict[str, Any]:
     content = yaml.safe_load(text) or {}
     above = yaml.safe_load(text.split(WIRING, 1)[0]) or {}
     network = content.get("network_def") or {}
-    tuning = {name: network[name] for name in MAPPINGS if name in network and name not in above}
+    tuning = {name: network[name] for name in TUNING if name in network and name not in above}
     options = {}
     for name, value in {**above, **tuning}.items():
         if name in MAPPINGS or not (name in _NOT_SET or isinstance(value, Mapping)):
@@ -93,7 +94,7 @@ def checked_options(text: str, values: Mapping[str, Any]) -> dict[str, Any]:
         name = given.removeprefix(_NETWORK)
         option, dot, entry = name.partition(".")
         takes = _kinds_of(option, known)
-        if option not in known or "." in entry or (dot and option not in MAPPINGS):
+        if option not in known or "." in entry or (dot and option not in TUNING):
             raise InputError(f"--set {given}: no such option{nearest(name, known)}")
         if not dot and takes:
             value = _converted(given, value, takes, known[option])

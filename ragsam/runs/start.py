@@ -12,7 +12,7 @@ from ragsam.networks.checkpoints import load_metadata
 from ragsam.networks.starting import base_fault
 from ragsam.networks.tuning import chosen_names
 from ragsam.runs.run import WEIGHTS
-from ragsam.runs.settings import MAPPINGS
+from ragsam.runs.settings import TUNING
 
 #: Options that shape every tensor: the weights' values are the training's.
 _NEEDED = ("backbone", "image_size", "patch_size", "full_tuning", "normalisation")
@@ -79,14 +79,14 @@ def _tuning(start: Path, tuning: Mapping[str, Any], values: Mapping[str, Any]) -
     peft = values.get("peft")
     if peft is not None and not set(tuning) <= set(chosen_names(peft)):
         _contradicts("peft", peft, start, list(tuning))
-    asked = {name: value for name, value in values.items() if name.partition(".")[0] in MAPPINGS}
+    asked = {name: value for name, value in values.items() if name.partition(".")[0] in TUNING}
     switched = {name.partition(".")[0] for name in asked}
     for name, value in asked.items():
         way, _, entry = name.partition(".")
         if way in tuning and entry != "dropout":
             theirs = tuning[way].get(entry) if entry else tuning[way]
             _require_same(name, value, theirs, start)
-    off = dict.fromkeys(set(MAPPINGS) - switched)
+    off = dict.fromkeys(set(TUNING) - switched)
     return {**off, **tuning}
 
 

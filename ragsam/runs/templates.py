@@ -19,6 +19,7 @@ from ragsam.files import read_json, write_json_atomic, write_text_atomic
 from ragsam.io.read_volume import open_volume
 from ragsam.runs.metadata import fill_metadata
 from ragsam.runs.network_config import build_empty, network_options
+from ragsam.runs.options import untrained_network
 from ragsam.runs.run import require_plain
 from ragsam.runs.settings import checked_options, read_options, set_options
 from ragsam.runs.start import require_base, start_file, start_options
@@ -105,8 +106,10 @@ def write_run(bundle: Path, target: Path, card: str, values: Mapping[str, Any]) 
     values, named = dict(values), load_card(card)
     if values.get("base"):
         values["base"] = str(Path(values["base"]).absolute())
-    texts = {name: set_options(text, values) for name, text in _texts(bundle).items()}
-    options = {"context_slices": 1, **read_options(texts["train"]), "image_size": values["image_size"]}
+    texts = _texts(bundle)
+    options = {"context_slices": 1, **read_options(set_options(texts["train"], values))}
+    values["untrained"] = untrained_network(options)
+    texts = {name: set_options(text, values) for name, text in texts.items()}
     network = build_empty(network_options(texts["train"], named.num_classes))  # tells at once what cannot work
     _check_context(options["context_slices"], stacked=network.stacked)
     if values.get("start"):

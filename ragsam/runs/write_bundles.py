@@ -18,7 +18,7 @@ import yaml
 
 from ragsam.files import write_text_atomic
 from ragsam.runs.option_list import reference_page
-from ragsam.runs.options import OPTIONS
+from ragsam.runs.options import OPTIONS, untrained_network
 from ragsam.runs.settings import WIRING, as_yaml
 
 OVERLAYS = ("multi_gpu_train.yaml", "multi_gpu_evaluate.yaml")
@@ -84,6 +84,7 @@ def config_text(title: str, wiring: Mapping[str, Any], defaults: Mapping[str, An
     _feed(wiring, "")
     below = yaml.dump(wiring, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
     values = {name: option.default for name, option in OPTIONS.items()} | dict(defaults) | own
+    values["untrained"] = untrained_network(values)
     used = _used(below, values)
     lines = [title, _MADE]
     group = None

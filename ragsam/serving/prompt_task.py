@@ -23,7 +23,7 @@ from ragsam.transforms.voxel_prompts import VoxelBox, VoxelPoint
 def answers_prompts(run: Path) -> bool:
     """Whether a run's network answers prompts."""
     try:
-        answering_prompts(RunFolder(run).content("inference"), run.name)
+        answering_prompts(RunFolder(run))
     except InputError:
         return False
     return True
