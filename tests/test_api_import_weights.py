@@ -405,7 +405,7 @@ def test_one_organ_by_sam_adapter(place, tmp_path):
     command = ["import", "sam-adapter", place / "sam_adapter.pth", "--base", place / "sam.pth", "--card", card]
     assert main([str(part) for part in (*command, "--run", tmp_path / "run")]) == 0
     assert knobs_of(tmp_path / "run")["mask_tokens"] == 4
-    network = knobs_of(tmp_path / "run")["network_def"]
+    network = knobs_of(tmp_path / "run")
     assert (network["lora"], network["frequency"]) == (None, {"rate": 0.25, "reduction": 32})
     metadata = json.loads((tmp_path / "run" / "configs" / "metadata.json").read_text())
     assert metadata["name"] == "RAG-SAM with frequency prompts"

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -17,14 +17,58 @@ from ragsam.runs.options import OPTIONS
 
 #: Below this line of a config stands its wiring, above it the options.
 WIRING = "\n# Wiring.\n"
-_NO_CODE = "expressions and mappings are not taken here; edit the bundle's config for that"
-#: What tunes a network was set by this name before it was an option of its own; it still may be.
-_NETWORK = "network_def."
 #: Options that are mappings; and those of them that say what tunes the network.
 MAPPINGS = tuple(name for name, option in OPTIONS.items() if dict in option.kinds)
 TUNING = tuple(name for name in MAPPINGS if "Segmenter" in OPTIONS[name].feeds)
+_NO_CODE = "expressions and mappings are not taken here; edit the bundle's config for that"
+#: What tunes a network was set by this name before it was an option of its own; it still may be.
+_NETWORK = "network_def."
 #: What a command does not set: where a run lies, and what its datalist names.
 _NOT_SET = ("imports", "bundle_root", "dataset")
+
+
+class _Kind(NamedTuple):
+    """A type of values: its name for people, and what makes a value of it or raises a TypeError or ValueError."""
+
+    words: str
+    convert: Callable[[Any], Any]
+
+
+def _exactly(kind: type) -> Callable[[Any], Any]:
+    def convert(value: Any) -> Any:
+        if type(value) is not kind:
+            raise TypeError
+        return value
+
+    return convert
+
+
+def _number(value: Any) -> float:
+    """Return a finite number; YAML takes 1 for whole, and 1e-3 for a text."""
+    if isinstance(value, bool):
+        raise TypeError
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _list_of(convert: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
+    return lambda values: list(map(convert, _exactly(list)(values)))
+
+
+_KINDS: dict[Any, _Kind] = {
+    bool: _Kind("true or false", _exactly(bool)),
+    int: _Kind("a whole number", _exactly(int)),
+    float: _Kind("a number", _number),
+    str: _Kind("a text", _exactly(str)),
+    dict: _Kind("a mapping", _exactly(dict)),
+    NoneType: _Kind("null", _exactly(NoneType)),
+    list[float]: _Kind("a list of numbers", _list_of(_number)),
+    list[str]: _Kind("a list of texts", _list_of(_exactly(str))),
+}
+#: By the type of a value, what an option takes that only a config of one's own has; others take anything.
+_SAME = {bool: (bool,), int: (int,), float: (float,), str: (str,)}
 
 
 def parse_option(text: str) -> tuple[str, Any]:
@@ -42,25 +86,20 @@ def parse_option(text: str) -> tuple[str, Any]:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise InputError(f"--set {name}: {value!r} is not valid YAML; quote it") from error
-    entries = [parsed]
-    if isinstance(parsed, dict) and name.removeprefix(_NETWORK) in TUNING:
-        _require_plain_names(name, parsed)
-        entries = list(parsed.values())
-    if any(map(_may_run, entries)):
+    takes_mapping = name.removeprefix(_NETWORK) in TUNING
+    if _may_run(parsed, mapping=takes_mapping):
         raise InputError(f"--set {name}: {_NO_CODE}")
     return name, parsed
 
 
-def _require_plain_names(name: str, value: Mapping[str, Any]) -> None:
-    """Refuse names that MONAI gives a meaning, such as `_target_`."""
-    if not all(re.fullmatch("[a-z][a-z_]*", str(entry)) for entry in value):
-        raise InputError(f"--set {name}: {_NO_CODE}")
-
-
-def _may_run(value: Any) -> bool:
+def _may_run(value: Any, *, mapping: bool = False) -> bool:
+    """Whether MONAI might run code for a value: for an expression, or a mapping, if not of plain names."""
     if isinstance(value, list):
         return any(map(_may_run, value))
-    return isinstance(value, Mapping) or str(value).strip().startswith(("$", "@", "%"))
+    if isinstance(value, dict):
+        plain = all(re.fullmatch("[a-z][a-z_]*", str(name)) for name in value)
+        return not (mapping and plain) or any(map(_may_run, value.values()))
+    return str(value).strip().startswith(("$", "@", "%"))
 
 
 def read_options(text: str) -> dict[str, Any]:
@@ -71,10 +110,11 @@ def read_options(text: str) -> dict[str, Any]:
     content = yaml.safe_load(text) or {}
     above = yaml.safe_load(text.split(WIRING, 1)[0]) or {}
     network = content.get("network_def") or {}
-    tuning = {name: network[name] for name in TUNING if name in network and name not in above}
+    tuning = {name: network[name] for name in TUNING if name in network}
     options = {}
-    for name, value in {**above, **tuning}.items():
-        if name in MAPPINGS or not (name in _NOT_SET or isinstance(value, Mapping)):
+    for name, value in {**tuning, **above}.items():
+        is_part = isinstance(value, Mapping) and name not in MAPPINGS
+        if name not in _NOT_SET and not is_part:
             options[name] = value
     return options
 
@@ -89,87 +129,39 @@ def checked_options(text: str, values: Mapping[str, Any]) -> dict[str, Any]:
         InputError: an unknown option, or a value of another type.
     """
     known = read_options(text)
+    entered = {name for name in known if name in TUNING}
     checked = {}
     for given, value in values.items():
         name = given.removeprefix(_NETWORK)
         option, dot, entry = name.partition(".")
-        takes = _kinds_of(option, known)
-        if option not in known or "." in entry or (dot and option not in TUNING):
+        places = entered if dot else known
+        if option not in places or "." in entry:
             raise InputError(f"--set {given}: no such option{nearest(name, known)}")
-        if not dot and takes:
-            value = _converted(given, value, takes, known[option])
-        checked[name] = value
+        checked[name] = value if dot else _converted(given, value, known[name])
     return checked
 
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:
     """Return what to tell of a name that is no option: the one that is most like it, and where all are listed."""
-    found = difflib.get_close_matches(name, known, n=1)
-    meant = f"; did you mean {found[0]}?" if found else ";"
+    meant = ";"
+    for found in difflib.get_close_matches(name, known, n=1):
+        meant = f"; did you mean {found}?"
     return f"{meant} `ragsam train --options` lists them"
 
 
-def _kinds_of(name: str, known: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the types that an option takes; none where it takes anything."""
-    if name in OPTIONS:
-        return OPTIONS[name].kinds
-    kind = type(known.get(name))
-    return (kind,) if kind in (bool, int, float, str) else ()
-
-
-def _converted(name: str, value: Any, kinds: tuple[Any, ...], default: Any) -> Any:
+def _converted(given: str, value: Any, default: Any) -> Any:
+    """Return a value as the first of its option's types that it fits."""
+    name = given.removeprefix(_NETWORK)
+    kinds = OPTIONS[name].kinds if name in OPTIONS else _SAME.get(type(default), ())
     for kind in kinds:
         try:
-            return _CONVERTERS[kind](value)
+            return _KINDS[kind].convert(value)
         except (TypeError, ValueError):
             continue
-    wanted = " or ".join(_WORDS[kind] for kind in kinds)
-    raise InputError(f"--set {name}: {value!r} is not {wanted}; the default is {default}")
-
-
-def _exactly(kind: type) -> Callable[[Any], Any]:
-    def convert(value: Any) -> Any:
-        if type(value) is not kind:
-            raise TypeError
+    if not kinds:
         return value
-
-    return convert
-
-
-def _number(value: Any) -> float:
-    """Return a number; YAML takes 1 for whole, and 1e-3 for a text."""
-    if isinstance(value, bool):
-        raise TypeError
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError
-    return number
-
-
-def _list_of(convert: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
-    return lambda values: list(map(convert, _exactly(list)(values)))
-
-
-_CONVERTERS: dict[Any, Callable[[Any], Any]] = {
-    bool: _exactly(bool),
-    int: _exactly(int),
-    float: _number,
-    str: _exactly(str),
-    dict: _exactly(dict),
-    NoneType: _exactly(NoneType),
-    list[float]: _list_of(_number),
-    list[str]: _list_of(_exactly(str)),
-}
-_WORDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    dict: "a mapping",
-    NoneType: "null",
-    list[float]: "a list of numbers",
-    list[str]: "a list of texts",
-}
+    wanted = " or ".join(_KINDS[kind].words for kind in kinds)
+    raise InputError(f"--set {given}: {value!r} is not {wanted}; the default is {default}")
 
 
 def set_options(text: str, values: Mapping[str, Any]) -> str:
@@ -181,12 +173,11 @@ def set_options(text: str, values: Mapping[str, Any]) -> str:
         if name not in options:
             continue
         if entry:
-            value = {**(whole.get(name, options[name]) or {}), entry: value}
+            before = whole.get(name, options[name]) or {}
+            value = {**before, entry: value}
         whole[name] = value
-    if not whole:
-        return text
     spans = _spans(text)
-    for name in sorted(whole, key=lambda name: spans[name], reverse=True):
+    for name in sorted(whole, key=spans.get, reverse=True):  # the last first: those before it stay where they are
         start, end = spans[name]
         text = f"{text[:start]}: {as_yaml(whole[name])}{text[end:]}"
     return text
@@ -195,25 +186,26 @@ def set_options(text: str, values: Mapping[str, Any]) -> str:
 def _spans(text: str) -> dict[str, tuple[int, int]]:
     """Return where the values of a config's entries stand, by name: from behind the name to the value's end."""
     top = yaml.compose(text, yaml.SafeLoader)
-    entries = list(top.value)
+    spans = {}
     for key, value in top.value:
         if key.value == "network_def" and isinstance(value, yaml.MappingNode):
-            entries = [*value.value, *entries]
-    return {key.value: (key.end_mark.index, _end(value)) for key, value in entries}
+            spans = {inner.value: (inner.end_mark.index, _end(node)) for inner, node in value.value} | spans
+        spans[key.value] = (key.end_mark.index, _end(value))
+    return spans
 
 
 def _end(node: yaml.Node) -> int:
     """Return where a value ends; the mark of one over several lines lies behind the comments that follow."""
-    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
-        last = node.value[-1]
-        return _end(last[1] if isinstance(last, tuple) else last)
+    while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        node = node.value[-1]
+        if isinstance(node, tuple):
+            node = node[1]
     return node.end_mark.index
 
 
 def as_yaml(value: Any) -> str:
     """Return a value as YAML on one line."""
-    if isinstance(value, str) and "\n" in value:
+    if "\n" in str(value):
         return json.dumps(value, ensure_ascii=False)
-    return yaml.safe_dump(
-        [value], default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
-    ).strip()[1:-1]
+    listed = yaml.safe_dump([value], default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
+    return listed.strip()[1:-1]
