@@ -81,4 +81,5 @@ class Progress:
         return (time.monotonic() - self._start) / done * to_do
 
     def _end(self, engine: Engine) -> None:
-        self._shown.end()
+        if self._shown is not None:  # a training that was finished begins no epoch when it is resumed
+            self._shown.end()

@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from ragsam.errors import InputError
 from ragsam.runs import earlier_names
 from ragsam.runs.expression_safety import expression_fault
+from ragsam.runs.options import BUNDLES
 
 MAX_BYTES = 1_000_000
 _CONFIGS = (".yaml", ".yml", ".json")
@@ -52,12 +52,17 @@ def code_faults(bundle: str | os.PathLike[str]) -> list[str]:
     root = Path(bundle)
     faults: list[str] = []
     for path in sorted(root.rglob("*")):
-        faults += _file_faults(root, path)
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+            faults.append(f"{name}: a link that leads out of the bundle; put the file itself there")
+        if path.suffix.lower() in _CODE:
+            faults.append(f"{name}: code, which Python would import before its own packages; take it out")
+    packaged = BUNDLES / "sam_lora" / "configs" / "logging.conf"
     for path in sorted((root / "configs").rglob("*")):
         name = path.relative_to(root).as_posix()
         if path.suffix.lower() in _CONFIGS:
             faults += _config_faults(name, path)
-        elif path.name == "logging.conf" and path.read_bytes() != _packaged_logging():
+        elif path.name == "logging.conf" and path.read_bytes() != packaged.read_bytes():
             faults.append(f"{name}: not the package's own; Python runs parts of it: take that of a packaged bundle")
     return faults
 
@@ -82,14 +87,6 @@ def read_config(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{name}: cannot be read as data ({reason}); take it from a packaged bundle") from error
 
 
-def _file_faults(root: Path, path: Path) -> Iterator[str]:
-    name = path.relative_to(root).as_posix()
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-        yield f"{name}: a link that leads out of the bundle; put the file itself there"
-    if path.suffix.lower() in _CODE:
-        yield f"{name}: code, which Python would import before its own packages; take it out"
-
-
 def _config_faults(name: str, path: Path) -> list[str]:
     """Return what a config may run beyond what is allowed."""
     try:
@@ -98,7 +95,11 @@ def _config_faults(name: str, path: Path) -> list[str]:
         return [str(error)]
     faults = []
     for where, value in _walk(content, ""):
-        reason = _fault(value)
+        reason = None
+        if isinstance(value, str):
+            reason = _text_fault(value)
+        elif isinstance(value, dict):
+            reason = _mapping_fault(value)
         if reason is not None:
             faults.append(f"{name}: {where or 'top'}: {reason}")
     return faults
@@ -107,38 +108,36 @@ def _config_faults(name: str, path: Path) -> list[str]:
 def _walk(content: Any, where: str) -> Iterator[tuple[str, Any]]:
     """Yield every value of nested mappings and lists, keys too, with its place."""
     yield where, content
+    entries: Iterable[tuple[Any, Any]] = ()
     if isinstance(content, dict):
-        for key, value in content.items():
-            yield f"{where}#{key}".strip("#"), str(key)
-            yield from _walk(value, f"{where}#{key}".strip("#"))
+        entries = content.items()
     elif isinstance(content, list):
-        for index, value in enumerate(content):
-            yield from _walk(value, f"{where}#{index}".strip("#"))
-
-
-def _fault(value: Any) -> str | None:
-    """Return why a text or a mapping of a config is not allowed."""
-    if isinstance(value, str):
-        return _text_fault(value)
-    if isinstance(value, dict):
-        return _mapping_fault(value)
-    return None
+        entries = enumerate(content)
+    for key, value in entries:
+        place = f"{where}#{key}".strip("#")
+        if isinstance(content, dict):
+            yield place, str(key)
+        yield from _walk(value, place)
 
 
 def _text_fault(text: str) -> str | None:
     if text.startswith("%"):
         return f"{_shown(text)} takes in another file; write its content here"
-    if not text.startswith("$") or text in _packaged()["expressions"]:
+    if not text.startswith("$") or text in _allowed().expressions:
         return None
     reason = expression_fault(text[1:])
-    return reason and f"{_shown(text)}: {reason}; no bundle of this package does that"
+    if reason is None:
+        return None
+    return f"{_shown(text)}: {reason}; no bundle of this package does that"
 
 
 def _mapping_fault(component: dict[Any, Any]) -> str | None:
     for target in _targets(component):
-        if component.get("_mode_", "default") not in _MODES:
-            return f"_mode_ {_shown(component['_mode_'])} is not default or callable"
-        if not isinstance(target, str) or not (target in _packaged()["targets"] or _PARTS.fullmatch(target)):
+        mode = component.get("_mode_", "default")
+        if mode not in _MODES:
+            return f"_mode_ {_shown(mode)} is not default or callable"
+        known = isinstance(target, str) and (target in _allowed().targets or _PARTS.fullmatch(target))
+        if not known:
             return f"_target_ {_shown(target)} is nothing that a bundle of this package calls"
     return None
 
@@ -153,23 +152,20 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+class _Allowed(NamedTuple):
+    """What the packaged bundles do, now and in the first layout."""
+
+    expressions: set[str]
+    targets: set[str]
+
+
 @cache
-def _packaged() -> dict[str, set[str]]:
-    """Return the expressions and targets of the packaged bundles, now and in the first layout."""
-    expressions, targets = set(earlier_names.EXPRESSIONS), set(earlier_names.TARGETS)
-    for path in _packaged_folder().glob("*/configs/*.yaml"):
+def _allowed() -> _Allowed:
+    allowed = _Allowed(set(earlier_names.EXPRESSIONS), set(earlier_names.TARGETS))
+    for path in BUNDLES.glob("*/configs/*.yaml"):
         for _, value in _walk(read_config(path), ""):
-            if isinstance(value, str) and value.startswith("$"):
-                expressions.add(value)
+            if isinstance(value, str):
+                allowed.expressions.add(value)
             elif isinstance(value, dict):
-                targets.update(_targets(value))
-    return {"expressions": expressions, "targets": targets}
-
-
-@cache
-def _packaged_logging() -> bytes:
-    return (_packaged_folder() / "sam_lora" / "configs" / "logging.conf").read_bytes()
-
-
-def _packaged_folder() -> Path:
-    return Path(str(resources.files("ragsam.bundles")))
+                allowed.targets.update(_targets(value))
+    return allowed

@@ -47,22 +47,20 @@ def network_options(text: str, num_classes: int) -> dict[str, Any]:
         InputError: a config without `network_def`, or with an expression in it.
     """
     config = yaml.safe_load(text)
-    network = config.get("network_def") if isinstance(config, Mapping) else None
-    if not isinstance(network, Mapping):
+    if not isinstance(config, Mapping) or not isinstance(config.get("network_def"), Mapping):
         raise InputError("the bundle's config has no `network_def`; take it from a bundle of this package")
-    options = {name: _filled(config, name, value) for name, value in network.items() if name not in _NO_OPTIONS}
+    options: dict[str, Any] = {"num_classes": num_classes}
+    for name, value in config["network_def"].items():
+        if name in _NO_OPTIONS:
+            continue
+        if str(value).startswith("@"):
+            value = config.get(value[1:])
+        if str(value).startswith(("$", "%")):
+            raise InputError(f"network_def.{name}: {value} is an expression; write its value")
+        options[name] = value
     if "untrained" in options:
-        options = {"base": options["base"], "image_size": config["image_size"], **options["untrained"]}
-    return {"num_classes": num_classes, **options}
-
-
-def _filled(config: Mapping[str, Any], name: str, value: Any) -> Any:
-    """Return the value of an entry of `network_def`, that of an option where it names one."""
-    if isinstance(value, str) and value.startswith("@"):
-        value = config.get(value[1:])
-    if isinstance(value, str) and value.startswith(("$", "%")):
-        raise InputError(f"network_def.{name}: {value} is an expression; write its value")
-    return value
+        options |= {"image_size": config["image_size"], **options.pop("untrained")}
+    return options
 
 
 def input_channels(text: str) -> int:

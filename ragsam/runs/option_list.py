@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
-from itertools import groupby
 from types import NoneType
-from typing import Any, get_args
+from typing import Any
 
 from ragsam.errors import InputError
-from ragsam.runs.options import OPTIONS, Option
+from ragsam.runs.options import BUNDLES, OPTIONS, Option
 from ragsam.runs.settings import as_yaml, nearest, read_options
 
+_DEFAULT_WIDTH = 24
+_NAMES = {NoneType: "null", **{kind: kind.__name__ for kind in (bool, int, float, str, dict)}}
 _PAGE = """# Options
 
 <!-- Written by `make bundles` from ragsam/runs/options.py; change it there. -->
@@ -28,9 +28,11 @@ def packaged_lines(name: str | None = None) -> list[str]:
     Raises:
         InputError: no such option.
     """
-    train = resources.files("ragsam.bundles") / "sam_lora" / "configs" / "train.yaml"
+    train = BUNDLES / "sam_lora" / "configs" / "train.yaml"
     defaults = read_options(train.read_text(encoding="utf-8"))
-    return option_lines(defaults) if name is None else option_page(name, defaults)
+    if name is not None:
+        return option_page(name, defaults)
+    return option_lines(defaults)
 
 
 def option_lines(defaults: Mapping[str, Any]) -> list[str]:
@@ -40,15 +42,18 @@ def option_lines(defaults: Mapping[str, Any]) -> list[str]:
         defaults: of the options to list, by name; others than the package's are left out.
     """
     listed = [option for name, option in OPTIONS.items() if name in defaults]
-    rows = {option.name: (option.name, kinds_text(option), as_yaml(defaults[option.name])) for option in listed}
-    widths = [max(map(len, column)) for column in zip(*rows.values(), strict=True)]
-    widths[2] = min(widths[2], 24)
-    lines = []
-    for group, options in groupby(listed, lambda option: option.group):
-        lines += ["", group]
-        for option in options:
-            cells = [cell.ljust(width) for cell, width in zip(rows[option.name], widths, strict=True)]
-            lines.append(f"  {'  '.join(cells)}  {option.line}")
+    name_width = max(len(option.name) for option in listed)
+    kind_width = max(len(_kinds_text(option)) for option in listed)
+    lines: list[str] = []
+    group = None
+    for option in listed:
+        if option.group != group:
+            group = option.group
+            lines += ["", group]
+        name = option.name.ljust(name_width)
+        kind = _kinds_text(option).ljust(kind_width)
+        default = as_yaml(defaults[option.name]).ljust(_DEFAULT_WIDTH)
+        lines.append(f"  {name}  {kind}  {default}  {option.line}")
     return lines[1:]
 
 
@@ -63,36 +68,30 @@ def option_page(name: str, defaults: Mapping[str, Any]) -> list[str]:
     option = OPTIONS[name]
     lines = [
         f"{name}: {option.line}",
-        f"type: {kinds_text(option)}",
+        f"type: {_kinds_text(option)}",
         f"default: {as_yaml(defaults[name])}",
         f"group: {option.group}",
+        f"goes to: {', '.join(option.feeds)}",
+        option.text,
     ]
-    lines += [f"goes to: {', '.join(option.feeds)}"] if option.feeds else []
-    return lines + ([option.text] if option.text else [])
+    return [line for line in lines if line not in ("", "goes to: ")]
 
 
 def reference_page() -> str:
     """Return docs/options.md."""
-    lines = [_PAGE]
-    for group, options in groupby(OPTIONS.values(), lambda option: option.group):
-        lines += [f"## {group}", "", "| option | type | default | what |", "|---|---|---|---|"]
-        lines += map(_row, options)
-        lines.append("")
-    return "\n".join(lines)
+    lines = [_PAGE.rstrip()]
+    group = None
+    for option in OPTIONS.values():
+        if option.group != group:
+            group = option.group
+            lines += ["", f"## {group}", "", "| option | type | default | what |", "|---|---|---|---|"]
+        what = ". ".join(filter(None, [option.line, option.text]))
+        kind = _kinds_text(option)
+        lines.append(f"| `{option.name}` | {kind} | `{as_yaml(option.default)}` | {what} |")
+    return "\n".join(lines) + "\n"
 
 
-def _row(option: Option) -> str:
-    what = f"{option.line}. {option.text}" if option.text else option.line
-    cells = (f"`{option.name}`", kinds_text(option), f"`{as_yaml(option.default)}`", what)
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
-
-
-def kinds_text(option: Option) -> str:
+def _kinds_text(option: Option) -> str:
     """Return an option's types as text: `int`, `list[float] or null`."""
-    return " or ".join(map(_kind_text, option.kinds))
-
-
-def _kind_text(kind: Any) -> str:
-    if kind is NoneType:
-        return "null"
-    return str(kind) if get_args(kind) else kind.__name__
+    names = [_NAMES.get(kind, str(kind)) for kind in option.kinds]
+    return " or ".join(names)

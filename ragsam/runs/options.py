@@ -8,8 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_type_hints
+
+#: The folder of the packaged bundles, their template and the recipes.
+BUNDLES = Path(str(resources.files("ragsam.bundles")))
 
 
 def option(default: Any, line: str, *feeds: str, text: str = "") -> Any:

@@ -51,7 +51,15 @@ def start_options(start: Path, values: Mapping[str, Any], num_classes: int) -> d
         needed["detail"] = False  # without base weights it does not begin at zero effect
     for name, value in needed.items():
         _require_same(name, values.get(name, value), value, start)
-    return {**_wished(about, num_classes), **needed, **_tuning(start, about["tuning"], values), **values}
+    needed |= _tuning(start, about["tuning"], values)
+    preparation = about.get("preparation") or {}
+    context_slices = about.get("context_slices", preparation.get("context_slices"))
+    defaults = {}
+    if context_slices is not None:
+        defaults["context_slices"] = context_slices
+    if num_classes == 1 and about.get("mask_tokens") is not None:
+        defaults["mask_tokens"] = about["mask_tokens"]
+    return {**defaults, **needed, **values}
 
 
 def require_base(start: Path, base_sha256: str | None) -> None:
@@ -65,35 +73,26 @@ def require_base(start: Path, base_sha256: str | None) -> None:
         raise InputError(f"--set start: {start.name} was {base_fault(wanted)}")
 
 
-def _wished(about: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
-    """Return options that are the weights' where nothing else is asked for."""
-    preparation = about.get("preparation") or {}
-    wished = {"context_slices": about.get("context_slices", preparation.get("context_slices"))}
-    if num_classes == 1:
-        wished["mask_tokens"] = about.get("mask_tokens")
-    return {name: value for name, value in wished.items() if value is not None}
-
-
 def _tuning(start: Path, tuning: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that tune as the weights need it: theirs, and nothing else unless asked for."""
     peft = values.get("peft")
     if peft is not None and not set(tuning) <= set(chosen_names(peft)):
-        _contradicts("peft", peft, start, list(tuning))
-    asked = {name: value for name, value in values.items() if name.partition(".")[0] in TUNING}
-    switched = {name.partition(".")[0] for name in asked}
-    for name, value in asked.items():
+        _require_same("peft", peft, list(tuning), start)
+    needed: dict[str, Any] = {**dict.fromkeys(TUNING), **tuning}
+    for name, value in values.items():
         way, _, entry = name.partition(".")
-        if way in tuning and entry != "dropout":
-            theirs = tuning[way].get(entry) if entry else tuning[way]
-            _require_same(name, value, theirs, start)
-    off = dict.fromkeys(set(TUNING) - switched)
-    return {**off, **tuning}
+        if way not in TUNING:
+            continue
+        if way not in tuning:
+            needed.pop(way, None)
+        elif entry == "":
+            _require_same(name, value, tuning[way], start)
+        elif entry != "dropout":
+            _require_same(name, value, tuning[way].get(entry), start)
+    return needed
 
 
 def _require_same(name: str, value: Any, theirs: Any, start: Path) -> None:
     if value != theirs:
-        _contradicts(name, value, start, theirs)
-
-
-def _contradicts(name: str, value: Any, start: Path, theirs: Any) -> None:
-    raise InputError(f"--set {name}: {value!r}, but the weights of start ({start.name}) have {theirs!r}; leave it out")
+        have = f"but the weights of start ({start.name}) have {theirs!r}"
+        raise InputError(f"--set {name}: {value!r}, {have}; leave it out")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ragsam.files import read_json, write_json_atomic, write_text_atomic
 from ragsam.io.read_volume import open_volume
 from ragsam.runs.metadata import fill_metadata
 from ragsam.runs.network_config import build_empty, network_options
-from ragsam.runs.options import untrained_network
+from ragsam.runs.options import BUNDLES, untrained_network
 from ragsam.runs.run import require_plain
 from ragsam.runs.settings import checked_options, read_options, set_options
 from ragsam.runs.start import require_base, start_file, start_options
@@ -35,14 +34,12 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: neither.
     """
-    packaged = Path(str(resources.files("ragsam.bundles")))
-    for folder in (Path(name_or_path), packaged / Path(name_or_path).name):
+    for folder in (Path(name_or_path), BUNDLES / Path(name_or_path).name):
         if (folder / "configs" / "train.yaml").is_file():
             return folder
-    known = ", ".join(sorted(path.parts[-3] for path in packaged.glob("*/configs/train.yaml")))
-    raise InputError(
-        f"{name_or_path}: no bundle there (no configs/train.yaml); take a bundle's folder or one of {known}"
-    )
+    known = sorted(path.parts[-3] for path in BUNDLES.glob("*/configs/train.yaml"))
+    missing = f"{name_or_path}: no bundle there (no configs/train.yaml)"
+    raise InputError(f"{missing}; take a bundle's folder or one of {', '.join(known)}")
 
 
 def make_run(
@@ -65,18 +62,22 @@ def make_run(
     Raises:
         InputError: unknown option or one of another type, faulty datalist or card, or an output that holds something.
     """
-    source, target = find_bundle(bundle), Path(output)
-    if not (again and (target / "configs").is_dir()):
+    source = find_bundle(bundle)
+    target = Path(output)
+    written = (target / "configs").is_dir()
+    if not (again and written):
         require_free(target)
     data = load_datalist(datalist)
     require_plain(target.absolute(), data.path)
-    card = load_card(data.card)
-    values = given_values(_texts(source)["train"], data.path, knobs or {})
+    text = _text(source, "train")
+    values = given_values(text, data.path, knobs or {})
     if values.get("start"):
+        card = load_card(data.card)
         values = start_options(Path(values["start"]), values, card.num_classes)
     if "image_size" not in values:
-        cases, axis = data.section("training"), values.get("slice_axis", 2)
-        values["image_size"] = fitting_image_size(cases, values.get("spacing_mm"), axis)
+        cases = data.section("training")
+        options = read_options(text) | values
+        values["image_size"] = fitting_image_size(cases, options.get("spacing_mm"), options.get("slice_axis", 2))
     write_run(source, target, data.card, values)
     return target
 
@@ -84,10 +85,10 @@ def make_run(
 def given_values(text: str, datalist: Path, knobs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that a command gives a training's config, checked, with the datalist, paths absolute."""
     values: dict[str, Any] = {"datalist": str(datalist), **checked_options(text, knobs)}
-    if values.get("base"):
-        values["base"] = str(Path(values["base"]).absolute())
-    if values.get("start"):
-        values["start"] = str(start_file(values["start"]))
+    paths = {"base": Path.absolute, "start": start_file}
+    for name, whole in paths.items():
+        if values.get(name):
+            values[name] = str(whole(Path(values[name])))
     return values
 
 
@@ -103,30 +104,29 @@ def write_run(bundle: Path, target: Path, card: str, values: Mapping[str, Any]) 
     Raises:
         InputError: options that do not go together, or base weights that do not fit; nothing is written then.
     """
-    values, named = dict(values), load_card(card)
+    values = dict(values)
     if values.get("base"):
         values["base"] = str(Path(values["base"]).absolute())
-    texts = _texts(bundle)
-    options = {"context_slices": 1, **read_options(set_options(texts["train"], values))}
-    values["untrained"] = untrained_network(options)
-    texts = {name: set_options(text, values) for name, text in texts.items()}
-    network = build_empty(network_options(texts["train"], named.num_classes))  # tells at once what cannot work
+    train = set_options(_text(bundle, "train"), values)
+    options = {"context_slices": 1, **read_options(train)}
+    named = load_card(card)
+    network = build_empty(network_options(train, named.num_classes))  # tells at once what cannot work
     _check_context(options["context_slices"], stacked=network.stacked)
     if values.get("start"):
         require_base(Path(values["start"]), network.base_sha256)
-    for name, text in texts.items():
+    values["untrained"] = untrained_network(options)
+    for name in CONFIGS:
+        text = set_options(_text(bundle, name), values)
         write_text_atomic(target / "configs" / f"{name}.yaml", text)
-    for name in ("logging.conf", *OVERLAYS):
-        if (bundle / "configs" / name).is_file():
-            shutil.copyfile(bundle / "configs" / name, target / "configs" / name)
     write_text_atomic(target / "configs" / "card.yaml", card_text(card))
     metadata = read_json(bundle / "configs" / "metadata.json")
     write_json_atomic(target / "configs" / "metadata.json", fill_metadata(metadata, named, options))
-    for part in ("LICENSE", "docs"):
-        if (bundle / part).is_dir():
-            shutil.copytree(bundle / part, target / part, dirs_exist_ok=True)
-        elif (bundle / part).is_file():
-            shutil.copyfile(bundle / part, target / part)
+    copied = ["configs/logging.conf", *(f"configs/{name}" for name in OVERLAYS), "LICENSE"]
+    for name in copied:
+        if (bundle / name).is_file():
+            shutil.copyfile(bundle / name, target / name)
+    if (bundle / "docs").is_dir():
+        shutil.copytree(bundle / "docs", target / "docs", dirs_exist_ok=True)
 
 
 def require_free(target: Path) -> None:
@@ -135,18 +135,19 @@ def require_free(target: Path) -> None:
     Raises:
         InputError: something is there already.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        what = "is a run already" if (target / "configs").exists() else "holds something already"
-        raise InputError(f"{target}: {what}; choose another output, or remove it{_resumable(target)}")
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    what = "holds something already"
+    ways = "choose another output, or remove it"
+    if (target / "configs").exists():
+        what = "is a run already"
+    if (target / "checkpoints").is_dir():
+        ways += ", or go on with its training by --resume"
+    raise InputError(f"{target}: {what}; {ways}")
 
 
-def _resumable(target: Path) -> str:
-    return ", or go on with its training by --resume" if (target / "checkpoints").is_dir() else ""
-
-
-def _texts(bundle: Path) -> dict[str, str]:
-    """Return the configs of a bundle."""
-    return {name: (bundle / "configs" / f"{name}.yaml").read_text(encoding="utf-8") for name in CONFIGS}
+def _text(bundle: Path, name: str) -> str:
+    return (bundle / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def _check_context(context_slices: int, *, stacked: bool) -> None:
@@ -172,9 +173,14 @@ def fitting_image_size(cases: Sequence[Case], spacing_mm: Sequence[float] | None
 def _largest_side(case: Case, spacing_mm: Sequence[float] | None, slice_axis: int) -> float:
     """Return the longer side in pixels of a volume's slices across an axis of RAS, by its header."""
     image = open_volume(case.image, case.case)
-    sides, in_plane = [0.0], [axis for axis in range(3) if axis != slice_axis]
+    zooms = image.header.get_zooms()
+    in_plane = [axis for axis in range(3) if axis != slice_axis]
+    largest = 0.0
     for axis, world in enumerate(nib.io_orientation(image.affine)[: len(image.shape), 0]):
-        if world in in_plane:
-            factor = image.header.get_zooms()[axis] / spacing_mm[in_plane.index(world)] if spacing_mm else 1.0
-            sides.append(image.shape[axis] * factor)
-    return max(sides)
+        if world not in in_plane:
+            continue
+        side = image.shape[axis]
+        if spacing_mm:
+            side = side * (zooms[axis] / spacing_mm[in_plane.index(world)])
+        largest = max(largest, side)
+    return largest
