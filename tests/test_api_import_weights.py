@@ -116,6 +116,7 @@ def test_the_run_is_a_bundle_with_the_checkpoints_network(imported, place):
         assert all(torch.equal(mine[key], tensors[key]) for key in mine)
     for config in ("train", "inference", "evaluate"):
         knobs = knobs_of(run, config)
+        knobs |= knobs.get("untrained", {})
         assert (knobs["image_size"], knobs["context_slices"], knobs["detail"], knobs["fusion"]) == (
             SIZE,
             0,

@@ -7,6 +7,7 @@ import torch
 
 from ragsam.api.segment import segment_with_run
 from ragsam.errors import InputError
+from ragsam.files import write_text_atomic
 from ragsam.networks.checkpoints import load_weights, save_weights
 from ragsam.networks.segmenter import Segmenter
 from ragsam.runs.network_config import DESCRIBED, described_options
@@ -75,7 +76,7 @@ def test_a_run_with_slices_of_another_axis_than_its_weights_is_refused_before_an
     own_run, study, tmp_path
 ):
     config = own_run / "configs" / "inference.yaml"
-    config.write_text(config.read_text().replace("\nslice_axis: 2", "\nslice_axis: 1"))
+    write_text_atomic(config, config.read_text().replace("\nslice_axis: 2", "\nslice_axis: 1"))
     with pytest.raises(InputError, match="made for slices with slice_axis 2, the config has 1; leave it as in train"):
         segment_with_run(own_run, [study], tmp_path / "out")
     assert not (tmp_path / "out").exists()
