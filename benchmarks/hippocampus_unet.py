@@ -47,7 +47,7 @@ class UNetBaseline(nn.Module):
     """MONAI's U-Net with the segmenter's face, so that the same bundle trains and runs it."""
 
     base_sha256 = None
-    about: ClassVar[dict[str, Any]] = {"network": "UNet", "base_sha256": None}
+    about: ClassVar[dict[str, Any]] = {"network": "UNet", "base_sha256": None, "fusion": None}
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

@@ -197,6 +197,7 @@ def run_tests(
         if test == "vote alone":
             voting = {"_target_": "ragsam.retrieval.voting.VotingNetwork", "num_classes": "$@card_def.num_classes"}
             overrides |= {"weights": None, "network_def": {**voting, "image_size": "@image_size"}}
+            overrides["steered_by"] = "vote_product"
         predictions = folder / "predictions"
         run_config(run, "inference", output_dir=str(predictions), **overrides)
         metrics = evaluate_cases(pairs_from_cases(sections["test"], predictions), load_card(card))

@@ -46,20 +46,20 @@ from ragsam.training import csv_log as history
 
 STEPS_PER_EPOCH = 10
 SETS = {"hippocampus": {"image_size": 56}, "openkbp_hn": {"image_size": 64}}
-COMMON = {"batch_size": 16, "retrieval": False, "fusion": None, "network_def.lora": None}
+COMMON = {"batch_size": 16, "retrieval": False, "fusion": None, "lora": None}
 BASE = {**COMMON, **SETS["openkbp_hn"], "detail": False}
 TUNING: dict[str, dict[str, Any]] = {
     "full tuning": {"full_tuning": True},
-    "LoRA": {"network_def.lora": {"rank": 4}},
-    "adapters": {"network_def.adapter": {"space": True, "mlp": True}},
-    "frequency prompts": {"network_def.frequency": {"rate": 0.25}},
-    "LoRA + adapters": {"network_def.lora": {"rank": 4}, "network_def.adapter": {"space": True, "mlp": True}},
+    "LoRA": {"lora": {"rank": 4}},
+    "adapters": {"adapter": {"space": True, "mlp": True}},
+    "frequency prompts": {"frequency": {"rate": 0.25}},
+    "LoRA + adapters": {"lora": {"rank": 4}, "adapter": {"space": True, "mlp": True}},
 }
 CONTEXT: dict[str, dict[str, Any]] = {
     "default: detail branch, both neighbours as channels": {},
     "no detail branch": {"detail": False},
     "no neighbours": {"context_slices": 0},
-    "depth adapter over the three slices": {"network_def.adapter": {"space": False, "mlp": False, "depth": True}},
+    "depth adapter over the three slices": {"adapter": {"space": False, "mlp": False, "depth": True}},
 }
 
 
