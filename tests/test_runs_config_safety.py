@@ -184,7 +184,7 @@ def test_a_part_named_by_its_place_in_another_config_is_looked_at(bundle):
 def test_configs_of_the_first_layout_are_sound(bundle):
     """As runs that were made with it have them."""
     names = {
-        "ragsam.bundle.Segmenter": "ragsam.networks.Segmenter",
+        "ragsam.bundle.VolumeDataset": "ragsam.data.volumes.VolumeDataset",
         "ragsam.bundle.WeightsLoader": "ragsam.workflows.checkpoint_handler.WeightsLoader",
         "from ragsam.bundle import load_card": "from ragsam.data.cards import load_card",
         "from ragsam.bundle import load_datalist": "from ragsam.data.datalist import load_datalist",

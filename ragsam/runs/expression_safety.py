@@ -18,6 +18,8 @@ _CALLS = {"abs", "dict", "float", "int", "len", "list", "load_card", "load_datal
 _METHODS = {"parameters", "run", "sampler", "section", "to"}
 _TORCH = {"torch.device", "torch.cuda.is_available"}
 _REFERENCES = "__local_refs"
+#: Names that an expression may not bind to something else.
+_MEANT = _CALLS | {"torch", _REFERENCES}
 
 
 class _AnyReference(dict):
@@ -42,43 +44,42 @@ def expression_fault(text: str) -> str | None:
         nodes = list(ast.walk(tree))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return "not an expression"
-    bound = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    if taken := bound & (_CALLS | {"torch", _REFERENCES}):
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    taken = bound & _MEANT
+    if taken:
         return f"{min(taken)} is given another meaning"
-    return next(_faults(tree, bound), None)
+    return next(_faults(tree, bound | {_REFERENCES}), None)
 
 
-def _faults(node: ast.AST, bound: set[str]) -> Iterator[str]:
-    """Yield what is not allowed in a tree."""
-    if isinstance(node, ast.Call):
-        yield from _call_faults(node, bound)
+def _faults(node: ast.AST, known: set[str]) -> Iterator[str]:
+    """Yield what is not allowed in a tree; `known` are the names that stand for values."""
+    if _dotted(node) in _TORCH:
         return
-    if isinstance(node, ast.Attribute):
-        if _dotted(node) in _TORCH:
-            return
-        if node.attr.startswith("_"):
-            yield f"the private name {node.attr}"
-    elif isinstance(node, ast.Name):
-        if node.id not in bound and node.id != _REFERENCES:
-            yield f"the name {node.id}"
-    elif not isinstance(node, _PLAIN):
-        yield f"{type(node).__name__} in it"
-    for child in ast.iter_child_nodes(node):
-        yield from _faults(child, bound)
-
-
-def _call_faults(node: ast.Call, bound: set[str]) -> Iterator[str]:
-    function = node.func
-    if isinstance(function, ast.Name):
-        if function.id not in _CALLS:
-            yield f"a call of {function.id}"
-    elif _dotted(function) not in _TORCH:
-        if not isinstance(function, ast.Attribute) or function.attr not in _METHODS:
+    match node:
+        case ast.Call(func=ast.Name(id=name)) if name in _CALLS:
+            parts = [*node.args, *node.keywords]
+        case ast.Call(func=ast.Attribute(attr=method)) if method in _METHODS:
+            parts = [node.func.value, *node.args, *node.keywords]
+        case ast.Call(func=function) if _dotted(function) in _TORCH:
+            parts = [*node.args, *node.keywords]
+        case ast.Call(func=function):
             yield f"a call of {ast.unparse(function)[:40]}"
-        else:
-            yield from _faults(function.value, bound)
-    for part in (*node.args, *node.keywords):
-        yield from _faults(part, bound)
+            parts = [*node.args, *node.keywords]
+        case ast.Attribute(attr=name):
+            if name.startswith("_"):
+                yield f"the private name {name}"
+            parts = [node.value]
+        case ast.Name(id=name):
+            if name not in known:
+                yield f"the name {name}"
+            parts = []
+        case _:
+            if not isinstance(node, _PLAIN):
+                yield f"{type(node).__name__} in it"
+            parts = list(ast.iter_child_nodes(node))
+    for part in parts:
+        yield from _faults(part, known)
 
 
 def _dotted(node: ast.AST) -> str | None:
@@ -87,4 +88,6 @@ def _dotted(node: ast.AST) -> str | None:
     while isinstance(node, ast.Attribute):
         names.append(node.attr)
         node = node.value
-    return ".".join([node.id, *reversed(names)]) if isinstance(node, ast.Name) else None
+    if not isinstance(node, ast.Name):
+        return None
+    return ".".join([node.id, *reversed(names)])
