@@ -17,7 +17,7 @@ from ragsam.errors import InputError
 from ragsam.retrieval.bank_manifest import read_manifest
 from ragsam.retrieval.descriptors import DESCRIPTORS
 from ragsam.runs.run import RunFolder, require_plain
-from ragsam.runs.settings import checked_options
+from ragsam.runs.settings import checked_options, read_options
 from ragsam.runs.templates import find_bundle, fitting_image_size
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,11 @@ INDEX_KNOBS = ("image_size", "spacing_mm", "slice_axis", "descriptor", "carry")
 #: Of a bank's `fit`, what a config takes by the same names.
 _OF_BANK = ("image_size", "slice_axis", "context_slices", "context_distance_mm", "spacing_mm", "descriptor", "carry")
 _LEAST_SIZE = 16
+_NETWORK = {
+    "_target_": "ragsam.retrieval.voting.VotingNetwork",
+    "num_classes": "$@card_def.num_classes",
+    "image_size": "@image_size",
+}
 
 
 def bank_values(datalist: str | os.PathLike[str], section: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,26 +48,25 @@ def bank_values(datalist: str | os.PathLike[str], section: str, knobs: Mapping[s
         InputError: faulty datalist or card, an unknown knob or one of another kind, or a descriptor that looks at an
             encoder.
     """
-    if unknown := sorted(set(knobs) - set(INDEX_KNOBS)):
+    unknown = sorted(set(knobs) - set(INDEX_KNOBS))
+    if unknown:
         raise InputError(f"--set {unknown[0]}: no knob of a bank; there are {', '.join(INDEX_KNOBS)}")
+    data = load_datalist(datalist)
     text = RunFolder(find_bundle(BUNDLE), "train").text("train")
-    data, values = load_datalist(datalist), checked_options(text, knobs)
+    values = checked_options(text, knobs)
     require_plain(data.path, data.card)
-    _check_knobs(values)
-    if "image_size" not in values:
-        axis = values.get("slice_axis", 2)
-        values["image_size"] = fitting_image_size(data.section(section), values.get("spacing_mm"), axis)
-    return {**values, "datalist": str(data.path), "card": data.card}
-
-
-def _check_knobs(values: Mapping[str, Any]) -> None:
+    options = read_options(text) | values
     free = [name for name, descriptor in DESCRIPTORS.items() if not descriptor.needs_embedding]
-    if values.get("descriptor", free[0]) not in free:
-        raise InputError(f"--set descriptor: {values['descriptor']!r}; without a run choose one of {', '.join(free)}")
-    if values.get("slice_axis", 2) not in (0, 1, 2):
-        raise InputError(f"--set slice_axis: {values['slice_axis']} is none; 0 sagittal, 1 coronal, 2 axial")
-    if values.get("image_size", _LEAST_SIZE) < _LEAST_SIZE:
-        raise InputError(f"--set image_size: {values['image_size']}; at least {_LEAST_SIZE} pixels")
+    if options["descriptor"] not in free:
+        raise InputError(f"--set descriptor: {options['descriptor']!r}; without a run choose one of {', '.join(free)}")
+    if options["slice_axis"] not in (0, 1, 2):
+        raise InputError(f"--set slice_axis: {options['slice_axis']} is none; 0 sagittal, 1 coronal, 2 axial")
+    if options["image_size"] < _LEAST_SIZE:
+        raise InputError(f"--set image_size: {options['image_size']}; at least {_LEAST_SIZE} pixels")
+    if "image_size" not in values:
+        cases = data.section(section)
+        values["image_size"] = fitting_image_size(cases, options["spacing_mm"], options["slice_axis"])
+    return {**values, "datalist": str(data.path), "card": data.card}
 
 
 def grown_values(folder: Path, datalist: str | os.PathLike[str]) -> dict[str, Any]:
@@ -90,24 +94,35 @@ def segment_values(
     Raises:
         InputError: no such card, no bank, a bank of other labels, or one whose descriptor looks at an encoder.
     """
-    named, folder = load_card(card), Path(folder).absolute()
+    named = load_card(card)
+    folder = Path(folder).absolute()
     fit = _encoderless(folder, "make one that needs none with `ragsam index --data DATALIST --output BANK`")
-    if list(named.labels) != list(fit["labels"]):
-        theirs, ours = ", ".join(fit["labels"]), ", ".join(named.labels)
+    theirs = ", ".join(fit["labels"])
+    ours = ", ".join(named.labels)
+    if theirs != ours:
         raise InputError(f"bank {folder.name}: of {theirs}, and card {named.name} has {ours}; take the bank's own card")
-    path = str(Path(card).absolute()) if str(card).endswith((".yaml", ".yml")) else str(card)
-    values = {"card": path, "bank": str(folder), **_as_bank(fit, "preprocessing#window")}
-    network = _network()
+    path = str(card)
+    if path.endswith((".yaml", ".yml")):
+        path = str(Path(card).absolute())
+    network = dict(_NETWORK)
     if base is not None:
-        require_plain(Path(base).absolute())
-        _compare(Path(base), fit)
-        network |= {"_target_": "ragsam.prompting.prompted_vote.prompted_vote", "base": str(Path(base).absolute())}
-    return {**values, "weights": None, "network_def": network, "steered_by": "vote_product"}
+        base = Path(base).absolute()
+        require_plain(base)
+        _compare(base, fit)
+        network |= {"_target_": "ragsam.prompting.prompted_vote.prompted_vote", "base": str(base)}
+    return {
+        "card": path,
+        "bank": str(folder),
+        **_as_bank(fit, "preprocessing#window"),
+        "weights": None,
+        "network_def": network,
+        "steered_by": "vote_product",
+    }
 
 
 def packaged_parser(values: Mapping[str, Any]) -> Any:
     """Return the packaged bundle's training config for a bank: its network the vote, and see `plain_slices`."""
-    parser = RunFolder(find_bundle(BUNDLE), "train").parser("train", **{**values, "network_def": _network()})
+    parser = RunFolder(find_bundle(BUNDLE), "train").parser("train", **{**values, "network_def": dict(_NETWORK)})
     return plain_slices(parser)
 
 
@@ -119,14 +134,6 @@ def plain_slices(parser: Any) -> Any:
     return parser
 
 
-def _network() -> dict[str, Any]:
-    return {
-        "_target_": "ragsam.retrieval.voting.VotingNetwork",
-        "num_classes": "$@card_def.num_classes",
-        "image_size": "@image_size",
-    }
-
-
 def _as_bank(fit: Mapping[str, Any], window: str) -> dict[str, Any]:
     """Return a config's entries for slices prepared as a bank's; `window` names the entry of the window."""
     preparation = {name: value for name, value in fit.items() if name not in ("descriptor", "carry")}
@@ -135,7 +142,9 @@ def _as_bank(fit: Mapping[str, Any], window: str) -> dict[str, Any]:
 
 def _compare(base: Path, fit: Mapping[str, Any]) -> None:
     """Tell how the slices that a run was trained on differ from a bank's, which it is to be prompted in."""
-    theirs = RunFolder(base).content("inference") if RunFolder.is_one(base) else fit
+    if not RunFolder.is_one(base):
+        return
+    theirs = RunFolder(base).content("inference")
     for name in ("image_size", "spacing_mm", "slice_axis"):
         if theirs.get(name) != fit[name]:
             told = "--base %s: %s was %s in its training and is %s in the bank; it may answer worse"

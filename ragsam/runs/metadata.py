@@ -20,24 +20,28 @@ def fill_metadata(metadata: dict[str, Any], card: Card, options: Mapping[str, An
         card: of the data set.
         options: of the run's training.
     """
-    channels = {"0": "background", **{str(organ.value): organ.name for organ in card.organs}}
     formats = metadata["network_data_format"]
-    shape = [options["image_size"]] * 2
+    image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
+    size = [options["image_size"]] * 2
     around = options["context_slices"]
     if around > 1:
-        offsets = range(-around, around + 1)
-        names = {str(i): f"slice {offset:+d}" if offset else "slice" for i, offset in enumerate(offsets)}
-        formats["inputs"]["image"] |= {"num_channels": len(names), "channel_def": names}
-    formats["inputs"]["image"] |= {"spatial_shape": shape, "modality": card.modality}
-    formats["outputs"]["pred"] |= {"spatial_shape": shape, "num_channels": len(channels), "channel_def": channels}
-    made = {"data_source": f"{card.title}: {card.source} ({card.licence})", "eval_metrics": {}}
-    return {**metadata, **made, **_versions(metadata)}
-
-
-def _versions(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the versions that are installed, of MONAI's keys and of the packages that the metadata name."""
-    packages = {name: _version(name) for name in metadata["required_packages_version"]}
-    return {**{key: _version(name) for key, name in _VERSION_KEYS.items()}, "required_packages_version": packages}
+        slices = {str(i): f"slice {offset:+d}" for i, offset in enumerate(range(-around, around + 1))}
+        slices[str(around)] = "slice"
+        image |= {"num_channels": len(slices), "channel_def": slices}
+    image |= {"spatial_shape": size, "modality": card.modality}
+    classes = {"0": "background"}
+    for organ in card.organs:
+        classes[str(organ.value)] = organ.name
+    pred |= {"spatial_shape": size, "num_channels": len(classes), "channel_def": classes}
+    required = {name: _version(name) for name in metadata["required_packages_version"]}
+    versions = {key: _version(name) for key, name in _VERSION_KEYS.items()}
+    return {
+        **metadata,
+        "data_source": f"{card.title}: {card.source} ({card.licence})",
+        "eval_metrics": {},
+        **versions,
+        "required_packages_version": required,
+    }
 
 
 def _version(name: str) -> str:
