@@ -6,9 +6,9 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any, get_args, get_origin
 
 import yaml
 
@@ -27,45 +27,16 @@ _NETWORK = "network_def."
 _NOT_SET = ("imports", "bundle_root", "dataset")
 
 
-class _Kind(NamedTuple):
-    """A type of values: its name for people, and what makes a value of it or raises a TypeError or ValueError."""
-
-    words: str
-    convert: Callable[[Any], Any]
-
-
-def _exactly(kind: type) -> Callable[[Any], Any]:
-    def convert(value: Any) -> Any:
-        if type(value) is not kind:
-            raise TypeError
-        return value
-
-    return convert
-
-
-def _number(value: Any) -> float:
-    """Return a finite number; YAML takes 1 for whole, and 1e-3 for a text."""
-    if isinstance(value, bool):
-        raise TypeError
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError
-    return number
-
-
-def _list_of(convert: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
-    return lambda values: list(map(convert, _exactly(list)(values)))
-
-
-_KINDS: dict[Any, _Kind] = {
-    bool: _Kind("true or false", _exactly(bool)),
-    int: _Kind("a whole number", _exactly(int)),
-    float: _Kind("a number", _number),
-    str: _Kind("a text", _exactly(str)),
-    dict: _Kind("a mapping", _exactly(dict)),
-    NoneType: _Kind("null", _exactly(NoneType)),
-    list[float]: _Kind("a list of numbers", _list_of(_number)),
-    list[str]: _Kind("a list of texts", _list_of(_exactly(str))),
+#: Types of values, for people.
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    dict: "a mapping",
+    NoneType: "null",
+    list[float]: "a list of numbers",
+    list[str]: "a list of texts",
 }
 #: By the type of a value, what an option takes that only a config of one's own has; others take anything.
 _SAME = {bool: (bool,), int: (int,), float: (float,), str: (str,)}
@@ -153,15 +124,28 @@ def _converted(given: str, value: Any, default: Any) -> Any:
     """Return a value as the first of its option's types that it fits."""
     name = given.removeprefix(_NETWORK)
     kinds = OPTIONS[name].kinds if name in OPTIONS else _SAME.get(type(default), ())
-    for kind in kinds:
-        try:
-            return _KINDS[kind].convert(value)
-        except (TypeError, ValueError):
-            continue
     if not kinds:
         return value
-    wanted = " or ".join(_KINDS[kind].words for kind in kinds)
+    for kind in kinds:
+        try:
+            return _as(kind, value)
+        except (TypeError, ValueError):
+            continue
+    wanted = " or ".join(_WORDS[kind] for kind in kinds)
     raise InputError(f"--set {given}: {value!r} is not {wanted}; the default is {default}")
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """Return a value as a type, or raise a TypeError or ValueError."""
+    if kind is float:
+        number = float(value)  # YAML takes 1 for whole, and 1e-3 for a text
+        if isinstance(value, bool) or not math.isfinite(number):
+            raise TypeError
+        return number
+    items = get_args(kind)
+    if type(value) is not (get_origin(kind) or kind):
+        raise TypeError
+    return [_as(items[0], item) for item in value] if items else value
 
 
 def set_options(text: str, values: Mapping[str, Any]) -> str:
