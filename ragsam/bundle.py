@@ -26,6 +26,7 @@ HOMES = {
     "scales_gradients": "ragsam.networks.precision",
     "Segmenter": "ragsam.networks.segmenter",
     "Retriever": "ragsam.retrieval.retriever",
+    "fusion_of_weights": "ragsam.runs.trained",
     "network_of_weights": "ragsam.runs.trained",
     "WeightsLoader": "ragsam.runs.weights",
     "BestWeights": "ragsam.training.best_weights",

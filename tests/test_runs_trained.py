@@ -13,7 +13,7 @@ from ragsam.networks.segmenter import Segmenter
 from ragsam.runs.network_config import DESCRIBED, described_options
 from ragsam.runs.run import RunFolder
 from ragsam.runs.templates import make_run
-from ragsam.runs.trained import network_of_weights, trained_network
+from ragsam.runs.trained import fusion_of_weights, network_of_weights, trained_network
 
 OPTIONS = {
     "patch_size": 8,
@@ -42,6 +42,12 @@ def test_network_is_that_of_the_weights_and_not_of_the_config(weights):
     assert network.about == {name: value for name, value in about.items() if name != "preparation"}
     network.load_trainable_state(state)
     assert set(network.trainable_state()) == set(state)
+
+
+def test_what_steers_a_network_is_told_without_building_it(weights, tmp_path):
+    assert fusion_of_weights(weights, untrained={"fusion": "vote_product"}) is None
+    assert fusion_of_weights(tmp_path / "none.safetensors", untrained={"fusion": "vote_product"}) == "vote_product"
+    assert fusion_of_weights(None, untrained={"fusion": None}) is None
 
 
 def test_weights_say_every_option_that_shapes_a_network(weights):

@@ -272,7 +272,7 @@ class Expert:
     untrained: dict = option(
         {},
         "the network until there are weights, which say what network they are of",
-        "network_of_weights",
+        *("network_of_weights", "fusion_of_weights"),
         text="As the options of the network are in training; in inference and evaluation they stand here alone.",
     )
     channels_last: bool = option(False, "weights of convolutions with channels last", "place")

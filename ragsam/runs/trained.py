@@ -50,6 +50,17 @@ def network_of_weights(
     return Segmenter(num_classes, base=base, **options)
 
 
+def fusion_of_weights(weights: str | os.PathLike[str] | None, *, untrained: Mapping[str, Any]) -> str | None:
+    """Return what steers the network of a weights file; the network is not built.
+
+    Args:
+        weights, untrained: see `network_of_weights`.
+    """
+    if weights is None or not Path(weights).is_file():
+        return untrained["fusion"]
+    return load_metadata(weights).get("fusion")
+
+
 def _require_preparation(weights: Path, about: Mapping[str, Any], preparation: Mapping[str, Any]) -> None:
     said = {**about, **(about.get("preparation") or {})}
     for name in _PREPARED:
