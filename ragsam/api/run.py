@@ -157,7 +157,7 @@ class Run:
     @cached_property
     def _prompted(self) -> PromptedRun:
         """The run as it answers prompts: the same, where its network does as it is."""
-        if answering_prompts(self._folder.content("inference"), self.path.name) is None:
+        if answering_prompts(self._folder) is None:
             return PromptedRun(self._loaded)
         return load_prompted(self._folder)
 
