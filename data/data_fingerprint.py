@@ -20,20 +20,20 @@ def data_fingerprint(cases: Sequence[Case]) -> dict[str, Any]:
     Raises:
         InputError: as `scan_volume`.
     """
-    lines = sorted(" ".join(_digests(case)) for case in cases)
-    return {
-        "volumes": len(cases),
-        "patients": len({case.patient for case in cases}),
-        "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
-    }
-
-
-def _digests(case: Case) -> list[str]:
-    """Return the digests of a case's image and, where it has one, its label."""
-    digests = []
-    for path, fill in ((case.image, case.fill_nonfinite), (case.label, None)):
-        if path is not None:
+    lines = []
+    for case in cases:
+        files = [(case.image, case.fill_nonfinite)]
+        if case.label is not None:
+            files.append((case.label, None))
+        digests = []
+        for path, fill in files:
             reader = DigestReader()
             scan_volume(path, case.case, reader, fill_nonfinite=fill)
             digests.append(reader.digest())
-    return digests
+        lines.append(" ".join(digests))
+    text = "\n".join(sorted(lines))
+    return {
+        "volumes": len(cases),
+        "patients": len({case.patient for case in cases}),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }

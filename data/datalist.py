@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ragsam.errors import InputError
 from ragsam.files import read_json, write_json_atomic
 
 _SECTIONS = ("training", "validation", "test")
+_LONGEST_NAME_BYTES = 200
 _CASE_KEYS = ("case", "patient", "image", "label", "annotated")
 
 
@@ -50,10 +52,12 @@ class Datalist:
         Raises:
             InputError: where the datalist has no such section, or it is empty.
         """
-        if not self.sections.get(name):
-            having = ", ".join(key for key, cases in self.sections.items() if cases) or "none"
+        cases = self.sections.get(name, ())
+        if not cases:
+            filled = filter(self.sections.get, self.sections)
+            having = ", ".join(filled) or "none"
             raise InputError(f"{self.path.name}: no cases under {name!r}; sections with cases: {having}")
-        return self.sections[name]
+        return cases
 
 
 def load_datalist(path: str | os.PathLike[str]) -> Datalist:
@@ -61,8 +65,7 @@ def load_datalist(path: str | os.PathLike[str]) -> Datalist:
 
     Args:
         path: a JSON file `{"card": ..., "training": [{"case", "patient", "image", "label"}, ...], ...}`. Every list of
-            objects is a section; `label_map` and `fill_nonfinite` go to every case; other keys are left alone. Paths
-            are relative to the file.
+            objects is a section; `label_map` and `fill_nonfinite` go to every case. Paths are relative to the file.
 
     Raises:
         InputError: missing or invalid JSON; no card; a label map that is none; a case without name, patient or image;
@@ -96,8 +99,17 @@ def read_datalist(path: str | os.PathLike[str]) -> tuple[Datalist, list[str]]:
     sections: dict[str, tuple[Case, ...]] = {}
     faults: list[str] = []
     for name, part in content.items():
-        if _is_section(name, part, file.name):
-            sections[name] = tuple(_parse_cases(part, f"{file.name}: {name}", file.parent, shared, faults))
+        if not _is_section(name, part, file.name):
+            continue
+        cases = []
+        for i, entry in enumerate(part):
+            try:
+                case = _parse_case(entry, f"{file.name}: {name}[{i}]", file.parent, shared)
+            except InputError as error:
+                faults.append(str(error))
+            else:
+                cases.append(case)
+        sections[name] = tuple(cases)
     if not sections:
         raise InputError(f"{file.name}: no section; add a list of cases under training, validation or test")
     faults += _section_faults(sections, file.name)
@@ -114,9 +126,7 @@ def write_datalist(
     """Write a datalist, whole or not at all, its paths relative to its folder.
 
     Args:
-        path: the JSON file to write.
         card: a card's name, or the path of a card's yaml file.
-        sections: cases by section name.
         label_map: values of the label files to the card's; None: that of the cases.
 
     Raises:
@@ -126,29 +136,32 @@ def write_datalist(
     file = Path(path).absolute()
     for name, cases in sections.items():
         for case in cases:
-            _check_name(case.case, f"{file.name}: {name}")
-            _check_patient(case.patient, case.case)
-    if faults := _section_faults(sections, file.name):
+            _check_names(case.case, case.patient, f"{file.name}: {name}")
+    faults = _section_faults(sections, file.name)
+    if faults:
         raise InputError(faults[0])
-    card = _relative(Path(card), file.parent) if card.endswith((".yaml", ".yml")) else card
+    if card.endswith((".yaml", ".yml")):
+        card = _relative(Path(card), file.parent)
     content: dict[str, Any] = {"card": card}
     if label_map is None:
         label_map = _common(sections, "label_map", file.name)
     if label_map is not None:
         content["label_map"] = {str(raw): value for raw, value in label_map.items()}
         _parse_label_map(content["label_map"], file.name)
-    if (fill := _common(sections, "fill_nonfinite", file.name)) is not None:
+    fill = _common(sections, "fill_nonfinite", file.name)
+    if fill is not None:
         content["fill_nonfinite"] = fill
-    content |= {name: [_case_entry(case, file.parent) for case in cases] for name, cases in sections.items()}
+    for name, cases in sections.items():
+        content[name] = [_case_entry(case, file.parent) for case in cases]
     write_json_atomic(file, content)
 
 
 def _is_section(name: str, part: Any, where: str) -> bool:
-    if name in _SECTIONS:
-        if not isinstance(part, list):
-            raise InputError(f"{where}: {name} is a {type(part).__name__}; it must be a list of cases")
-        return True
-    return isinstance(part, list) and bool(part) and all(isinstance(entry, Mapping) for entry in part)
+    if name not in _SECTIONS:
+        return isinstance(part, list) and set(map(type, part)) == {dict}
+    if not isinstance(part, list):
+        raise InputError(f"{where}: {name} is a {type(part).__name__}; it must be a list of cases")
+    return True
 
 
 def _parse_label_map(content: Any, where: str) -> dict[int, int] | None:
@@ -156,80 +169,71 @@ def _parse_label_map(content: Any, where: str) -> dict[int, int] | None:
         return None
     if not isinstance(content, Mapping):
         raise InputError(f"{where}: label_map is {content!r}; it must lead from file values to the card's")
+    label_map = {}
     for raw, value in content.items():
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not re.fullmatch("-?[1-9][0-9]{0,9}", raw) or not whole or not 0 <= value <= 255:
+        known = type(value) is int and value in range(256)
+        if not known or not re.fullmatch("-?[1-9][0-9]{0,9}", raw):
             raise InputError(
                 f"{where}: label_map has {raw!r}: {value!r}; write a whole number other than 0 in quotes, and the "
                 "card's value, 0 to 255"
             )
-    return {int(raw): value for raw, value in content.items()}
+        label_map[int(raw)] = value
+    return label_map
 
 
 def _parse_fill(value: Any, where: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not math.isfinite(value):
         raise InputError(f"{where}: fill_nonfinite is {value!r}; it must be a number, such as -1024 for air in CT")
     return float(value)
 
 
 def _common(sections: Mapping[str, Sequence[Case]], key: str, where: str) -> Any:
     """Return what all cases share, as the datalist has it once."""
-    values = [getattr(case, key) for cases in sections.values() for case in cases]
-    if any(other != values[0] for other in values):
+    cases = list(chain.from_iterable(sections.values()))
+    if not cases:
+        return None
+    values = [getattr(case, key) for case in cases]
+    shared = values[0]
+    if values.count(shared) < len(values):
         raise InputError(f"{where}: cases differ in {key}; write a datalist for each")
-    return values[0] if values else None
-
-
-def _parse_cases(
-    part: Sequence[Any], where: str, folder: Path, shared: Mapping[str, Any], faults: list[str]
-) -> Iterator[Case]:
-    """Yield a section's sound entries; the others become lines of `faults`."""
-    for i, entry in enumerate(part):
-        try:
-            yield _parse_case(entry, f"{where}[{i}]", folder, shared)
-        except InputError as error:
-            faults.append(str(error))
+    return shared
 
 
 def _parse_case(entry: Any, where: str, folder: Path, shared: Mapping[str, Any]) -> Case:
     if not isinstance(entry, Mapping):
         raise InputError(f"{where}: {entry!r} is no case; a case is an object with case, patient, image and label")
     name = entry.get("case")
-    _check_name(name, where)
-    _check_patient(entry.get("patient"), name)
-    paths = {}
+    patient = entry.get("patient")
+    _check_names(name, patient, where)
+    paths = {"label": None}
     for key in ("image", "label"):
         value = entry.get(key)
         if value is None and key == "label":
-            paths[key] = None
-        elif isinstance(value, str) and value and "\0" not in value:
-            paths[key] = _absolute(value, folder)
-        else:
+            continue
+        if not isinstance(value, str) or value == "" or "\0" in value:
             raise InputError(f"{name}: {key} is {value!r}; it must be a path relative to the datalist")
+        paths[key] = _absolute(value, folder)
     annotated = entry.get("annotated")
     if annotated is not None:
-        if not isinstance(annotated, list) or not all(isinstance(organ, str) and organ for organ in annotated):
+        if not isinstance(annotated, list) or set(map(type, annotated)) - {str} or "" in annotated:
             raise InputError(f"{name}: annotated is {annotated!r}; it must be a list of organ names, or be left out")
         annotated = tuple(annotated)
     extra = {key: value for key, value in entry.items() if key not in _CASE_KEYS}
-    return Case(name, entry["patient"], paths["image"], paths["label"], annotated, extra, **shared)
+    return Case(name, patient, annotated=annotated, extra=extra, **paths, **shared)
 
 
-def _check_name(name: Any, where: str) -> None:
+def _check_names(case: Any, patient: Any, where: str) -> None:
     """Outputs are named after the case, so its name must be a file name and nothing more."""
-    if not isinstance(name, str) or not name.strip():
-        raise InputError(f"{where}: case is {name!r}; give each case a name")
-    if name.startswith(".") or any(letter in "/\\:" or not letter.isprintable() for letter in name):
-        raise InputError(f"{where}: case name {name!r} is no safe file name; leave out / \\ : and a leading dot")
-    if len(name.encode("utf-8", "replace")) > 200:
-        raise InputError(f"{where}: case name {name[:20]!r}... is over 200 bytes long; shorten it")
-
-
-def _check_patient(patient: Any, name: str) -> None:
+    if not isinstance(case, str) or not case.strip():
+        raise InputError(f"{where}: case is {case!r}; give each case a name")
+    if re.search(r"^\.|[/\\:]", case) or not case.isprintable():
+        raise InputError(f"{where}: case name {case!r} is no safe file name; leave out / \\ : and a leading dot")
+    if len(case.encode("utf-8", "replace")) > _LONGEST_NAME_BYTES:
+        raise InputError(f"{where}: case name {case[:20]!r}... is over 200 bytes long; shorten it")
     if not isinstance(patient, str) or not patient.strip():
-        raise InputError(f"{name}: patient is {patient!r}; give each case its patient as a text, splits go by patient")
+        raise InputError(f"{case}: patient is {patient!r}; give each case its patient as a text, splits go by patient")
 
 
 def _section_faults(sections: Mapping[str, Sequence[Case]], where: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -33,15 +34,16 @@ class VolumeWindowSampler(Sampler[int]):
         return len(self.drawn)
 
     def __iter__(self) -> Iterator[int]:
-        slices: dict[int, list[int]] = {}
+        slices: defaultdict[int, list[int]] = defaultdict(list)
         for index in self.drawn:
-            slices.setdefault(self.volume_of[index], []).append(index)
+            slices[self.volume_of[index]].append(index)
         window: list[int] = []
         filled = 0
         for volume in _shuffled(list(slices)):
             if window and filled + self.sizes[volume] > self.limit_bytes:
                 yield from _shuffled(window)
-                window, filled = [], 0
+                window = []
+                filled = 0
             window += slices[volume]
             filled += self.sizes[volume]
         yield from _shuffled(window)

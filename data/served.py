@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from ragsam.data.datalist import Case
-from ragsam.io.read_volume import SUFFIXES
+from ragsam.data.preparation.files import name_of
 
 
 def case_name(path: str | None) -> str | None:
     """Return what a volume is called after its file, or its folder of DICOM; None for none."""
     if not path:
         return None
-    name = Path(path).name
-    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+    name = name_of(Path(path))
+    if name is None:
+        return Path(path).name
+    return name
 
 
 def as_cases(items: Sequence[Case | Mapping[str, Any]]) -> list[Case]:
@@ -23,9 +25,13 @@ def as_cases(items: Sequence[Case | Mapping[str, Any]]) -> list[Case]:
 
     Each such image is taken for a patient of its own, since nothing tells its patient.
     """
-    return [item if isinstance(item, Case) else _case(item) for item in items]
-
-
-def _case(item: Mapping[str, Any]) -> Case:
-    name, label = str(case_name(str(item["image"]))), item.get("label")
-    return Case(name, name, Path(item["image"]).absolute(), Path(label).absolute() if label else None)
+    cases = []
+    for item in items:
+        if isinstance(item, Case):
+            cases.append(item)
+            continue
+        name = str(case_name(str(item["image"])))
+        image = Path(item["image"]).absolute()
+        label = Path(item["label"]).absolute() if item.get("label") else None
+        cases.append(Case(name, name, image, label))
+    return cases

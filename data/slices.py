@@ -6,11 +6,13 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from monai.data import get_track_meta, set_track_meta
 from monai.transforms import Compose, RandCropByPosNegLabeld, Randomizable
+from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, WeightedRandomSampler, get_worker_info
 
@@ -60,7 +62,7 @@ class SliceDataset(Dataset, Randomizable):
     bytes a voxel. Each worker draws from its own seed.
 
     Args:
-        data: cases with labels, or a server's items; every file is checked against the card before anything else.
+        data: cases with labels, or a server's items; each file is read once, and checked against the card.
         card: the data set's card.
         preprocessing: chain from files to oriented volumes, see `ragsam.transforms.preprocessing`.
         image_size: side S of an item, pixels.
@@ -91,9 +93,7 @@ class SliceDataset(Dataset, Randomizable):
         for case in data:
             if case.label is None:
                 raise InputError(f"{case.case}: no label; slices for training and banks need one")
-        require_sound(data, card)
         self.cases = data
-        self.annotated = [annotated_classes(case, card) for case in self.cases]
         self.preprocessing = preprocessing
         self.image_size = image_size
         self.context_slices = context_slices
@@ -107,7 +107,12 @@ class SliceDataset(Dataset, Randomizable):
         self._worker_seed: int | None = None
         self._vote: Vote | None = None
         self._copies: FixedCopies | None = None
-        self.keys = [key for index in range(len(self.cases)) for key in self._case_keys(index)]
+        # Of every volume, to know its slices without reading it again: rows and columns, and each slice's organs.
+        self._shapes: dict[int, tuple[int, int]] = {}
+        self._organs: dict[int, list[tuple[int, ...]]] = {}
+        require_sound(self.cases, card, self._take)
+        self.annotated = [annotated_classes(case, card) for case in self.cases]
+        self.keys = self._make_keys()
 
     def vote_by(self, vote: Vote) -> None:
         """Let neighbours vote on every slice from now on: its item has "vote" [K + 1, S, S], augmented with it.
@@ -124,9 +129,21 @@ class SliceDataset(Dataset, Randomizable):
         """
         self._copies = copies
 
-    def _read(self, index: int) -> tuple[Tensor, Tensor]:
+    def _take(self, index: int, loaded: dict[str, SpatialImage]) -> None:
+        """Take in a volume that was read for its check."""
+        image, label = self._read(index, loaded)
+        self._shapes[index] = tuple(label.shape[:2])
+        self._sizes[index] = kept_bytes(label.numel())
+        self._organs[index] = []
+        for plane in label.unbind(-1):
+            organs = 1 + plane.flatten().int().bincount()[1:].nonzero()[:, 0]
+            self._organs[index].append(tuple(organs.tolist()))
+        self.volumes.put(index, image, label)
+
+    def _read(self, index: int, loaded: dict[str, SpatialImage] | None = None) -> tuple[Tensor, Tensor]:
+        """Return a case's image and label; `loaded` has its volumes where they were read before."""
         case = self.cases[index]
-        item: dict[str, Any] = {"image": str(case.image), "label": str(case.label)}
+        item: dict[str, Any] = {"image": str(case.image), "label": str(case.label), "loaded": loaded}
         if case.label_map is not None:
             item["label_map"] = case.label_map
         if case.fill_nonfinite is not None:
@@ -137,17 +154,16 @@ class SliceDataset(Dataset, Randomizable):
         )
         return item["image"].as_tensor()[0].float(), item["label"].as_tensor()[0].round()
 
-    def _case_keys(self, index: int) -> list[SliceKey]:
-        label = self.volumes[index][1]
-        rows, columns, count = label.shape
-        self._sizes[index] = kept_bytes(label.numel())
-        if self.augmentation is not None:
+    def _make_keys(self) -> list[SliceKey]:
+        """Return an item's place for every slice and window."""
+        keys = []
+        for index, (rows, columns) in self._shapes.items():
             windows = [(slice(0, rows), slice(0, columns))]
-        else:
-            windows = slice_windows((rows, columns), self.image_size)
-        counted = [plane.flatten().int().bincount() for plane in label.unbind(-1)]
-        organs = [tuple((numbers[1:].nonzero()[:, 0] + 1).tolist()) for numbers in counted]
-        return [SliceKey(index, z, window, organs[z]) for z in range(count) for window in windows]
+            if self.augmentation is None:
+                windows = slice_windows((rows, columns), self.image_size)
+            for z, organs in enumerate(self._organs[index]):
+                keys += [SliceKey(index, z, window, organs) for window in windows]
+        return keys
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -233,7 +249,7 @@ class SliceDataset(Dataset, Randomizable):
         """Return the same slices without augmentation, on the fixed grid of windows, sharing the volume cache."""
         other = copy.copy(self)
         other.augmentation = other._vote = other._copies = None
-        other.keys = [key for index in range(len(self.cases)) for key in other._case_keys(index)]
+        other.keys = other._make_keys()
         return other
 
     def sampler(self, samples: int, *, background_share: float = 0.15, class_balanced: bool = True) -> Sampler[int]:
@@ -247,19 +263,25 @@ class SliceDataset(Dataset, Randomizable):
             class_balanced: draw as many of the others for each of a patient's organs, however few slices it is in;
                 False draws them all alike.
         """
-        patients = [self.cases[key.case].patient for key in self.keys]
-        # What each slice is drawn for: its organs, or 0, background.
-        drawn_for = [(key.organs if class_balanced else (1,)) if key.organs else (0,) for key in self.keys]
-        totals = Counter((patient, kind) for patient, kinds in zip(patients, drawn_for, strict=True) for kind in kinds)
-        organs = Counter(patient for patient, kind in totals if kind)
+        # What each slice is drawn for: its patient's organs that it shows, or 0, background.
+        drawn_for: list[list[tuple[str, int]]] = []
+        for key in self.keys:
+            organs = key.organs or (0,)
+            if key.organs and not class_balanced:
+                organs = (1,)
+            patient = self.cases[key.case].patient
+            drawn_for.append([(patient, organ) for organ in organs])
+        slices = Counter(chain.from_iterable(drawn_for))
+        organs_of = Counter(patient for patient, organ in slices if organ > 0)
         shares = {}
-        for patient, kind in totals:
-            background = background_share if organs[patient] else 1.0
-            rest = (1.0 - background_share if totals[patient, 0] else 1.0) / max(organs[patient], 1)
-            shares[patient, kind] = (rest if kind else background) / totals[patient, kind]
-        weights = [
-            sum(shares[patient, kind] for kind in kinds) for patient, kinds in zip(patients, drawn_for, strict=True)
-        ]
+        for (patient, organ), count in slices.items():
+            share = background_share
+            if organ > 0:
+                share = (1.0 - background_share if slices[patient, 0] else 1.0) / organs_of[patient]
+            elif organs_of[patient] == 0:
+                share = 1.0
+            shares[patient, organ] = share / count
+        weights = [sum(map(shares.get, kinds)) for kinds in drawn_for]
         drawn = WeightedRandomSampler(weights, samples)
         if sum(self._sizes.values()) <= self.volumes.limit_bytes:
             return drawn

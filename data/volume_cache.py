@@ -38,20 +38,21 @@ class VolumeCache:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return (image float16, label uint8), both [H, W, D] with contiguous slices."""
-        if index in self._kept:
-            self._kept.move_to_end(index)
-            return self._kept[index]
+        if index not in self._kept:
+            self.put(index, *self._load(index))
+        self._kept.move_to_end(index)
+        return self._kept[index]
+
+    def put(self, index: int, image: Tensor, label: Tensor) -> None:
+        """Keep what was loaded of a case, as `load` gives it."""
         self.reads += 1
-        image, label = self._load(index)
         pair = (_slices_first(image, torch.float16), _slices_first(label, torch.uint8))
-        del image, label
         size = kept_bytes(pair[0].numel())
         while self._kept and self.bytes + size > self.limit_bytes:
             _, dropped = self._kept.popitem(last=False)
             self.bytes -= kept_bytes(dropped[0].numel())
         self.bytes += size
         self._kept[index] = (pair[0].permute(1, 2, 0), pair[1].permute(1, 2, 0))
-        return self._kept[index]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": OrderedDict(), "bytes": 0}

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from ragsam.data.checks.check_case import read_volume_checked
+from ragsam.data.checks.load_volume import load_volume_checked
 from ragsam.errors import InputError
-from ragsam.io.read_volume import VolumeReader, open_volume
+from ragsam.io.read_volume import LoadVolumed, VolumeReader, open_volume
 from ragsam.transforms import preprocessing
 
 SHAPE = (7, 6, 5)
@@ -201,3 +202,37 @@ def test_making_a_chain_warns_of_nothing(caplog):
         warnings.simplefilter("error")
         preprocessing(keys=("image",))
     assert caplog.records == []
+
+
+# Voxels kept by the check
+
+
+def saved_as(kind, path, array):
+    """Save a volume as a kind of file that its voxels are decoded from in a way of their own."""
+    if kind == "nrrd":
+        return converted(save(path, array), kind)
+    image = nib.Nifti1Image(array.astype({"float64": np.float64, "bytes": np.uint8}.get(kind, np.int16)), AFFINE)
+    if kind == "big-endian":
+        image = nib.Nifti1Image(array, AFFINE, nib.Nifti1Header(endianness=">"))
+    if kind == "scaled":
+        image.header.set_slope_inter(0.3, -7)
+    if kind == "unpacked":
+        path = path.with_suffix("")
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["int16", "bytes", "float64", "scaled", "big-endian", "unpacked", "nrrd"])
+def test_voxels_that_the_check_keeps_load_as_their_file_does(tmp_path, array, kind):
+    path = saved_as(kind, tmp_path / "a.nii.gz", array)
+    load = LoadVolumed(["image"], image_only=True)
+    loaded = {str(path): load_volume_checked(path, "c1")}
+    expected = load({"image": str(path)})["image"]
+    path.unlink()
+    item = load({"image": str(path), "loaded": loaded})
+    assert set(item) == {"image"}
+    assert loaded == {}  # let go
+    found = item["image"]
+    assert (found.dtype, found.stride()) == (expected.dtype, expected.stride())
+    np.testing.assert_array_equal(found.numpy(), expected.numpy())
+    assert repr(found.meta) == repr(expected.meta)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragsam.data.cards.load import load_card
-from ragsam.data.checks.check_case import check_datalist
+from ragsam.data.checks.check_case import require_sound
 from ragsam.data.datalist import load_datalist
 from ragsam.data.phantom.shapes import Cut, Ellipsoid, Grown, Tube, Union, Waves, rotation
 from ragsam.data.phantom.write import STORAGES, make_phantom, write_phantoms
@@ -115,7 +115,8 @@ def test_written_phantoms_are_sound_and_the_same_each_time(tmp_path):
     assert datalist.card == "phantom"
     assert {name: len(part) for name, part in datalist.sections.items()} == {"training": 4, "validation": 1, "test": 3}
     assert datalist.section("training")[0].patient == "phantom-000"
-    assert check_datalist(datalist, load_card("phantom")) == []
+    for cases in datalist.sections.values():
+        require_sound(cases, load_card("phantom"))
     codes = [
         nibabel.aff2axcodes(nibabel.load(case.image).affine) for part in datalist.sections.values() for case in part
     ]

@@ -11,7 +11,7 @@ from small_dicom import write_series
 from small_study import affine_of, anatomy, save_volume
 
 from ragsam.data.cards.load import card_text, load_card
-from ragsam.data.checks.check_case import check_case
+from ragsam.data.checks.check_case import examine_case
 from ragsam.data.datalist import load_datalist
 from ragsam.data.preparation.prepare import prepare
 from ragsam.errors import InputError
@@ -325,7 +325,11 @@ def test_real_hippocampus(tmp_path):
     assert sorted({case.patient for case in datalist.section("validation")}) == [
         f"subj_{n:03d}" for n in (19, 33, 37, 52, 54, 144, 170, 178)
     ]
-    faults = [fault for case in datalist.section("validation") for fault in check_case(case, load_card("hippocampus"))]
+    faults = [
+        fault
+        for case in datalist.section("validation")
+        for fault in examine_case(case, load_card("hippocampus")).faults
+    ]
     assert faults == []
     prepare("hippocampus", HIPPOCAMPUS, tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
@@ -340,7 +344,7 @@ def test_real_head_and_neck(tmp_path):
     assert len({case.patient for case in cases}) == len(cases) == 54
     assert {name: len(part) for name, part in data.sections.items()} == {"training": 46, "validation": 8, "test": 0}
     for case in cases[::9]:
-        assert check_case(case, card) == []
+        assert examine_case(case, card).faults == ()
         there = set(np.unique(nib.load(case.label).dataobj)) - {0}
         assert there == {card.labels[organ] for organ in case.annotated or card.labels}
     folds = [load_datalist(prepare("openkbp_hn", HEAD_AND_NECK, path, folds=5, fold=i)).sections for i in range(5)]

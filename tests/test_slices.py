@@ -432,3 +432,36 @@ def test_padding_of_items_is_even_on_both_sides(cases):
     assert item["image"][0, 2:18, 2:18].any()
     assert not item["image"][0, :2].any()
     assert not item["image"][0, 18:].any()
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="only Linux counts the bytes that are read")
+@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
+def test_a_training_reads_each_file_once_before_its_first_step(tmp_path, cache_gb):
+    draw = np.random.default_rng(0)
+    cases = []
+    for name in "ab":
+        image = draw.integers(-150, 350, (128, 128, 96), np.int16)
+        label = draw.integers(0, 3, image.shape, np.uint8)
+        nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / f"{name}_label.nii.gz")
+        cases.append(case_of(tmp_path, name, name))
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    make(cases[:1])  # whatever is imported on the way is read here
+
+    def bytes_read():
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = bytes_read()
+    dataset = make(cases, image_size=128, cache_gb=cache_gb, augmentation=augmentation())
+    dataset.plain()
+    dataset.sampler(8)
+    assert size <= bytes_read() - before < 1.5 * size
+    assert dataset.volumes.reads == 2
+
+
+def test_a_volume_is_the_same_from_its_check_and_from_its_file(cases):
+    kept, forgotten = make(cases), make(cases, cache_gb=0.0)
+    for index in (0, SLICES - 1, 7, 20):
+        for name in ("image", "label"):
+            assert torch.equal(kept[index][name], forgotten[index][name])
+    assert (kept.volumes.reads, forgotten.volumes.reads) == (5, 5 + 4)

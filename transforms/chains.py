@@ -59,10 +59,9 @@ def preprocessing(
     ]
     if spacing_mm is not None:
         steps.append(InPlaneSpacingd("image", spacing_mm, device=device))
-        steps += [LabelToGridd()] if "label" in keys else []
-    window = None if window is None else (float(window[0]), float(window[1]))
-    steps += [scale_intensity(window), EnsureTyped(keys, dtype=None)]
-    return Compose(steps)
+    if spacing_mm is not None and "label" in keys:
+        steps.append(LabelToGridd())
+    return Compose([*steps, scale_intensity(window), EnsureTyped(keys, dtype=None)])
 
 
 def augmentation(**options: Any) -> Compose:
@@ -88,8 +87,9 @@ def postprocessing(
         pieces: which pieces of an organ are kept, see `keep_pieces`; None keeps all.
         fill_holes: see `fill_organ_holes`.
     """
-    steps: list[Transform] = [ToImageGridd()] if restore_grid else []
-    steps.append(SplitMapsd(uncertainty=uncertainty))
+    steps: list[Transform] = [SplitMapsd(uncertainty=uncertainty)]
+    if restore_grid:
+        steps.insert(0, ToImageGridd())
     if pieces:
         steps.append(KeepPiecesd(pieces))
     if fill_holes:

@@ -28,9 +28,10 @@ class KeepPiecesd(MapTransform):
         items = dict(data)
         for key in self.key_iterator(items):
             volume = items[key]
-            affine = volume.affine if isinstance(volume, MetaTensor) else items[self.image].affine
-            voxel_ml = float(affine[:3, :3].double().det().abs()) / 1000
-            items[key] = _edited(volume, keep_pieces(_array(volume), self.pieces, voxel_ml))
+            image = volume if isinstance(volume, MetaTensor) else items[self.image]
+            voxel_ml = float(image.affine[:3, :3].double().det().abs()) / 1000
+            labels = np.asarray(volume.cpu())[0]
+            items[key] = _like(volume, keep_pieces(labels, self.pieces, voxel_ml))
         return items
 
 
@@ -44,7 +45,8 @@ class FillOrganHolesd(MapTransform):
         """Return the data with holes filled."""
         items = dict(data)
         for key in self.key_iterator(items):
-            items[key] = _edited(items[key], fill_organ_holes(_array(items[key])))
+            labels = np.asarray(items[key].cpu())[0]
+            items[key] = _like(items[key], fill_organ_holes(labels))
         return items
 
 
@@ -64,15 +66,18 @@ def keep_pieces(
     """
     kept = labels.copy()
     for value, box in _boxes(labels):
-        if value in pieces:
-            most, above_ml = pieces[value]
-            parts, count = label(labels[box] == value, _CORNERS)
-            sizes = _sizes(parts, count)
-            order = np.argsort(-sizes, kind="stable")
-            stays = np.zeros(count + 1, bool)
-            stays[1 + order[:most]] = sizes[order[:most]] * voxel_ml >= above_ml
-            stays[[0, 1 + order[0]]] = True
-            kept[box][~stays[parts]] = 0
+        if value not in pieces:
+            continue
+        most, above_ml = pieces[value]
+        parts, count = label(labels[box] == value, _CORNERS)
+        sizes = _sizes(parts, count)
+        largest_first = np.argsort(-sizes, kind="stable")
+        chosen = largest_first[:most]
+        stays = np.zeros(count + 1, bool)
+        stays[1 + chosen] = sizes[chosen] * voxel_ml >= above_ml
+        stays[1 + largest_first[0]] = True
+        stays[0] = True  # what is no part of the organ
+        kept[box][~stays[parts]] = 0
     return kept
 
 
@@ -83,14 +88,17 @@ def fill_organ_holes(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """
     filled = labels.copy()
     for value, box in _boxes(labels):
-        filled[box][binary_fill_holes(labels[box] == value) & (labels[box] == 0)] = value
+        whole = binary_fill_holes(labels[box] == value)
+        filled[box][whole & (labels[box] == 0)] = value
     return filled
 
 
 def _sizes(parts: NDArray[np.int32], count: int) -> NDArray[np.int64]:
     """Return the voxels of pieces 1 to count; a bit of the volume at a time, since bincount widens to 64 bits."""
-    bits = np.array_split(parts, 16)
-    return sum(np.bincount(bit.ravel(), minlength=count + 1) for bit in bits)[1:]
+    voxels = np.zeros(count + 1, np.int64)
+    for bit in np.array_split(parts, 16):
+        voxels += np.bincount(bit.ravel(), minlength=count + 1)
+    return voxels[1:]
 
 
 def _boxes(labels: NDArray[np.uint8]) -> Iterator[tuple[int, tuple[slice, ...]]]:
@@ -100,10 +108,7 @@ def _boxes(labels: NDArray[np.uint8]) -> Iterator[tuple[int, tuple[slice, ...]]]
             yield value, box
 
 
-def _array(volume: torch.Tensor) -> NDArray[np.uint8]:
-    return np.asarray(volume.cpu())[0]
-
-
-def _edited(volume: torch.Tensor, labels: NDArray[np.uint8]) -> torch.Tensor:
+def _like(volume: torch.Tensor, labels: NDArray[np.uint8]) -> torch.Tensor:
+    """Return labels as a tensor of the same kind, on the same device."""
     edited = torch.from_numpy(labels)[None].to(volume.device)
     return MetaTensor(edited, meta=volume.meta) if isinstance(volume, MetaTensor) else edited

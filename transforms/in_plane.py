@@ -55,17 +55,20 @@ class InPlaneSpacingd(MapTransform, InvertibleTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the volume resampled, and on it what it was before."""
-        items, key = dict(data), self.keys[0]
+        items = dict(data)
+        key = self.keys[0]
         image = items[key]
-        old_mm = image.affine[:3, :2].double().norm(dim=0).tolist()
-        pairs = zip(self.spacing_mm, old_mm, strict=True)
-        new_mm = [old if abs(old - new) <= _TOLERANCE_MM else new for new, old in pairs]
-        steps = [new / old for new, old in zip(new_mm, old_mm, strict=True)]
-        shape = [round((side - 1) / step + 1) for side, step in zip(image.shape[1:3], steps, strict=True)]
-        affine = image.affine.clone()
-        affine[:3, :2] *= torch.tensor(steps, dtype=affine.dtype)
+        shape = []
+        steps = []
+        old_spacing_mm = image.affine[:3, :2].double().norm(dim=0).tolist()
+        for side, old_mm, new_mm in zip(image.shape[1:3], old_spacing_mm, self.spacing_mm, strict=True):
+            step = 1.0 if abs(old_mm - new_mm) <= _TOLERANCE_MM else new_mm / old_mm
+            steps.append(step)
+            shape.append(round((side - 1) / step + 1))
         moved = image
         if steps != [1.0, 1.0]:
+            affine = image.affine.clone()
+            affine[:3, :2] *= torch.tensor(steps, dtype=affine.dtype)
             moved = _like(image, _resampled(image.as_tensor(), shape, steps, self.device), affine)
         about = {"src_affine": image.affine, "steps": tuple(1 / step for step in steps)}
         self.push_transform(moved, orig_size=tuple(image.shape[1:]), extra_info=about)
@@ -74,9 +77,11 @@ class InPlaneSpacingd(MapTransform, InvertibleTransform):
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the volume, or logits [K + 1, H, W, D], on the volume's own grid."""
-        items, key = dict(data), self.keys[0]
+        items = dict(data)
+        key = self.keys[0]
         own = _own_grid(self.pop_transform(items[key]))
-        items[key] = _like(items[key], _resampled(items[key].as_tensor(), own.shape, own.steps), own.affine)
+        restored = _resampled(items[key].as_tensor(), own.shape, own.steps)
+        items[key] = _like(items[key], restored, own.affine)
         return items
 
 
@@ -125,18 +130,15 @@ def resample_slices(
         [..., *shape], of the same type.
     """
     for axis, size, step, origin in zip((-2, -1), shape, steps, origins, strict=True):
-        slices = _resample_axis(slices, axis, size, step, origin)
+        last = slices.shape[axis] - 1
+        if (size, step, origin) == (last + 1, 1.0, 0.0):
+            continue
+        place = (origin + step * torch.arange(size, dtype=torch.float64)).clamp(0, last)
+        lower = place.floor()
+        share = (place - lower).to(slices)
+        if axis == -2:
+            share = share[:, None]
+        lower = lower.long().to(slices.device)
+        upper = (lower + 1).clamp(max=last)
+        slices = torch.lerp(slices.index_select(axis, lower), slices.index_select(axis, upper), share)
     return slices
-
-
-def _resample_axis(slices: Tensor, axis: int, size: int, step: float, origin: float) -> Tensor:
-    last = slices.shape[axis] - 1
-    if (size, step, origin) == (last + 1, 1.0, 0.0):
-        return slices
-    place = (origin + step * torch.arange(size, dtype=torch.float64)).clamp(0, last)
-    lower = place.floor()
-    share = (place - lower).to(slices)
-    share = share[:, None] if axis == -2 else share
-    lower = lower.long().to(slices.device)
-    below, above = (slices.index_select(axis, index) for index in (lower, (lower + 1).clamp(max=last)))
-    return torch.lerp(below, above, share)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from monai.transforms import MapTransform, ScaleIntensityRanged, ScaleIntensityRangePercentilesd
 
 PERCENTILES = (0.5, 99.5)
 
 
-def scale_intensity(window: tuple[float, float] | None, key: str = "image") -> MapTransform:
+def scale_intensity(window: Sequence[float] | None, key: str = "image") -> MapTransform:
     """Return the transform that maps intensities to 0-1, clipped.
 
     Args:
@@ -17,4 +19,5 @@ def scale_intensity(window: tuple[float, float] | None, key: str = "image") -> M
     if window is None:
         low, high = PERCENTILES
         return ScaleIntensityRangePercentilesd(key, lower=low, upper=high, b_min=0.0, b_max=1.0, clip=True)
-    return ScaleIntensityRanged(key, a_min=window[0], a_max=window[1], b_min=0.0, b_max=1.0, clip=True)
+    low, high = map(float, window)
+    return ScaleIntensityRanged(key, a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)

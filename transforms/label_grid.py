@@ -27,12 +27,11 @@ class LabelToGridd(MapTransform):
         image, label = items[self.image], items[self.keys[0]]
         # New index to old index: resampling within slices leaves this matrix diagonal.
         matrix = torch.linalg.solve(label.affine.double(), image.affine.double())
-        shape, (scales, origins) = image.shape[1:], (matrix.diagonal()[:2].tolist(), matrix[:2, 3].tolist())
-        weights = [
-            coverage(shape[axis], label.shape[1 + axis], scales[axis], origins[axis]).to(torch.float32)
-            for axis in (0, 1)
-        ]
-        moved = resample_labels(label.as_tensor()[0].round(), *weights)
+        _, new_rows, new_columns, _ = image.shape
+        _, old_rows, old_columns, _ = label.shape
+        rows = coverage(new_rows, old_rows, matrix[0, 0].item(), matrix[0, 3].item())
+        columns = coverage(new_columns, old_columns, matrix[1, 1].item(), matrix[1, 3].item())
+        moved = resample_labels(label.as_tensor()[0].round(), rows.float(), columns.float())
         items[self.keys[0]] = MetaTensor(moved[None].to(label.dtype), affine=image.affine)
         return items
 
@@ -44,7 +43,8 @@ def coverage(new: int, old: int, scale: float, origin: float) -> Tensor:
     pixel that is linear interpolation. Beyond the border the outermost pixel goes on.
     """
     centre = (scale * torch.arange(new, dtype=torch.float64) + origin).clamp(0, old - 1)[:, None]
-    pixel, half = torch.arange(old, dtype=torch.float64), max(1.0, scale) / 2
+    pixel = torch.arange(old, dtype=torch.float64)
+    half = max(1.0, scale) / 2
     shared = torch.minimum(centre + half, pixel + 0.5) - torch.maximum(centre - half, pixel - 0.5)
     shared = shared.clamp(min=0)
     return shared / shared.sum(1, keepdim=True)
@@ -67,10 +67,13 @@ def resample_labels(label: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     shape = (len(rows), len(columns), label.shape[2])
     organs = [int(value) for value in label.unique() if value > 0]
     shares = {organ: torch.einsum("ih,hwd,jw->ijd", rows, (label == organ).float(), columns) for organ in organs}
-    covered, most, result = torch.zeros(shape), torch.zeros(shape), torch.zeros(shape, dtype=torch.int64)
+    covered = torch.zeros(shape)
+    most = torch.zeros(shape)
+    result = torch.zeros(shape, dtype=torch.int64)
     for organ, share in shares.items():
         result[share > most] = organ
-        most, covered = torch.maximum(most, share), covered + share
+        most = torch.maximum(most, share)
+        covered = covered + share
     result[covered < 0.5] = 0
     for organ in sorted(organs, key=lambda organ: -float(shares[organ].sum())):  # the smallest has the last word
         _keep_area(result, organ, shares[organ])
@@ -86,10 +89,13 @@ def _keep_area(result: Tensor, organ: int, share: Tensor) -> None:
     areas[(share > 0).flatten(0, 1).any(0) & (areas == 0)] = 1
     lacking = areas - (result == organ).sum((0, 1))
     for z in torch.nonzero(lacking > 0).flatten().tolist():
-        plane, covered, count = result[:, :, z], share[:, :, z], int(lacking[z])
+        plane = result[:, :, z]
+        covered = share[:, :, z]
+        count = int(lacking[z])
         free = plane == 0
         if not (plane == organ).any() and not (covered[free] > 0).any():
-            free, count = plane != organ, 1
+            free = plane != organ
+            count = 1
         order = torch.where(free, covered, 0.0).flatten().topk(count)
         chosen = order.indices[order.values > 0]
         plane[chosen // plane.shape[1], chosen % plane.shape[1]] = organ

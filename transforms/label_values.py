@@ -22,7 +22,9 @@ class MapLabelsd(MapTransform):
         """Return the data with the label in the card's values."""
         items = dict(data)
         values = items.pop(self.map_key, None)
-        for key in self.key_iterator(items) if values else ():
-            # Files may hold 2.9999 for 3: whole numbers first.
-            items[key] = MapLabelValue(list(values), list(values.values()))(items[key].round())
+        if not values:
+            return items
+        convert = MapLabelValue(list(values), list(values.values()))
+        for key in self.key_iterator(items):
+            items[key] = convert(items[key].round())  # files may hold 2.9999 for 3
         return items

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 def fill_nonfinite(voxels: NDArray, value: float) -> NDArray:
     """Return the voxels with `value` for every NaN and infinity; the same array where there is none."""
     finite = np.isfinite(voxels)
-    return voxels if finite.all() else np.where(finite, voxels, voxels.dtype.type(value))
+    if finite.all():
+        return voxels
+    return np.where(finite, voxels, voxels.dtype.type(value))
 
 
 class FillNonfinited(MapTransform):
@@ -28,6 +30,8 @@ class FillNonfinited(MapTransform):
         """Return the data with the volume filled."""
         items = dict(data)
         value = items.pop(self.value_key, None)
-        for key in self.key_iterator(items) if value is not None else ():
+        if value is None:
+            return items
+        for key in self.key_iterator(items):
             items[key] = torch.nan_to_num(items[key], nan=value, posinf=value, neginf=value)
         return items

@@ -28,23 +28,27 @@ class Window:
     def cut(self, slices: Tensor, *, outside: float = 0.0) -> Tensor:
         """Return the window [..., S, S] of slices [..., H, W], `outside` where it leaves them."""
         rows, columns = self.inner(slices.shape[-2:])
-        top, left = rows.start - self.row, columns.start - self.column
-        bottom, right = self.size - top - (rows.stop - rows.start), self.size - left - (columns.stop - columns.start)
+        left, right = self._margins(columns, self.column)
+        top, bottom = self._margins(rows, self.row)
         return F.pad(slices[..., rows, columns], (left, right, top, bottom), value=outside)
+
+    def _margins(self, inside: slice, start: int) -> tuple[int, int]:
+        """Return by how much a window leaves a slice before and behind what lies inside."""
+        return inside.start - start, start + self.size - inside.stop
 
     def inner(self, shape: Sequence[int]) -> tuple[slice, slice]:
         """Return the rows and columns of a slice (H, W) that lie in the window."""
-        starts, sides = (self.row, self.column), shape[-2:]
-        return tuple(slice(max(s, 0), min(s + self.size, side)) for s, side in zip(starts, sides, strict=True))
+        height, width = shape[-2:]
+        rows = slice(max(self.row, 0), min(self.row + self.size, height))
+        columns = slice(max(self.column, 0), min(self.column + self.size, width))
+        return rows, columns
 
     def own(self, seen: Tensor, shape: Sequence[int]) -> Tensor:
         """Return what of the window's pixels [..., S, S] lies on a slice (H, W): that of `inner`."""
         rows, columns = self.inner(shape)
-        return seen[
-            ...,
-            rows.start - self.row : rows.stop - self.row,
-            columns.start - self.column : columns.stop - self.column,
-        ]
+        top, left = rows.start - self.row, columns.start - self.column
+        bottom, right = rows.stop - self.row, columns.stop - self.column
+        return seen[..., top:bottom, left:right]
 
 
 def windows_around(shape: Sequence[int], size: int, region: Sequence[float]) -> list[Window]:
@@ -59,8 +63,10 @@ def windows_around(shape: Sequence[int], size: int, region: Sequence[float]) -> 
         size: S, side of a window, pixels.
         region: top, left, bottom, right: outermost rows and columns.
     """
-    rows = _starts(shape[0], size, region[0], region[2])
-    columns = _starts(shape[1], size, region[1], region[3])
+    height, width = shape
+    top, left, bottom, right = region
+    rows = _starts(height, size, top, bottom)
+    columns = _starts(width, size, left, right)
     return [Window(row, column, size) for row in rows for column in columns]
 
 
@@ -68,10 +74,11 @@ def _starts(side: int, size: int, first: float, last: float) -> list[int]:
     """Return where the windows along an axis of `side` pixels begin."""
     if side <= size:
         return [-((size - side) // 2)]
-    low, high = max(floor(first), 0), min(ceil(last), side - 1)
-    length = high - low + 1
-    if length <= size:
-        middle = low - (size - length) // 2
+    low = max(floor(first), 0)
+    high = min(ceil(last), side - 1)
+    excess = high - low + 1 - size
+    if excess <= 0:
+        middle = low - (-excess) // 2
         return [min(max(middle, 0), side - size)]
-    count = 1 + ceil((length - size) / (size * (1 - WINDOW_OVERLAP)))
-    return [low + round(index * (length - size) / (count - 1)) for index in range(count)]
+    count = 1 + ceil(excess / (size * (1 - WINDOW_OVERLAP)))
+    return [low + round(index * excess / (count - 1)) for index in range(count)]

@@ -28,17 +28,22 @@ class ToImageGridd(MapTransform):
         Raises:
             ValueError: an image that does not know its way back, or a volume that is not on the image's slices.
         """
-        items, image = dict(data), data[self.image]
+        items = dict(data)
+        image = items[self.image]
         if not isinstance(image, MetaTensor):
             raise ValueError("the image carries no affine, so nothing can be brought back to its grid")
+        shape = tuple(image.shape[1:])
+        affine = image.affine
         own = own_grid(image)
-        shape, affine = (image.shape[1:], image.affine) if own is None else ((*own.shape, image.shape[-1]), own.affine)
+        if own is not None:
+            shape = (*own.shape, image.shape[-1])
+            affine = own.affine
+        turn = Orientation(axcodes=nib.aff2axcodes(image.meta["original_affine"]), labels=None)
         for key in self.key_iterator(items):
-            if tuple(items[key].shape[1:]) != tuple(shape):
-                raise ValueError(f"{key} is {tuple(items[key].shape[1:])}, the image's slices are {tuple(shape)}")
-            volume = MetaTensor(items[key], affine=affine)
-            axcodes = nib.aff2axcodes(image.meta["original_affine"])
-            items[key] = Orientation(axcodes=axcodes, labels=None)(volume)
+            found = tuple(items[key].shape[1:])
+            if found != shape:
+                raise ValueError(f"{key} is {found}, the image's slices are {shape}")
+            items[key] = turn(MetaTensor(items[key], affine=affine))
         return items
 
 
@@ -55,12 +60,14 @@ class SplitMapsd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with `pred` [1, X, Y, Z] and every map [channels, X, Y, Z]; all share memory."""
-        items, first = dict(data), 2 if self.uncertainty else 1
+        items = dict(data)
         for key in self.key_iterator(items):
             volume = items[key]
+            rest = volume[1:]
             items[key] = volume[:1]
             if self.uncertainty:
-                items["uncertainty"] = volume[1:2]
-            if len(volume) > first:
-                items["probabilities"] = volume[first:]
+                items["uncertainty"] = rest[:1]
+                rest = rest[1:]
+            if len(rest):
+                items["probabilities"] = rest
         return items

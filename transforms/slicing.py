@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import floor
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.data.utils import dense_patch_slices
@@ -33,11 +34,13 @@ def context_offsets(
     """
     if context_slices < 0:
         raise InputError(f"context_slices {context_slices}: must not be negative; 0 repeats the slice")
-    if distance_mm is not None and not distance_mm > 0:
+    if distance_mm is None:
+        distance_mm = spacing_mm
+    if not distance_mm > 0:
         raise InputError(f"context_distance_mm {distance_mm}: must be above 0; null takes adjacent slices")
     if context_slices == 0:
         return (0.0, 0.0, 0.0)
-    step = 1.0 if distance_mm is None else distance_mm / spacing_mm
+    step = distance_mm / spacing_mm
     return tuple(step * number for number in range(-context_slices, context_slices + 1))
 
 
@@ -64,17 +67,16 @@ def slice_channels(volume: Tensor, index: int, offsets: Sequence[float]) -> Tens
     Returns:
         [len(offsets), ..., H, W].
     """
-    return torch.stack([_plane(volume, index + offset) for offset in offsets])
-
-
-def _plane(volume: Tensor, position: float) -> Tensor:
-    """Return the plane [..., H, W] at a position along the last axis; a whole one is a view."""
     last = volume.shape[-1] - 1
-    place = min(max(position, 0.0), last)
-    lower = floor(place)
-    if place == lower:
-        return volume[..., lower]
-    return torch.lerp(volume[..., lower].float(), volume[..., lower + 1].float(), place - lower)
+    planes = []
+    for offset in offsets:
+        place = min(max(index + offset, 0.0), last)
+        lower = floor(place)
+        plane = volume[..., lower]
+        if place > lower:
+            plane = torch.lerp(plane.float(), volume[..., lower + 1].float(), place - lower)
+        planes.append(plane)
+    return torch.stack(planes)
 
 
 def slice_height(index: int, count: int) -> float:
@@ -84,15 +86,15 @@ def slice_height(index: int, count: int) -> float:
 
 def slice_windows(size: tuple[int, int], window: int) -> list[tuple[slice, slice]]:
     """Return the overlapping windows that cover a slice; one for a slice that fits."""
-    sides = tuple(min(window, side) for side in size)
-    step = tuple(max(1, int(side * (1 - WINDOW_OVERLAP))) for side in sides)
-    return [tuple(s) for s in dense_patch_slices(size, sides, step)]
+    sides = np.minimum(window, size)
+    step = np.maximum(1, sides * (1 - WINDOW_OVERLAP)).astype(int)
+    return list(map(tuple, dense_patch_slices(size, sides.tolist(), step.tolist())))
 
 
 def pad_to_window(tensor: Tensor, window: int) -> Tensor:
     """Pad the last two axes with zeros, evenly on both sides, to at least `window`."""
-    pads: list[int] = []
-    for side in reversed(tensor.shape[-2:]):
-        missing = max(window - side, 0)
-        pads += [missing // 2, missing - missing // 2]
+    height, width = tensor.shape[-2:]
+    rows = max(window - height, 0)
+    columns = max(window - width, 0)
+    pads = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
     return torch.nn.functional.pad(tensor, pads)

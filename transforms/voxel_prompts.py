@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ragsam.transforms.in_plane import own_grid
 MASK_LOGIT = 8.0
 _INDICES = "ijk"
 _TOLERANCE = 1e-6  # voxels, of rounding in affines
+_LARGEST_TURN = 1e-3  # pixels across a voxel that an axis may lean
 
 
 @dataclass(frozen=True)
@@ -129,30 +131,33 @@ class SliceGrid:
         steps = matrix[range(3), axes]
         rest = matrix[:3, :3].copy()
         rest[range(3), axes] = 0
-        if len(set(axes.tolist())) < 3 or np.abs(rest).max() > 1e-3:
+        if len(set(axes.tolist())) < 3 or np.abs(rest).max() > _LARGEST_TURN:
             raise ValueError("the working volume is turned against its file; only axes may be exchanged")
-        own = own_grid(image)
         shape = tuple(image.shape[1:])
+        own = own_grid(image)
         own_shape = shape if own is None else (*own.shape, shape[2])
-        file_shape = [0, 0, 0]
-        for axis, count in zip(axes.tolist(), own_shape, strict=True):
-            file_shape[axis] = int(count)
-        return cls(tuple(file_shape), shape, tuple(axes.tolist()), tuple(steps.tolist()), tuple(matrix[:3, 3].tolist()))
+        file_shape = np.zeros(3, int)
+        file_shape[axes] = own_shape
+        origins = matrix[:3, 3]
+        return cls(
+            tuple(file_shape.tolist()), shape, tuple(axes.tolist()), tuple(steps.tolist()), tuple(origins.tolist())
+        )
 
     def place(self, voxel: Sequence[float]) -> tuple[float, float, float]:
         """Return row, column and slice of a voxel (i, j, k)."""
-        return tuple(s * voxel[a] + o for a, s, o in zip(self.axes, self.steps, self.origins, strict=True))
+        turned = np.asarray(voxel, dtype=np.float64)[list(self.axes)]
+        return tuple((turned * self.steps + self.origins).tolist())
 
     def pixel(self, voxel: Sequence[float]) -> tuple[float, float, float]:
         """Return `place`, what lies beyond the outermost pixels' centres brought to them."""
-        return tuple(min(max(at, 0.0), side - 1.0) for at, side in zip(self.place(voxel), self.shape, strict=True))
+        last = np.array(self.shape) - 1.0
+        return tuple(np.clip(self.place(voxel), 0.0, last).tolist())
 
     def voxel(self, place: Sequence[float]) -> tuple[float, float, float]:
         """Return the voxel (i, j, k) at a row, column and slice: the inverse of `place`."""
-        index = [0.0, 0.0, 0.0]
-        for axis, step, origin, value in zip(self.axes, self.steps, self.origins, place, strict=True):
-            index[axis] = (value - origin) / step
-        return tuple(index)
+        index = np.zeros(3)
+        index[list(self.axes)] = (np.asarray(place) - self.origins) / self.steps
+        return tuple(index.tolist())
 
     def file_slice(self, number: int) -> tuple[int, int]:
         """Return a slice's axis in the file, 0 to 2, and its index along that axis."""
@@ -166,27 +171,22 @@ class SliceGrid:
             InputError: with `what`, the indices and their bounds.
         """
         for name, index, count in zip(_INDICES, voxel, self.file_shape, strict=True):
-            if not -0.5 - _TOLERANCE <= index <= count - 0.5 + _TOLERANCE:
-                given = ", ".join(f"{n} {v:g}" for n, v in zip(_INDICES, voxel, strict=True))
-                raise InputError(
-                    f"{what}: ({given}) is outside the volume, whose {name} runs from 0 to {count - 1}; "
-                    "give array indices of the input's own file, i, j, k"
-                )
+            if -0.5 - _TOLERANCE <= index <= count - 0.5 + _TOLERANCE:
+                continue
+            given = ", ".join(f"{n} {v:g}" for n, v in zip(_INDICES, voxel, strict=True))
+            raise InputError(
+                f"{what}: ({given}) is outside the volume, whose {name} runs from 0 to {count - 1}; "
+                "give array indices of the input's own file, i, j, k"
+            )
 
     def slices(self, voxels: NDArray[np.bool_ | np.uint8]) -> Tensor:
         """Return a mask or labels [X, Y, Z] of the file's voxels on the working volume, [H, W, D], by the nearest."""
         turned = torch.from_numpy(np.ascontiguousarray(voxels.transpose(self.axes)))
-        for axis, (step, origin, count) in enumerate(zip(self.steps, self.origins, self.shape, strict=True)):
-            index = ((torch.arange(count, dtype=torch.float64) - origin) / step).round().long()
+        for axis, count in enumerate(self.shape):
+            place = torch.arange(count, dtype=torch.float64)
+            index = ((place - self.origins[axis]) / self.steps[axis]).round().long()
             turned = turned.index_select(axis, index.clamp(0, turned.shape[axis] - 1))
         return turned
-
-
-@dataclass
-class _Gathered:
-    points: list[SlicePoint] = field(default_factory=list)
-    box: SliceBox | None = None
-    mask: Tensor | None = None
 
 
 def prompts_by_slice(grid: SliceGrid, prompts: VoxelPrompts, what: str) -> dict[int, SlicePrompts]:
@@ -200,17 +200,17 @@ def prompts_by_slice(grid: SliceGrid, prompts: VoxelPrompts, what: str) -> dict[
     Raises:
         InputError: no prompt, a voxel outside the volume, a box that ends before it begins, or a mask of another shape.
     """
-    found: dict[int, _Gathered] = {}
+    points: defaultdict[int, list[SlicePoint]] = defaultdict(list)
+    boxes: dict[int, SliceBox] = {}
+    masks: dict[int, Tensor] = {}
     for point in prompts.points:
         voxel = (point.i, point.j, point.k)
         grid.require_inside(voxel, f"{what}: point")
         row, column, number = grid.pixel(voxel)
-        gathered = found.setdefault(round(number), _Gathered())
-        gathered.points.append(SlicePoint(row, column, point.inside))
+        points[round(number)].append(SlicePoint(row, column, point.inside))
     if prompts.box is not None:
         numbers, box = slice_box(grid, prompts.box, what)
-        for number in numbers:
-            found.setdefault(number, _Gathered()).box = box
+        boxes = dict.fromkeys(numbers, box)
     if prompts.mask is not None:
         if prompts.mask.shape != grid.file_shape:
             raise InputError(
@@ -218,10 +218,13 @@ def prompts_by_slice(grid: SliceGrid, prompts: VoxelPrompts, what: str) -> dict[
             )
         mask = grid.slices(prompts.mask)
         for number in torch.nonzero(mask.flatten(0, 1).any(0)).flatten().tolist():
-            found.setdefault(number, _Gathered()).mask = torch.where(mask[..., number], MASK_LOGIT, -MASK_LOGIT)
+            masks[number] = torch.where(mask[..., number], MASK_LOGIT, -MASK_LOGIT)
+    found = {}
+    for number in sorted({*points, *boxes, *masks}):
+        found[number] = SlicePrompts(tuple(points.get(number, ())), boxes.get(number), masks.get(number))
     if not found:
         raise InputError(f"{what}: no prompt; give points, a box or a mask that is not empty")
-    return {n: SlicePrompts(tuple(one.points), one.box, one.mask) for n, one in sorted(found.items())}
+    return found
 
 
 def slice_box(grid: SliceGrid, box: VoxelBox, what: str) -> tuple[range, SliceBox]:
@@ -230,14 +233,14 @@ def slice_box(grid: SliceGrid, box: VoxelBox, what: str) -> tuple[range, SliceBo
     Raises:
         InputError: a box outside the volume, or one that ends before it begins.
     """
-    for name in _INDICES:
-        first, last = getattr(box, name)
+    ends = (box.i, box.j, box.k)
+    for name, (first, last) in zip(_INDICES, ends, strict=True):
         if first > last:
             raise InputError(f"{what}: box: {name} ends at {last:g}, before it begins at {first:g}; exchange them")
-    corners = [(box.i[end], box.j[end], box.k[end]) for end in (0, 1)]
-    for corner in corners:
+    corners = []
+    for corner in zip(*ends, strict=True):
         grid.require_inside(corner, f"{what}: box")
-    (top, bottom), (left, right), (first, last) = (
-        sorted(pair) for pair in zip(*(grid.pixel(corner) for corner in corners), strict=True)
-    )
+        corners.append(grid.pixel(corner))
+    top, left, first = np.min(corners, axis=0).tolist()
+    bottom, right, last = np.max(corners, axis=0).tolist()
     return range(round(first), round(last) + 1), SliceBox(top, left, bottom, right)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import filterfalse
 from typing import Any
 
 from ragsam.errors import InputError
@@ -13,15 +14,19 @@ def check_keys(content: Any, required: tuple[str, ...], optional: tuple[str, ...
     if not isinstance(content, Mapping):
         keys = ", ".join(required or optional)
         raise InputError(f"{where}: {type(content).__name__} found; it must be a mapping of {keys}")
-    if missing := [key for key in required if key not in content]:
-        raise InputError(f"{where}: missing {', '.join(missing)}; add it")
-    if unknown := [str(key) for key in content if key not in (*required, *optional)]:
-        raise InputError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join((*required, *optional))}")
+    missing = ", ".join(filterfalse(content.__contains__, required))
+    if missing:
+        raise InputError(f"{where}: missing {missing}; add it")
+    known = (*required, *optional)
+    unknown = list(filterfalse(known.__contains__, content))
+    if unknown:
+        told = ", ".join(map(str, unknown))
+        raise InputError(f"{where}: unknown key {told}; known are {', '.join(known)}")
 
 
 def require_one(content: Mapping[str, Any], ways: tuple[str, ...], where: str) -> None:
     """Refuse a mapping that has none or several of the keys."""
-    if len([way for way in ways if way in content]) != 1:
+    if len(content.keys() & set(ways)) != 1:
         raise InputError(f"{where}: it must have exactly one of {', '.join(ways)}")
 
 
@@ -48,9 +53,16 @@ def one_of(value: Any, known: tuple[str, ...], where: str) -> str:
 
 def is_number(value: Any) -> bool:
     """Return whether a value is a finite number; yaml's true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+    return type(value) in (int, float) and abs(value) < float("inf")
 
 
 def is_whole(value: Any) -> bool:
     """Return whether a value is a whole number; yaml's true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    return type(value) is int
+
+
+def are_whole(values: Any, lowest: int, highest: int) -> bool:
+    """Return whether a value is a list of whole numbers between two bounds, one at least."""
+    return (
+        isinstance(values, list) and set(map(type, values)) == {int} and lowest <= min(values) <= max(values) <= highest
+    )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from ragsam.data.cards.model import Card, Code, Organ, Pieces, Split, SplitPart
+from ragsam.data.cards.model import Card, Code, Organ, SplitPart
 
 _WIDTH = 100
 _INDENT = 14
@@ -14,82 +14,105 @@ _INDENT = 14
 def cards_table(cards: Sequence[Card]) -> str:
     """Return a line a card: name, modality, number of organs, title."""
     rows = [("card", "modality", "organs", "title")]
-    rows += [(card.name, card.modality, str(card.num_classes), card.title) for card in cards]
+    for card in cards:
+        rows.append((card.name, card.modality, str(card.num_classes), card.title))
     return _table(rows)
 
 
 def card_page(card: Card) -> str:
     """Return a card in full: its organs in a table, then everything else by name."""
-    window = "percentiles 0.5 to 99.5 of each volume" if card.window is None else "{:g} to {:g} HU".format(*card.window)
-    rows = [("value", "organ", "raw values", "colour", "tolerance", "code")] + [_row(organ) for organ in card.organs]
-    pairs = ", ".join(f"{left} and {right}" for left, right in card.left_right) or "none"
-    rule = card.patient_rule
-    facts = [
-        ("modality", card.modality),
-        ("window", window),
-        ("left, right", pairs),
-        ("components", _components(card.organs)),
-        ("ignored", _numbers(card.raw_ignored) + " (raw values, background here)" if card.raw_ignored else "none"),
-        ("layouts", ", ".join(card.layouts) or "any"),
-        ("patients", rule.note if rule else "by a table that you give"),
-        *_split_facts(card.split),
-        ("protocol", card.protocol),
-        ("licence", card.licence),
-        ("source", card.source),
-        ("citation", card.citation),
-        *([("notes", card.notes)] if card.notes else []),
-    ]
-    return "\n".join([f"{card.name}: {card.title}", "", _table(rows), "", *(_fact(*fact) for fact in facts)])
+    rows = [("value", "organ", "raw values", "colour", "tolerance", "code")]
+    for organ in card.organs:
+        raw = _joined(organ.raw_values)
+        colour = "#{:02x}{:02x}{:02x}".format(*organ.colour)
+        tolerance = f"{organ.tolerance_mm:g} mm"
+        rows.append((str(organ.value), organ.name, raw, colour, tolerance, _code(organ.code)))
+    lines = [f"{card.name}: {card.title}", "", _table(rows), ""]
+    for name, text in _facts(card):
+        hanging = {"initial_indent": name.ljust(_INDENT), "subsequent_indent": " " * _INDENT}
+        lines.append(textwrap.fill(text, _WIDTH, break_long_words=False, **hanging))
+    return "\n".join(lines)
 
 
-def _row(organ: Organ) -> tuple[str, ...]:
-    colour = "#{:02x}{:02x}{:02x}".format(*organ.colour)
-    code = _code(organ.code) if organ.code else "-"
-    return str(organ.value), organ.name, _numbers(organ.raw_values), colour, f"{organ.tolerance_mm:g} mm", code
+def _facts(card: Card) -> Iterator[tuple[str, str]]:
+    """Yield names and texts of everything on a card but its title and organs."""
+    window = "percentiles 0.5 to 99.5 of each volume"
+    if card.window is not None:
+        window = "{:g} to {:g} HU".format(*card.window)
+    ignored = "none"
+    if card.raw_ignored:
+        ignored = _joined(card.raw_ignored) + " (raw values, background here)"
+    patients = "by a table that you give"
+    if card.patient_rule is not None:
+        patients = card.patient_rule.note
+    yield "modality", card.modality
+    yield "window", window
+    yield "left, right", _joined(map(" and ".join, card.left_right)) or "none"
+    yield "components", _components(card.organs)
+    yield "ignored", ignored
+    yield "layouts", _joined(card.layouts) or "any"
+    yield "patients", patients
+    if card.split is None:
+        yield "split", "none of its own: a fifth of the patients for the test, a tenth for validation, by the seed"
+    else:
+        yield "split", card.split.note
+        for section in ("validation", "test"):
+            part = getattr(card.split, section)
+            if part is not None:
+                yield section, _split_part(part)
+    yield "protocol", card.protocol
+    yield "licence", card.licence
+    yield "source", card.source
+    yield "citation", card.citation
+    if card.notes is not None:
+        yield "notes", card.notes
 
 
 def _components(organs: Sequence[Organ]) -> str:
     """Return how many pieces each organ may have."""
-    limited = [f"{organ.name} {_pieces(organ.components)}" for organ in organs if organ.components is not None]
-    others = "any number of pieces" + (" for the others" if limited else "")
-    return ", ".join([*limited, *([others] if len(limited) < len(organs) else [])])
+    told = []
+    for organ in organs:
+        pieces = organ.components
+        if pieces is None:
+            continue
+        limits = [organ.name]
+        if pieces.most:
+            limits.append(str(pieces.most))
+        if pieces.above_ml:
+            limits.append(f"those of {pieces.above_ml:g} ml and more")
+        told.append(" ".join(limits))
+    if not told:
+        return "any number of pieces"
+    if len(told) < len(organs):
+        told.append("any number of pieces for the others")
+    return ", ".join(told)
 
 
-def _pieces(components: Pieces) -> str:
-    above = f"those of {components.above_ml:g} ml and more" if components.above_ml else ""
-    return f"{components.most or ''} {above}".strip()
+def _code(code: Code | None) -> str:
+    if code is None:
+        return "-"
+    told = f"{code.scheme} {code.value} {code.meaning}"
+    if code.modifier is not None:
+        told += f", {code.modifier.meaning.lower()}"
+    return told
 
 
-def _code(code: Code) -> str:
-    side = f", {code.modifier.meaning.lower()}" if code.modifier else ""
-    return f"{code.scheme} {code.value} {code.meaning}{side}"
-
-
-def _numbers(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values))
-
-
-def _split_facts(split: Split | None) -> list[tuple[str, str]]:
-    if split is None:
-        return [("split", "none of its own: a fifth of the patients for the test, a tenth for validation, by the seed")]
-    parts = [("validation", split.validation), ("test", split.test)]
-    return [("split", split.note), *((name, _part(part)) for name, part in parts if part is not None)]
-
-
-def _part(part: SplitPart) -> str:
+def _split_part(part: SplitPart) -> str:
     if part.column is not None:
         return f"where {part.column} of the manifest is {' or '.join(part.values)}"
     if part.count is not None:
         return f"{part.count} patients by the seed"
-    return ", ".join((*part.cases, *part.patients))
+    return _joined((*part.cases, *part.patients))
 
 
-def _fact(name: str, text: str) -> str:
-    lines = textwrap.wrap(text, _WIDTH - _INDENT, break_long_words=False)
-    return "\n".join(f"{head:<{_INDENT}}{line}" for head, line in zip([name, *[""] * len(lines)], lines, strict=False))
+def _joined(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = []
+    for row in rows:
+        cells = map(str.ljust, row, widths)
+        lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

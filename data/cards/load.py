@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from importlib import resources
 from pathlib import Path
 
@@ -16,8 +17,8 @@ __all__ = ["Card", "Code", "Organ", "PatientRule", "card_text", "list_cards", "l
 
 def list_cards() -> list[str]:
     """Return the names of the packaged cards, sorted."""
-    folder = resources.files(__package__)
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    files = [entry.name for entry in resources.files(__package__).iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in fnmatch.filter(files, "*.yaml"))
 
 
 def card_text(name_or_path: str | Path) -> str:
@@ -26,17 +27,19 @@ def card_text(name_or_path: str | Path) -> str:
     Raises:
         InputError: unknown name, or a file that cannot be read.
     """
-    text_name = str(name_or_path)
-    if text_name.endswith((".yaml", ".yml")):
-        try:
-            return Path(name_or_path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{text_name}: card cannot be read ({reason}); check the path") from error
-    if text_name in list_cards():
-        return (resources.files(__package__) / f"{text_name}.yaml").read_text(encoding="utf-8")
-    known = ", ".join(list_cards())
-    raise InputError(f"{text_name!r}: no such card; take one of {known}, or the path of a card's .yaml file")
+    name = str(name_or_path)
+    if name.endswith((".yaml", ".yml")):
+        file = Path(name_or_path)
+    elif name in list_cards():
+        file = resources.files(__package__) / f"{name}.yaml"
+    else:
+        known = ", ".join(list_cards())
+        raise InputError(f"{name!r}: no such card; take one of {known}, or the path of a card's .yaml file")
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name}: card cannot be read ({reason}); check the path") from error
 
 
 def load_card(name_or_path: str | Path) -> Card:
@@ -48,10 +51,11 @@ def load_card(name_or_path: str | Path) -> Card:
     Raises:
         InputError: unknown name, missing file, not yaml, or a card that breaks the rules of `parse_card`.
     """
-    text_name, text = str(name_or_path), card_text(name_or_path)
+    where = f"card {name_or_path}"
+    text = card_text(name_or_path)
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"card {text_name}: not valid yaml ({reason}); mend the file") from error
-    return parse_card(content, where=f"card {text_name}")
+        raise InputError(f"{where}: not valid yaml ({reason}); mend the file") from error
+    return parse_card(content, where=where)

@@ -1,4 +1,4 @@
-"""What a dataset card holds, as frozen records; `card_schema.py` makes them from yaml, `cards.py` finds the files."""
+"""What a dataset card holds, as frozen records; `schema.py` makes them from yaml, `load.py` finds the files."""
 
 from __future__ import annotations
 
@@ -72,11 +72,13 @@ class PatientRule:
         """
         if self.case_is_patient:
             return case
-        match = re.fullmatch(self.pattern, case) if self.pattern else None
+        if self.pattern is None:
+            return None
+        match = re.fullmatch(self.pattern, case)
         if match is None:
             return None
-        number = int(match.group(1))
-        return f"subj_{(number + self.files_per_patient - 1) // self.files_per_patient:03d}"
+        last_of_patient = int(match.group(1)) + self.files_per_patient - 1
+        return f"subj_{last_of_patient // self.files_per_patient:03d}"
 
 
 @dataclass(frozen=True)
@@ -143,12 +145,19 @@ class Card:
     @property
     def pieces(self) -> dict[int, tuple[int | None, float]]:
         """Label values to (most, above_ml) of the organs whose pieces are limited, as `keep_pieces` takes them."""
-        limited = ((organ.value, organ.components) for organ in self.organs if organ.components is not None)
-        return {value: (rule.most, rule.above_ml) for value, rule in limited}
+        limited = {}
+        for organ in self.organs:
+            if organ.components is not None:
+                limited[organ.value] = (organ.components.most, organ.components.above_ml)
+        return limited
 
     @property
     def label_map(self) -> dict[int, int] | None:
         """Values of the data set's label files to the card's (0 where ignored); None where they are the same."""
-        found = {raw: organ.value for organ in self.organs for raw in organ.raw_values}
-        found |= dict.fromkeys(self.raw_ignored, 0)
-        return None if all(raw == value for raw, value in found.items()) else dict(sorted(found.items()))
+        value_of = {}
+        for organ in self.organs:
+            value_of |= dict.fromkeys(organ.raw_values, organ.value)
+        value_of |= dict.fromkeys(self.raw_ignored, 0)
+        if list(value_of) == list(value_of.values()):
+            return None
+        return dict(sorted(value_of.items()))

@@ -26,24 +26,17 @@ def parse_patient_rule(content: Any, where: str) -> PatientRule | None:
         if content["case_is_patient"] is not True:
             raise InputError(f"{where}: case_is_patient is {content['case_is_patient']!r}; write true or leave it out")
         return PatientRule(note, case_is_patient=True)
-    return PatientRule(note, _pattern(content["pattern"], where), _files(content["files_per_patient"], where))
-
-
-def _pattern(content: Any, where: str) -> str:
-    pattern = text(content, f"{where}: pattern")
+    pattern = text(content["pattern"], f"{where}: pattern")
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
         raise InputError(f"{where}: pattern {pattern!r} is no regular expression ({error})") from error
     if groups != 1 or r"(\d+)" not in pattern:
         raise InputError(rf"{where}: pattern {pattern!r} must have one group, the number: (\d+)")
-    return pattern
-
-
-def _files(content: Any, where: str) -> int:
-    if not is_whole(content) or content < 1:
-        raise InputError(f"{where}: files_per_patient is {content!r}; it must be a whole number above 0")
-    return content
+    files = content["files_per_patient"]
+    if not is_whole(files) or files < 1:
+        raise InputError(f"{where}: files_per_patient is {files!r}; it must be a whole number above 0")
+    return PatientRule(note, pattern, files)
 
 
 def parse_split(content: Any, where: str) -> Split | None:
@@ -52,7 +45,10 @@ def parse_split(content: Any, where: str) -> Split | None:
         return None
     check_keys(content, ("note",), ("validation", "test"), where)
     note = text(content["note"], f"{where}: note")
-    parts = {name: _part(content[name], f"{where}: {name}") for name in ("validation", "test") if name in content}
+    parts = {}
+    for section in ("validation", "test"):
+        if section in content:
+            parts[section] = _part(content[section], f"{where}: {section}")
     return Split(note, **parts)
 
 
@@ -63,12 +59,13 @@ def _part(content: Any, where: str) -> SplitPart:
     if ("column" in content) != ("values" in content):
         raise InputError(f"{where}: column and values belong together; write both or neither")
     if "count" in content:
-        if not is_whole(content["count"]) or content["count"] < 0:
-            raise InputError(f"{where}: count is {content['count']!r}; it must be a number of patients, 0 or more")
-        return SplitPart(count=content["count"])
+        count = content["count"]
+        if not is_whole(count) or count < 0:
+            raise InputError(f"{where}: count is {count!r}; it must be a number of patients, 0 or more")
+        return SplitPart(count=count)
     if "column" in content:
-        return SplitPart(
-            column=text(content["column"], f"{where}: column"), values=texts(content["values"], f"{where}: values")
-        )
-    names = {way: texts(content[way], f"{where}: {way}") for way in ("cases", "patients") if way in content}
-    return SplitPart(**names)
+        column = text(content["column"], f"{where}: column")
+        values = texts(content["values"], f"{where}: values")
+        return SplitPart(column=column, values=values)
+    (way,) = content
+    return SplitPart(**{way: texts(content[way], f"{where}: {way}")})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+from itertools import chain, filterfalse
 from typing import Any
 
-from ragsam.data.cards.checks import check_keys, is_number, is_whole, one_of, text, texts
+from ragsam.data.cards.checks import are_whole, check_keys, is_number, is_whole, one_of, text, texts
 from ragsam.data.cards.model import LAYOUTS, PROTOCOLS, Card, Code, Organ, Pieces
 from ragsam.data.cards.patients import parse_patient_rule, parse_split
 from ragsam.errors import InputError
@@ -31,6 +34,8 @@ def parse_card(content: Any, *, where: str = "card") -> Card:
     """
     check_keys(content, _REQUIRED, _OPTIONAL, where)
     plain = {key: text(content[key], f"{where}: {key}") for key in ("name", "title", "licence", "source", "citation")}
+    if "notes" in content:
+        plain["notes"] = text(content["notes"], f"{where}: notes")
     one_of(content["modality"], _MODALITIES, f"{where}: modality")
     if content["orientation"] != "RAS":
         raise InputError(f"{where}: orientation is {content['orientation']!r}; volumes are turned to RAS, write RAS")
@@ -40,13 +45,12 @@ def parse_card(content: Any, *, where: str = "card") -> Card:
         organs=organs,
         window=_window(content["window"], where),
         orientation="RAS",
-        left_right=_pairs(content.get("left_right"), {organ.name for organ in organs}, where),
+        left_right=_left_right(content.get("left_right"), organs, where),
         patient_rule=parse_patient_rule(content.get("patient_rule"), f"{where}: patient_rule"),
         raw_ignored=_ignored(content.get("raw_ignored", []), organs, where),
         split=parse_split(content.get("split"), f"{where}: split"),
         protocol=one_of(content.get("protocol", "clinical"), PROTOCOLS, f"{where}: protocol"),
         layouts=_layouts(content.get("layouts", []), f"{where}: layouts"),
-        notes=text(content["notes"], f"{where}: notes") if "notes" in content else None,
         **plain,
     )
 
@@ -55,9 +59,9 @@ def _organs(content: Any, where: str) -> tuple[Organ, ...]:
     if not isinstance(content, list) or not content:
         raise InputError(f"{where}: organs must be a list with at least one organ")
     organs = tuple(_organ(entry, f"{where}: organ {index}") for index, entry in enumerate(content, start=1))
-    names = [organ.name for organ in organs]
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{where}: organ {', '.join(doubled)} is named twice; names must differ")
+    doubled = _doubled([organ.name for organ in organs])
+    if doubled:
+        raise InputError(f"{where}: organ {doubled} is named twice; names must differ")
     values = [organ.value for organ in organs]
     if values != list(range(1, len(organs) + 1)) or len(organs) > _MAX_ORGANS:
         raise InputError(f"{where}: organ values are {values}; they must be 1 to {len(organs)} in order, at most 255")
@@ -66,18 +70,24 @@ def _organs(content: Any, where: str) -> tuple[Organ, ...]:
 
 def _organ(content: Any, where: str) -> Organ:
     check_keys(content, ("name", "value", "colour", "tolerance_mm"), ("raw", "code", "components"), where)
-    name, colour = text(content["name"], f"{where}: name"), content["colour"]
-    if not is_whole(content["value"]):
-        raise InputError(f"{where}: value of {name} is {content['value']!r}; it must be a whole number")
-    sound = isinstance(colour, list) and len(colour) == 3 and all(is_whole(part) for part in colour)
-    if not sound or not all(0 <= part <= 255 for part in colour):
+    name = text(content["name"], f"{where}: name")
+    value = content["value"]
+    if not is_whole(value):
+        raise InputError(f"{where}: value of {name} is {value!r}; it must be a whole number")
+    colour = content["colour"]
+    if not are_whole(colour, 0, 255) or len(colour) != 3:
         raise InputError(f"{where}: colour of {name} is {colour!r}; it must be three whole numbers from 0 to 255")
-    if not is_number(content["tolerance_mm"]) or content["tolerance_mm"] <= 0:
-        raise InputError(f"{where}: tolerance_mm of {name} is {content['tolerance_mm']!r}; it must be above 0")
-    raw = _raw_values(content["raw"], f"{where}: raw of {name}") if "raw" in content else ()
-    code = _code(content["code"], f"{where}: code of {name}") if "code" in content else None
+    tolerance_mm = content["tolerance_mm"]
+    if not is_number(tolerance_mm) or tolerance_mm <= 0:
+        raise InputError(f"{where}: tolerance_mm of {name} is {tolerance_mm!r}; it must be above 0")
+    raw: tuple[int, ...] = ()
+    if "raw" in content:
+        raw = _raw_values(content["raw"], f"{where}: raw of {name}")
+    code = None
+    if "code" in content:
+        code = _code(content["code"], f"{where}: code of {name}", optional=("modifier",))
     pieces = _pieces(content.get("components"), f"{where}: components of {name}")
-    return Organ(name, content["value"], tuple(colour), float(content["tolerance_mm"]), raw, code, pieces)
+    return Organ(name, value, tuple(colour), float(tolerance_mm), raw, code, pieces)
 
 
 def _pieces(content: Any, where: str) -> Pieces | None:
@@ -85,29 +95,38 @@ def _pieces(content: Any, where: str) -> Pieces | None:
         return None
     if is_whole(content) and content > 0:
         return Pieces(most=content)
-    above_ml = content["above_ml"] if isinstance(content, dict) and list(content) == ["above_ml"] else None
-    if is_number(above_ml) and above_ml > 0:
-        return Pieces(above_ml=float(above_ml))
+    if isinstance(content, dict) and list(content) == ["above_ml"]:
+        above_ml = content["above_ml"]
+        if is_number(above_ml) and above_ml > 0:
+            return Pieces(above_ml=float(above_ml))
     raise InputError(f"{where} is {content!r}; it must be a whole number above 0, {{above_ml: 2}} or null")
 
 
 def _raw_values(content: Any, where: str) -> tuple[int, ...]:
-    if not isinstance(content, list) or not content or not all(is_whole(v) and 0 < v <= _MAX_RAW for v in content):
+    if not are_whole(content, 1, _MAX_RAW):
         raise InputError(f"{where} is {content!r}; it must be a list of whole numbers above 0, such as [12, 13]")
     return tuple(content)
 
 
 def _ignored(content: Any, organs: tuple[Organ, ...], where: str) -> tuple[int, ...]:
-    ignored = _raw_values(content, f"{where}: raw_ignored") if content != [] else ()
-    raw = [value for organ in organs for value in organ.raw_values] + list(ignored)
-    if doubled := sorted({value for value in raw if raw.count(value) > 1}):
-        shown = ", ".join(map(str, doubled))
-        raise InputError(f"{where}: raw value {shown} is used twice; a value of the label files has one meaning")
+    ignored: tuple[int, ...] = ()
+    if content != []:
+        ignored = _raw_values(content, f"{where}: raw_ignored")
+    doubled = _doubled([*chain.from_iterable(organ.raw_values for organ in organs), *ignored])
+    if doubled:
+        raise InputError(f"{where}: raw value {doubled} is used twice; a value of the label files has one meaning")
     return ignored
 
 
-def _code(content: Any, where: str, *, modifier: bool = True) -> Code:
-    check_keys(content, tuple(_CODE_LENGTHS), ("modifier",) if modifier else (), where)
+def _doubled(values: Iterable[Any]) -> str:
+    """Return what is there more than once, sorted."""
+    count = Counter(values)
+    count.subtract(set(count))
+    return ", ".join(map(str, sorted(+count)))
+
+
+def _code(content: Any, where: str, *, optional: tuple[str, ...] = ()) -> Code:
+    check_keys(content, tuple(_CODE_LENGTHS), optional, where)
     parts = {}
     for key, longest in _CODE_LENGTHS.items():
         if is_whole(content[key]):
@@ -115,31 +134,40 @@ def _code(content: Any, where: str, *, modifier: bool = True) -> Code:
         parts[key] = text(content[key], f"{where}: {key}")
         if len(parts[key]) > longest:
             raise InputError(f"{where}: {key} {parts[key]!r} is longer than the {longest} letters that DICOM allows")
-    within = _code(content["modifier"], f"{where}: modifier", modifier=False) if "modifier" in content else None
-    return Code(**parts, modifier=within)
+    modifier = None
+    if "modifier" in content:
+        modifier = _code(content["modifier"], f"{where}: modifier")
+    return Code(**parts, modifier=modifier)
 
 
 def _window(content: Any, where: str) -> tuple[float, float] | None:
     if content is None:
         return None
-    if not isinstance(content, list) or len(content) != 2 or not all(is_number(part) for part in content):
+    if not isinstance(content, list) or len(content) != 2 or not all(map(is_number, content)):
         raise InputError(f"{where}: window is {content!r}; it must be [low, high] or null")
-    if content[0] >= content[1]:
+    low, high = map(float, content)
+    if low >= high:
         raise InputError(f"{where}: window {content} does not ascend; write the lower end first")
-    return float(content[0]), float(content[1])
+    return low, high
 
 
-def _pairs(content: Any, names: set[str], where: str) -> tuple[tuple[str, str], ...]:
-    pairs = [] if content is None else content
-    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+def _left_right(content: Any, organs: tuple[Organ, ...], where: str) -> tuple[tuple[str, str], ...]:
+    if content is None:
+        return ()
+    if not isinstance(content, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in content):
         raise InputError(f"{where}: left_right is {content!r}; it must be a list of pairs of organ names")
-    named = [name for pair in pairs for name in pair]
-    if unknown := [str(name) for name in named if name not in names]:
-        raise InputError(f"{where}: left_right names {', '.join(unknown)}, which is no organ of the card")
+    named = list(chain.from_iterable(content))
+    known = {organ.name for organ in organs}
+    unknown = list(filterfalse(known.__contains__, named))
+    if unknown:
+        told = ", ".join(map(str, unknown))
+        raise InputError(f"{where}: left_right names {told}, which is no organ of the card")
     if len(set(named)) != len(named):
         raise InputError(f"{where}: left_right names an organ twice; an organ has one counterpart")
-    return tuple((left, right) for left, right in pairs)
+    return tuple(map(tuple, content))
 
 
 def _layouts(content: Any, where: str) -> tuple[str, ...]:
-    return tuple(one_of(name, LAYOUTS, where) for name in texts(content, where)) if content != [] else ()
+    if content == []:
+        return ()
+    return tuple(one_of(name, LAYOUTS, where) for name in texts(content, where))

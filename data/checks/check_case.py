@@ -6,9 +6,11 @@ The lines name cases and label values, never file names or a header's text field
 from __future__ import annotations
 
 import logging
+import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 
 import nibabel
@@ -18,8 +20,8 @@ from nibabel.spatialimages import SpatialImage
 
 from ragsam.data.cards.load import Card
 from ragsam.data.checks.label_counts import LabelCounts
-from ragsam.data.checks.slab_reader import SlabReader, check_stream, read_slabs
-from ragsam.data.datalist import Case, Datalist
+from ragsam.data.checks.slab_reader import SlabReader, VolumeKeeper, check_stream, read_slabs
+from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.io.read_volume import open_volume
 from ragsam.transforms.nonfinite import fill_nonfinite as filled
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 MAX_VOXELS = 2**31
 _AFFINE_TOLERANCE = 1e-3
+_SHORTEST_MM = 1e-6  # step from voxel to voxel
+_SMALLEST_DETERMINANT = 1e-3  # of the unit vectors along the axes
 
 
 @dataclass(frozen=True)
@@ -36,29 +40,27 @@ class CaseCheck:
 
     Attributes:
         faults, warnings: lines; a warning stops nothing.
-        image: the opened image, None where it is at fault.
+        image, label: the opened volumes, None where they are at fault.
         label_voxels: {card value: number of voxels}, None without a sound label.
     """
 
     faults: tuple[str, ...]
     warnings: tuple[str, ...]
     image: SpatialImage | None = None
+    label: SpatialImage | None = None
     label_voxels: Mapping[int, int] | None = None
 
 
 def read_volume_checked(path: str | Path, case: str, *, fill_nonfinite: float | None = None) -> SpatialImage:
-    """Open a volume after reading its file once in full and checking it.
+    """Open a volume after reading its file once in full and checking it; its data are not loaded.
 
     Args:
-        path: NIfTI file, `.nii` or `.nii.gz` (or what else `open_volume` reads).
+        path: whatever `open_volume` opens.
         case: how errors name it.
         fill_nonfinite: given, NaN and infinite voxels are warned of, not refused; whoever reads them fills them.
 
-    Returns:
-        The opened image; its data are not loaded. Where qform and sform differ the sform is used, with a warning.
-
     Raises:
-        InputError: as `scan_volume`.
+        InputError: as `scan_volume`. What is odd without being a fault is a warning.
     """
     image, told = scan_volume(path, case, fill_nonfinite=fill_nonfinite)
     for line in told:
@@ -67,7 +69,7 @@ def read_volume_checked(path: str | Path, case: str, *, fill_nonfinite: float | 
 
 
 def scan_volume(
-    path: str | Path, case: str, *readers: SlabReader, fill_nonfinite: float | None = None
+    path: str | Path, case: str, *readers: SlabReader, fill_nonfinite: float | None = None, keep: bool = False
 ) -> tuple[SpatialImage, list[str]]:
     """Check a volume and show its voxels to readers, in one pass over its file.
 
@@ -75,20 +77,26 @@ def scan_volume(
     anything is allocated; of a NIfTI file no more than 2**22 voxels (about 100 MB) are held at a time.
 
     Args:
-        path: the volume's file.
-        case: how errors name it.
         readers: what else looks at every voxel; they see filled voxels.
         fill_nonfinite: what NaN and infinite voxels become; None refuses them.
+        keep: whether the voxels stay in memory, filled.
 
     Returns:
-        The opened image and lines of warning.
+        The opened image and lines of warning. Where qform and sform differ the sform is used, with a warning.
 
     Raises:
         InputError: missing or unreadable file, damaged gzip stream, not three dimensions, no slices, more than
             2**31 voxels, a singular or sheared affine, NaN or infinite voxels.
     """
-    image = open_volume(Path(path), case)
-    return image, scan_opened(image, Path(path), case, *readers, fill_nonfinite=fill_nonfinite)
+    path = Path(path)
+    image = open_volume(path, case)
+    keeper = VolumeKeeper()
+    if keep:
+        readers = (*readers, keeper)
+    told = scan_opened(image, path, case, *readers, fill_nonfinite=fill_nonfinite)
+    if keep:
+        image = keeper.volume()
+    return image, told
 
 
 def scan_opened(
@@ -96,16 +104,17 @@ def scan_opened(
 ) -> list[str]:
     """Do as `scan_volume` with a volume that is opened, or in memory; return the lines of warning."""
     _check_shape(image, case)
-    told, bad = _check_affine(image, case), 0
+    told = _check_affine(image, case)
     if not readers and _must_be_finite(image):
         check_stream(path, image, case)
         return told
+    bad = 0
     for reader in readers:
         reader.begin(image)
     for slab in read_slabs(path, image, case):
         voxels = filled(slab.voxels, fill_nonfinite or 0.0)
         if voxels is not slab.voxels:
-            bad += int(np.count_nonzero(~np.isfinite(slab.voxels)))
+            bad += np.count_nonzero(~np.isfinite(slab.voxels))
             slab = slab._replace(voxels=voxels)
         for reader in readers:
             reader.add(slab)
@@ -117,31 +126,39 @@ def scan_opened(
     return told
 
 
-def examine_case(case: Case, card: Card, *readers: SlabReader) -> CaseCheck:
+def examine_case(case: Case, card: Card, *readers: SlabReader, keep: bool = False) -> CaseCheck:
     """Check a case's image, and its label where it has one, reading each file once.
 
     Args:
-        case: as the datalist has it.
-        card: says which label values there may be.
         readers: what else looks at the image's voxels.
+        keep: whether the voxels of image and label stay in memory.
     """
-    faults = _annotation_faults(case, card)
+    faults: list[str] = []
     told: list[str] = []
-    label, label_voxels, values = None, None, LabelCounts()
-    image = _scan(case.image, case.case, faults, told, *readers, fill_nonfinite=case.fill_nonfinite)
-    if case.label is not None:
-        label = _scan(case.label, f"{case.case} (label)", faults, told, values)
+    unknown = ", ".join(filterfalse(card.labels.__contains__, case.annotated or ()))
+    if unknown:
+        faults.append(f"{case.case}: annotated names {unknown}, not on card {card.name}; mend the datalist")
+    image = label = label_voxels = None
+    counts = LabelCounts()
+    try:
+        image, lines = scan_volume(case.image, case.case, *readers, fill_nonfinite=case.fill_nonfinite, keep=keep)
+        told += lines
+    except InputError as error:
+        faults.append(str(error))
+    try:
+        if case.label is not None:
+            label, lines = scan_volume(case.label, f"{case.case} (label)", counts, keep=keep)
+            told += lines
+    except InputError as error:
+        faults.append(str(error))
     if label is not None:
-        wrong = values.faults(case.case, card, case.label_map)
-        wrong += _geometry_faults(case.case, image, label) if image is not None else []
-        label_voxels = None if wrong else values.on_card(case.label_map)
+        wrong = counts.faults(case.case, card, case.label_map)
+        if image is not None:
+            wrong += _geometry_faults(case.case, image, label)
+        if not wrong:
+            label_voxels = counts.on_card(case.label_map)
         faults += wrong
-    return CaseCheck(tuple(faults), tuple(told), image, label_voxels)
-
-
-def check_case(case: Case, card: Card) -> list[str]:
-    """Return every fault of a case, one line each; an empty list for a sound one. See `examine_case`."""
-    return list(examine_case(case, card).faults)
+    return CaseCheck(tuple(faults), tuple(told), image, label, label_voxels)
 
 
 def missing_label(case: Case, section: str) -> list[str]:
@@ -151,66 +168,49 @@ def missing_label(case: Case, section: str) -> list[str]:
     return [f"{case.case}: no label, but it is in {section}; add one or move the case to test"]
 
 
-def check_datalist(datalist: Datalist, card: Card, sections: Sequence[str] | None = None) -> list[str]:
-    """Return every fault of every case; cases for training and validation must have a label.
+def require_sound(
+    cases: Iterable[Case], card: Card, take: Callable[[int, dict[str, SpatialImage]], None] | None = None
+) -> None:
+    """Check cases and stop at the end where any has a fault; warnings go to the log.
 
     Args:
-        datalist: as loaded.
-        card: the datalist's card.
-        sections: names of the sections to check, all for None; one that the datalist lacks is a fault.
-    """
-    faults = []
-    for section in datalist.sections if sections is None else sections:
-        try:
-            cases = datalist.sections[section] if sections is None else datalist.section(section)
-        except InputError as error:
-            faults.append(str(error))
-            continue
-        for case in cases:
-            faults += missing_label(case, section) + check_case(case, card)
-    return faults
-
-
-def require_sound(cases: Iterable[Case], card: Card) -> None:
-    """Check cases and stop at the end where any has a fault; warnings go to the log.
+        take: called with the number of each labelled case that is sound, and its volumes by path as "loaded" of
+            `LoadVolumed`, so that no file is read again for their voxels; not any more after the first fault.
 
     Raises:
         InputError: the first fault's line, and how many more there are.
     """
-    checks = [examine_case(case, card) for case in cases]
-    for line in (line for check in checks for line in check.warnings):
+    faults: list[str] = []
+    told: list[str] = []
+    for number, case in enumerate(cases):
+        check = examine_case(case, card, keep=take is not None and not faults)
+        faults += check.faults
+        told += check.warnings
+        if take is not None and not faults:
+            loaded = {str(case.image): check.image, str(case.label): check.label}
+            del check  # what is taken out of `loaded` is in memory no longer
+            take(number, loaded)
+    for line in told:
         logger.warning("%s", line)
-    faults = [fault for check in checks for fault in check.faults]
+    if len(faults) == 1:
+        raise InputError(faults[0])
     if faults:
-        more = f" ({len(faults) - 1} more: run `ragsam check`)" if len(faults) > 1 else ""
-        raise InputError(faults[0] + more)
-
-
-def _scan(
-    path: Path, name: str, faults: list[str], told: list[str], *readers: SlabReader, fill_nonfinite: float | None = None
-) -> SpatialImage | None:
-    """Scan a volume; a fault becomes a line."""
-    try:
-        image, lines = scan_volume(path, name, *readers, fill_nonfinite=fill_nonfinite)
-    except InputError as error:
-        faults.append(str(error))
-        return None
-    told += lines
-    return image
+        raise InputError(f"{faults[0]} ({len(faults) - 1} more: run `ragsam check`)")
 
 
 def _check_shape(image: SpatialImage, case: str) -> None:
-    shape = tuple(int(n) for n in image.shape)
-    if any(n <= 0 for n in shape):
+    shape = tuple(map(int, image.shape))
+    dtype = image.get_data_dtype()
+    if min(shape, default=1) <= 0:
         raise InputError(f"{case}: shape {shape} has no slices or no voxels; export the volume anew")
     if len(shape) != 3:
         raise InputError(f"{case}: shape {shape} is not three-dimensional; give one volume of one channel")
-    if int(np.prod(shape, dtype=object)) > MAX_VOXELS:
+    if math.prod(shape) > MAX_VOXELS:
         raise InputError(f"{case}: the header promises {shape} voxels, above 2**31; the file is damaged or too large")
-    if image.get_data_dtype().fields:
+    if dtype.fields:
         raise InputError(f"{case}: voxels have several channels (colour); give one volume of one channel")
-    if image.get_data_dtype().kind not in "biuf":
-        raise InputError(f"{case}: voxels are no real numbers ({image.get_data_dtype()}); export the magnitude")
+    if dtype.kind not in "biuf":
+        raise InputError(f"{case}: voxels are no real numbers ({dtype}); export the magnitude")
 
 
 def _check_affine(image: SpatialImage, case: str) -> list[str]:
@@ -218,44 +218,34 @@ def _check_affine(image: SpatialImage, case: str) -> list[str]:
     affine = image.affine
     if affine is None or not np.isfinite(affine).all():
         raise InputError(f"{case}: the affine holds NaN or infinity; export the volume with its geometry")
-    columns = affine[:3, :3]
-    lengths = np.linalg.norm(columns, axis=0)
-    if lengths.min() < 1e-6 or abs(np.linalg.det(columns / lengths)) < 1e-3:
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if lengths.min() < _SHORTEST_MM or abs(np.linalg.det(affine[:3, :3] / lengths)) < _SMALLEST_DETERMINANT:
         raise InputError(f"{case}: the affine is singular; export the volume with its geometry")
-    angles = (columns / lengths).T @ (columns / lengths) - np.eye(3)
-    if np.abs(angles).max() > _AFFINE_TOLERANCE:
+    directions = affine[:3, :3] / lengths
+    shear = directions.T @ directions - np.eye(3)
+    if np.abs(shear).max() > _AFFINE_TOLERANCE:
         raise InputError(f"{case}: the affine is sheared (gantry tilt?); resample the volume to a straight grid")
-    return [f"{case}: qform and sform differ; the sform is used"] if _forms_differ(image) else []
-
-
-def _forms_differ(image: SpatialImage) -> bool:
     header = image.header
     if "qform_code" not in header or header["qform_code"] <= 0 or header["sform_code"] <= 0:
-        return False
+        return []
     try:
-        return not np.allclose(header.get_qform(), header.get_sform(), atol=_AFFINE_TOLERANCE, rtol=0)
+        alike = np.allclose(header.get_qform(), header.get_sform(), atol=_AFFINE_TOLERANCE, rtol=0)
     except (ValueError, nibabel.spatialimages.HeaderDataError):
-        return True
+        alike = False
+    return [] if alike else [f"{case}: qform and sform differ; the sform is used"]
 
 
 def _must_be_finite(image: SpatialImage) -> bool:
     """Return whether the voxels are whole numbers; formats other than nibabel's show their damage once decoded."""
     if not isinstance(image.dataobj, ArrayProxy) or not np.issubdtype(image.get_data_dtype(), np.integer):
         return False
-    return bool(np.isfinite(image.dataobj.slope) and np.isfinite(image.dataobj.inter))
-
-
-def _annotation_faults(case: Case, card: Card) -> list[str]:
-    unknown = [organ for organ in case.annotated or () if organ not in card.labels]
-    if not unknown:
-        return []
-    return [f"{case.case}: annotated names {', '.join(unknown)}, not on card {card.name}; mend the datalist"]
+    return bool(np.isfinite([image.dataobj.slope, image.dataobj.inter]).all())
 
 
 def _geometry_faults(case: str, image: SpatialImage, label: SpatialImage) -> list[str]:
     if image.shape != label.shape:
         return [f"{case}: image is {image.shape}, label is {label.shape}; export the label on the image's grid"]
-    worst = float(np.abs(image.affine - label.affine).max())
+    worst = np.abs(image.affine - label.affine).max()
     if worst > _AFFINE_TOLERANCE:
         return [f"{case}: affines of image and label differ by {worst:.3g}; export the label on the image's grid"]
     return []

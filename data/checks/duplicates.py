@@ -36,15 +36,16 @@ def find_duplicates(fingerprints: Sequence[Fingerprint | None]) -> list[Duplicat
     one axis. Not found: copies resampled, cut along several axes, or clipped to a narrow window.
     """
     known = [index for index, fingerprint in enumerate(fingerprints) if fingerprint is not None]
-    prints = [fingerprint for fingerprint in fingerprints if fingerprint is not None]
-    if len(prints) < 2:
+    if len(known) < 2:
         return []
-    thumbnails = np.stack([_thumbnail(fingerprint) for fingerprint in prints])
-    alike = thumbnails @ thumbnails.T >= _COARSE
-    alike |= np.array([[a.digest == b.digest for b in prints] for a in prints])
+    prints = [fingerprints[index] for index in known]
+    thumbnails = np.stack(list(map(_thumbnail, prints)))
+    digests = np.array([fingerprint.digest for fingerprint in prints])
+    alike = (thumbnails @ thumbnails.T >= _COARSE) | (digests == digests[:, None])
     found = []
     for i, j in np.argwhere(np.triu(alike, 1)).tolist():
-        if (value := similarity(prints[i], prints[j])) >= THRESHOLD:
+        value = similarity(prints[i], prints[j])
+        if value >= THRESHOLD:
             found.append(Duplicate(known[i], known[j], value))
     return found
 
@@ -57,9 +58,11 @@ def similarity(first: Fingerprint, second: Fingerprint) -> float:
     """
     if first.digest == second.digest:
         return 1.0
-    pairs = zip(first.profiles, second.profiles, strict=True)
-    found = [_axis_similarity(a, b) for a, b in pairs if min(len(a), len(b)) >= _MIN_PLANES]
-    return min(_NEARLY, max(found, default=0.0))
+    best = 0.0
+    for planes_1, planes_2 in zip(first.profiles, second.profiles, strict=True):
+        if min(len(planes_1), len(planes_2)) >= _MIN_PLANES:
+            best = max(best, _axis_similarity(planes_1.astype(np.float32), planes_2.astype(np.float32)))
+    return min(_NEARLY, best)
 
 
 def _thumbnail(fingerprint: Fingerprint) -> NDArray[np.float32]:
@@ -70,13 +73,14 @@ def _thumbnail(fingerprint: Fingerprint) -> NDArray[np.float32]:
     return small / (np.linalg.norm(small) or 1.0)
 
 
-def _axis_similarity(first: NDArray[np.float16], second: NDArray[np.float16]) -> float:
+def _axis_similarity(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Return how alike two volumes are along an axis; where planes are many, few averaged ones rule most pairs out."""
-    a, b = first.astype(np.float32), second.astype(np.float32)
     step = max(len(a), len(b)) // _MANY_PLANES
-    if step > 1 and (rough := _shifted(_averaged(a, step), _averaged(b, step))) < _COARSE_SHIFTED:
-        return rough
-    return _shifted(a, b)
+    if step > 1:
+        rough = _best_correlation(_averaged(a, step), _averaged(b, step))
+        if rough < _COARSE_SHIFTED:
+            return rough
+    return _best_correlation(a, b)
 
 
 def _averaged(planes: NDArray, step: int) -> NDArray:
@@ -84,11 +88,12 @@ def _averaged(planes: NDArray, step: int) -> NDArray:
     return planes[: len(planes) // step * step].reshape(-1, step, planes.shape[1]).mean(1)
 
 
-def _shifted(a: NDArray, b: NDArray) -> float:
+def _best_correlation(a: NDArray, b: NDArray) -> float:
     """Return the highest correlation of the planes that overlap, over all shifts that leave three quarters of them."""
     n, m, pixels = len(a), len(b), a.shape[1]
     shift = np.arange(1 - m, n)  # plane i of the first lies on plane i - shift of the second
-    start, stop = np.maximum(shift, 0), np.minimum(n, m + shift)
+    start = np.maximum(shift, 0)
+    stop = np.minimum(n, m + shift)
     # Row i moved right by i: the columns' sums are those of the products' diagonals, one for each shift.
     products = np.zeros((n, m + n), np.float32)
     products[:, :m] = a @ b[::-1].T
@@ -104,5 +109,8 @@ def _shifted(a: NDArray, b: NDArray) -> float:
 
 def _between(planes: NDArray, start: NDArray, stop: NDArray) -> tuple[NDArray, NDArray]:
     """Return the sums of the planes' values, and of their squares, from `start` to `stop`."""
-    sums = [np.concatenate([[0.0], np.cumsum(part.sum(1, dtype=np.float64))]) for part in (planes, planes**2)]
-    return sums[0][stop] - sums[0][start], sums[1][stop] - sums[1][start]
+    values = np.cumsum(planes.sum(1, dtype=np.float64))
+    squares = np.cumsum((planes**2).sum(1, dtype=np.float64))
+    values = np.append(0.0, values)
+    squares = np.append(0.0, squares)
+    return values[stop] - values[start], squares[stop] - squares[start]

@@ -12,7 +12,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from ragsam.data.cards.load import Card
-from ragsam.data.checks.check_case import CaseCheck, examine_case, missing_label
+from ragsam.data.checks.check_case import examine_case, missing_label
 from ragsam.data.checks.slab_reader import Slab
 from ragsam.data.checks.volume_fingerprint import Fingerprint, FingerprintReader
 from ragsam.data.datalist import Case
@@ -52,25 +52,38 @@ def inspect_case(case: Case, section: str, card: Card) -> CaseInspection:
 
     Whatever goes wrong is a fault of the case, so that the others go on.
     """
-    intensity, fingerprint = IntensityReader(), FingerprintReader()
-    names = (case.case, case.patient, section)
+    intensity = IntensityReader()
+    fingerprint = FingerprintReader()
     try:
         check = examine_case(case, card, intensity, fingerprint)
     except Exception as error:  # of a decoder, or no memory: no case may stop the others
         return failed_case(case, section, type(error).__name__)
     faults = (*missing_label(case, section), *check.faults)
-    if check.image is None:
-        return CaseInspection(*names, faults, check.warnings)
+    image = check.image
+    if image is None:
+        return CaseInspection(case.case, case.patient, section, faults, check.warnings)
+    told = list(check.warnings)
+    organs_ml = None
+    if check.label_voxels is not None:
+        voxel_ml = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
+        volumes_ml = {name: check.label_voxels.get(value, 0) * voxel_ml for name, value in card.labels.items()}
+        annotated = card.labels if case.annotated is None else case.annotated
+        organs_ml = {name: volume for name, volume in volumes_ml.items() if name in annotated}
+        left_out = ", ".join(name for name, volume in volumes_ml.items() if volume and name not in annotated)
+        if left_out:
+            told.append(f"{case.case}: the label holds {left_out}, which annotated leaves out; they are not used")
     return CaseInspection(
-        *names,
+        case.case,
+        case.patient,
+        section,
         faults,
-        (*check.warnings, *_left_out(case, card, check)),
-        shape=tuple(int(n) for n in check.image.shape),
-        spacing_mm=_spacing_mm(check.image),
-        orientation="".join(nibabel.aff2axcodes(check.image.affine)),
-        voxel_type=check.image.get_data_dtype().name,
+        tuple(told),
+        shape=tuple(map(int, image.shape)),
+        spacing_mm=tuple(nibabel.affines.voxel_sizes(image.affine).tolist()),
+        orientation="".join(nibabel.aff2axcodes(image.affine)),
+        voxel_type=image.get_data_dtype().name,
         intensity=intensity.percentiles(),
-        organs_ml=_organs_ml(case, card, check),
+        organs_ml=organs_ml,
         fingerprint=fingerprint.fingerprint(),
     )
 
@@ -86,46 +99,25 @@ class IntensityReader:
 
     def begin(self, image: SpatialImage) -> None:
         """Choose the step between sampled voxels; it shares no factor with a row, so no column is preferred."""
-        step = max(1, math.prod(image.shape) // _SAMPLED_VOXELS)
-        while math.gcd(step, image.shape[0]) > 1:
-            step += 1
-        self._step, self._next = step, 0
-        self._low, self._high = math.inf, -math.inf
+        self._step = max(1, math.prod(image.shape) // _SAMPLED_VOXELS)
+        while math.gcd(self._step, image.shape[0]) > 1:
+            self._step += 1
+        self._next = 0
+        self._low = math.inf
+        self._high = -math.inf
         self._sample: list[NDArray] = []
 
     def add(self, slab: Slab) -> None:
         """Sample a slab."""
         voxels = slab.voxels.ravel(order="F")
-        self._low, self._high = min(self._low, float(voxels.min())), max(self._high, float(voxels.max()))
+        self._low = min(self._low, float(voxels.min()))
+        self._high = max(self._high, float(voxels.max()))
         part = voxels[self._next :: self._step].astype(np.float64)
         self._sample.append(part)
         self._next += len(part) * self._step - len(voxels)
 
     def percentiles(self) -> dict[str, float]:
         """Return the statistics of all slabs together."""
-        values = np.percentile(np.concatenate(self._sample), PERCENTILES).tolist()
-        named = {f"p{percent:g}": value for percent, value in zip(PERCENTILES, values, strict=True)}
+        values = np.percentile(np.concatenate(self._sample), PERCENTILES)
+        named = dict(zip(map("p{:g}".format, PERCENTILES), values.tolist(), strict=True))
         return {"min": self._low, **named, "max": self._high}
-
-
-def _spacing_mm(image: SpatialImage) -> tuple[float, float, float]:
-    x, y, z = nibabel.affines.voxel_sizes(image.affine).tolist()
-    return x, y, z
-
-
-def _organs_ml(case: Case, card: Card, check: CaseCheck) -> dict[str, float] | None:
-    if check.label_voxels is None or check.image is None:
-        return None
-    voxel_ml = abs(float(np.linalg.det(check.image.affine[:3, :3]))) / 1000
-    names = [name for name in card.labels if case.annotated is None or name in case.annotated]
-    return {name: check.label_voxels.get(card.labels[name], 0) * voxel_ml for name in names}
-
-
-def _left_out(case: Case, card: Card, check: CaseCheck) -> list[str]:
-    """Return the warning of organs that the label holds although the datalist says they are not annotated."""
-    if case.annotated is None or check.label_voxels is None:
-        return []
-    names = [n for n, value in card.labels.items() if n not in case.annotated and check.label_voxels.get(value)]
-    if not names:
-        return []
-    return [f"{case.case}: the label holds {', '.join(names)}, which annotated leaves out; they are not used"]

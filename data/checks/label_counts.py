@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from nibabel.spatialimages import SpatialImage
-from numpy.typing import NDArray
 
 from ragsam.data.cards.load import Card
 from ragsam.data.checks.slab_reader import Slab
@@ -40,39 +39,45 @@ class LabelCounts:
             whole = np.rint(values)
             off = np.abs(values - whole) > LABEL_TOLERANCE
             if off.any():
-                self.broken, self.example = self.broken + int(off.sum()), float(values[off][0])
+                self.broken += int(off.sum())
+                self.example = float(values[off][0])
             values = whole[~off]
-        self.voxels.update(_counts(values))
+        if not values.size:
+            return
+        lowest = int(values.min())
+        if int(values.max()) - lowest < _COUNTED_RANGE:  # counting is faster than sorting
+            counts = np.bincount(np.subtract(values, lowest, dtype=np.int64, casting="unsafe"))
+            found = np.flatnonzero(counts)
+            counts = counts[found]
+        else:
+            lowest = 0
+            found, counts = np.unique(values, return_counts=True)
+        for value, count in zip(found.tolist(), counts.tolist(), strict=True):
+            self.voxels[lowest + int(value)] += count
 
     def faults(self, case: str, card: Card, label_map: Mapping[int, int] | None) -> list[str]:
         """Return what is wrong with the values, a line each."""
         if self.broken:
             example = f"{self.broken} label voxels are no whole numbers (such as {self.example:.3g})"
             return [f"{case}: {example}; export labels unsmoothed"]
-        allowed = {0, *card.labels.values()}
-        known = allowed if label_map is None else {0, *(k for k, value in label_map.items() if value in allowed)}
+        known = {0, *card.labels.values()}
+        missing = f"is not on card {card.name} (0-{card.num_classes})"
+        if label_map is not None:
+            known = {0} | {raw for raw, value in label_map.items() if value in known}
+            missing += " by label_map"
         unknown = sorted(self.voxels.keys() - known)
         if not unknown:
             return []
-        shown = ", ".join(map(str, unknown[:_SHOWN])) + (" ..." if len(unknown) > _SHOWN else "")
-        missing = f"is not on card {card.name} (0-{card.num_classes})" + ("" if label_map is None else " by label_map")
+        shown = ", ".join(map(str, unknown[:_SHOWN]))
+        if len(unknown) > _SHOWN:
+            shown += " ..."
         return [f"{case}: label {shown} {missing}; map it or take another card"]
 
     def on_card(self, label_map: Mapping[int, int] | None) -> dict[int, int]:
         """Return {card value: number of voxels}, background included."""
+        if label_map is None:
+            return dict(self.voxels)
         found: Counter[int] = Counter()
         for value, count in self.voxels.items():
-            found[value if label_map is None else label_map.get(value, 0)] += count
+            found[label_map.get(value, 0)] += count
         return dict(found)
-
-
-def _counts(values: NDArray) -> dict[int, int]:
-    """Return {value: how often}, by counting where the values lie close together, else by sorting."""
-    if not values.size:
-        return {}
-    low, high = int(values.min()), int(values.max())
-    if high - low < _COUNTED_RANGE:
-        counts = np.bincount(np.subtract(values, low, dtype=np.int64, casting="unsafe"))
-        return {low + int(i): int(counts[i]) for i in np.flatnonzero(counts)}
-    found, counts = np.unique(values, return_counts=True)
-    return {int(value): int(count) for value, count in zip(found, counts, strict=True)}

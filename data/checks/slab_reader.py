@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -21,6 +21,7 @@ from ragsam.io.read_volume import unpacked_bytes
 
 SLAB_VOXELS = 1 << 22
 _CHUNK_BYTES = 1 << 20
+_CUT = "the file is cut short (voxels are missing); copy it again"
 
 
 class Slab(NamedTuple):
@@ -46,6 +47,29 @@ class SlabReader(Protocol):
         """Take the next voxels."""
 
 
+class VolumeKeeper:
+    """Keeps a volume's voxels while they are read, so that its file need not be read again."""
+
+    def begin(self, image: SpatialImage) -> None:
+        """Take the opened image."""
+        self._image = image
+        self._voxels: NDArray | None = None
+
+    def add(self, slab: Slab) -> None:
+        """Keep a slab's voxels; volumes that are not nibabel's keep their own once they are decoded."""
+        if not isinstance(self._image.dataobj, ArrayProxy):
+            return
+        if self._voxels is None:
+            self._voxels = np.empty(self._image.shape, slab.voxels.dtype, order="F")
+        self._voxels[:, slab.rows, slab.slices] = slab.voxels
+
+    def volume(self) -> SpatialImage:
+        """Return the image with its voxels in memory."""
+        if self._voxels is None:
+            return self._image
+        return type(self._image)(self._voxels, self._image.affine, self._image.header)
+
+
 def read_slabs(path: Path, image: SpatialImage, case: str) -> Iterator[Slab]:
     """Yield the voxels of an opened volume, at most 2**22 at a time; only bytes that are there are allocated.
 
@@ -54,8 +78,9 @@ def read_slabs(path: Path, image: SpatialImage, case: str) -> Iterator[Slab]:
     Raises:
         InputError: a damaged or cut stream, missing voxels, or a pack that holds far more than its header says.
     """
-    if _is_plain(path, image):
-        yield from _streamed(path, image, case)
+    header_and_voxels = isinstance(image, Nifti1Image) and isinstance(image.dataobj, ArrayProxy)
+    if header_and_voxels and path.suffix in (".gz", ".nii"):
+        yield from _stream_nifti(path, image, case)
         return
     check_stream(path, image, case)
     try:
@@ -69,52 +94,37 @@ def read_slabs(path: Path, image: SpatialImage, case: str) -> Iterator[Slab]:
 
 def check_stream(path: Path, image: SpatialImage, case: str) -> None:
     """Read a packed file to its end without looking at its voxels; raises InputError as `read_slabs`."""
-    needed = needed_bytes(image)
+    needed = _needed_bytes(image)
     if path.suffix == ".gz":
-        size = unpacked_bytes(path, case, limit=_limit(needed))
+        size = unpacked_bytes(path, case, limit=_most_bytes(needed))
     elif path.suffix == ".nii":
         size = path.stat().st_size
     else:
         return
     if size < needed:
-        raise _cut(case)
+        raise InputError(f"{case}: {_CUT}")
 
 
-def needed_bytes(image: SpatialImage) -> int:
-    """Return the bytes that header and voxels take in the (unpacked) file."""
-    voxels = int(np.prod(image.shape, dtype=object))
-    return int(getattr(image.dataobj, "offset", 0)) + voxels * image.get_data_dtype().itemsize
-
-
-def _is_plain(path: Path, image: SpatialImage) -> bool:
-    """Return whether the file is a NIfTI's header and its voxels in a row, packed by gzip or not at all."""
-    return isinstance(image, Nifti1Image) and isinstance(image.dataobj, ArrayProxy) and path.suffix in (".gz", ".nii")
-
-
-def _streamed(path: Path, image: SpatialImage, case: str) -> Iterator[Slab]:
-    proxy, item = image.dataobj, image.get_data_dtype().itemsize
-    slope, inter = np.asanyarray(proxy.slope), np.asanyarray(proxy.inter)
-    with _stream(path, case) as stream:
-        _skip(stream, int(proxy.offset))
-        for rows, slices in _pieces(image.shape):
-            shape = (image.shape[0], rows.stop - rows.start, slices.stop - slices.start)
-            raw = stream.read(int(np.prod(shape)) * item)
-            if len(raw) < int(np.prod(shape)) * item:
-                raise _cut(case)
-            voxels = np.frombuffer(raw, dtype=proxy.dtype).reshape(shape, order="F")
-            yield Slab(apply_read_scaling(voxels, slope, inter), rows, slices)
-        needed = needed_bytes(image)
-        _skip(stream, _limit(needed) - needed)
-        if stream.read(1):
-            raise InputError(f"{case}: the file unpacks to more than its header says; copy it again")
-
-
-@contextmanager
-def _stream(path: Path, case: str) -> Iterator[BinaryIO]:
-    """Open a file, packed or not, and tell the faults of its stream by case."""
+def _stream_nifti(path: Path, image: SpatialImage, case: str) -> Iterator[Slab]:
+    """Yield the slabs of a NIfTI's header and its voxels in a row, packed by gzip or not at all."""
+    proxy = image.dataobj
+    slope = np.asanyarray(proxy.slope)
+    inter = np.asanyarray(proxy.inter)
+    needed = _needed_bytes(image)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            yield stream
+            _skip(stream, int(proxy.offset))
+            for rows, slices in _pieces(image.shape):
+                shape = (image.shape[0], rows.stop - rows.start, slices.stop - slices.start)
+                size = math.prod(shape) * proxy.dtype.itemsize
+                raw = stream.read(size)
+                if len(raw) < size:
+                    raise InputError(f"{case}: {_CUT}")
+                voxels = np.frombuffer(raw, dtype=proxy.dtype).reshape(shape, order="F")
+                yield Slab(apply_read_scaling(voxels, slope, inter), rows, slices)
+            _skip(stream, _most_bytes(needed) - needed)
+            if stream.read(1):
+                raise InputError(f"{case}: the file unpacks to more than its header says; copy it again")
     except EOFError as error:
         raise InputError(f"{case}: the file is cut short (gzip ends early); copy it again") from error
     except (OSError, zlib.error) as error:
@@ -129,7 +139,7 @@ def _skip(stream: BinaryIO, count: int) -> None:
 
 def _pieces(shape: Sequence[int]) -> Iterator[tuple[slice, slice]]:
     """Cut a volume into runs of slices, or of one slice's rows, of at most `SLAB_VOXELS` voxels."""
-    width, height, depth = (int(n) for n in shape)
+    width, height, depth = map(int, shape)
     rows = min(height, max(1, SLAB_VOXELS // width))
     step = max(1, SLAB_VOXELS // (width * height))
     for z in range(0, depth, step):
@@ -137,10 +147,12 @@ def _pieces(shape: Sequence[int]) -> Iterator[tuple[slice, slice]]:
             yield slice(y, min(y + rows, height)), slice(z, min(z + step, depth))
 
 
-def _limit(needed: int) -> int:
+def _needed_bytes(image: SpatialImage) -> int:
+    """Return the bytes that header and voxels take in the (unpacked) file."""
+    offset = int(getattr(image.dataobj, "offset", 0))
+    return offset + math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
+
+
+def _most_bytes(needed: int) -> int:
     """Return the most bytes a stream may unpack to: a header extension takes some beside the voxels."""
     return 2 * needed + (1 << 24)
-
-
-def _cut(case: str) -> InputError:
-    return InputError(f"{case}: the file is cut short (voxels are missing); copy it again")

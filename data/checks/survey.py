@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -38,42 +39,43 @@ def survey(
     """Check and measure every case of a datalist; the result does not depend on the number of processes.
 
     Args:
-        datalist: as `read_datalist` gives it.
-        card: its card.
         faults: those of the datalist itself, told first.
-        jobs: processes.
         done: called with the number of cases done, as it grows.
 
     Returns:
         The content of the JSON summary, as described in `docs/files.md`. It holds no NaN.
     """
     entries = [Entry(case, section) for section, cases in datalist.sections.items() for case in cases]
-    look, died = partial(_inspect, card=card), lambda entry: failed_case(entry.case, entry.section)
-    cases = run_each(look, entries, jobs=jobs, crashed=died, done=done)
-    ranges = {organ: volume_range_ml(_volumes(cases, organ)) for organ in card.labels}
-    twice, doubled = _duplicates(cases)
+    look = partial(_inspect, card=card)
+    cases = run_each(look, entries, jobs=jobs, crashed=lambda entry: failed_case(*entry), done=done)
+    organs = {organ: _organ(cases, organ) for organ in card.labels}
+    told: dict[str, list[str]] = {"faults": [*faults], "warnings": [], "notes": []}
+    described = []
+    for case in cases:
+        told["faults"] += case.faults
+        told["warnings"] += case.warnings
+        described.append(_case_entry(case, organs, told["notes"]))
+    if card.window is not None:
+        told["notes"] += _window_notes(cases, *card.window)
+    duplicates = _duplicates(cases, told)
     return {
         "card": card.name,
         "n_cases": len(cases),
         "n_patients": len({case.patient for case in cases}),
         "n_cases_at_fault": sum(bool(case.faults) for case in cases),
         "sections": {name: len(part) for name, part in datalist.sections.items()},
-        "faults": [*faults, *(line for case in cases for line in case.faults), *doubled],
-        "warnings": [line for case in cases for line in case.warnings] + _same_patient(cases, twice),
-        "notes": [*_outlier_notes(cases, ranges), *_window_notes(cases, card)],
-        "duplicates": twice,
-        "organs": {organ: _organ(cases, organ, ranges[organ]) for organ in card.labels},
-        "cases": [_case_entry(case, ranges) for case in cases],
+        **told,
+        "duplicates": duplicates,
+        "organs": organs,
+        "cases": described,
     }
 
 
 def volume_range_ml(volumes_ml: Sequence[float]) -> tuple[float, float] | None:
     """Return the volumes beyond which one stands out: 3.5 robust deviations of the logarithm from the median.
 
-    The deviation is 1.4826 times the median absolute one, at least 0.05. Fewer than 8 volumes have no range: None.
-
-    Args:
-        volumes_ml: of one organ, without empty ones.
+    The deviation is 1.4826 times the median absolute one, at least 0.05. Fewer than 8 volumes, empty ones left out,
+    have no range: None.
     """
     if len(volumes_ml) < _MIN_VALUES:
         return None
@@ -87,30 +89,28 @@ def _inspect(entry: Entry, card: Card) -> CaseInspection:
     return inspect_case(entry.case, entry.section, card)
 
 
-def _volumes(cases: Sequence[CaseInspection], organ: str) -> list[float]:
-    """Return the organ's volumes in ml, without empty ones."""
-    return [volume for case in cases if (volume := (case.organs_ml or {}).get(organ, 0.0)) > 0]
-
-
-def _stands_out(volume_ml: float, limits: tuple[float, float] | None) -> bool:
-    return limits is not None and volume_ml > 0 and not limits[0] <= volume_ml <= limits[1]
-
-
-def _organ(
-    cases: Sequence[CaseInspection], organ: str, limits: tuple[float, float] | None
-) -> dict[str, int | float | list[float] | None]:
+def _organ(cases: Sequence[CaseInspection], organ: str) -> dict[str, int | float | list[float] | None]:
     """Return in how many cases the organ is annotated and present, and its usual volume."""
-    volumes = _volumes(cases, organ)
+    annotated = [case.organs_ml[organ] for case in cases if case.organs_ml and organ in case.organs_ml]
+    present = [volume_ml for volume_ml in annotated if volume_ml > 0]
+    limits = volume_range_ml(present)
     return {
-        "annotated": sum(organ in (case.organs_ml or {}) for case in cases),
-        "present": len(volumes),
-        "median_ml": float(np.median(volumes)) if volumes else None,
-        "usual_ml": None if limits is None else list(limits),
+        "annotated": len(annotated),
+        "present": len(present),
+        "median_ml": float(np.median(present)) if present else None,
+        "usual_ml": limits and list(limits),
     }
 
 
-def _case_entry(case: CaseInspection, ranges: Mapping[str, tuple[float, float] | None]) -> dict[str, Any]:
-    organs = case.organs_ml or {}
+def _case_entry(case: CaseInspection, organs: Mapping[str, Mapping[str, Any]], notes: list[str]) -> dict[str, Any]:
+    """Return a case's entry in the summary; a note is taken of every organ of an unusual volume."""
+    outliers = []
+    for organ, volume_ml in (case.organs_ml or {}).items():
+        low, high = organs[organ]["usual_ml"] or (0.0, math.inf)
+        if 0 < volume_ml < low or volume_ml > high:
+            outliers.append(organ)
+            usual = f"the others' usual {low:.3g} to {high:.3g} ml"
+            notes.append(f"{case.case}: {organ} has {volume_ml:.3g} ml, outside {usual}; look at its label")
     return {
         "case": case.case,
         "patient": case.patient,
@@ -120,55 +120,43 @@ def _case_entry(case: CaseInspection, ranges: Mapping[str, tuple[float, float] |
         "spacing_mm": case.spacing_mm and list(case.spacing_mm),
         "orientation": case.orientation,
         "voxel_type": case.voxel_type,
-        "intensity": case.intensity and dict(case.intensity),
-        "organs_ml": case.organs_ml and dict(case.organs_ml),
-        "outliers": [organ for organ, volume in organs.items() if _stands_out(volume, ranges[organ])],
+        "intensity": case.intensity,
+        "organs_ml": case.organs_ml,
+        "outliers": outliers,
     }
 
 
-def _outlier_notes(cases: Sequence[CaseInspection], ranges: Mapping[str, tuple[float, float] | None]) -> list[str]:
+def _window_notes(cases: Sequence[CaseInspection], low: float, high: float) -> list[str]:
+    """Return the note of cases that would be all black or all white in the card's window."""
     notes = []
     for case in cases:
-        for organ, volume in (case.organs_ml or {}).items():
-            if limits := _stands_out(volume, ranges[organ]) and ranges[organ]:
-                usual = f"the others' usual {limits[0]:.3g} to {limits[1]:.3g} ml"
-                notes.append(f"{case.case}: {organ} has {volume:.3g} ml, outside {usual}; look at its label")
+        if case.intensity is None:
+            continue
+        darkest = case.intensity["p0.5"]
+        brightest = case.intensity["p99.5"]
+        if brightest <= low or darkest >= high:
+            notes.append(
+                f"{case.case}: intensities {darkest:.4g} to {brightest:.4g} lie outside the card's window "
+                f"{low:g} to {high:g}; are they Hounsfield units?"
+            )
     return notes
 
 
-def _window_notes(cases: Sequence[CaseInspection], card: Card) -> list[str]:
-    """Return the note of cases that would be all black or all white in the card's window."""
-    if card.window is None:
-        return []
-    low, high = card.window
-    return [
-        f"{c.case}: intensities {c.intensity['p0.5']:.4g} to {c.intensity['p99.5']:.4g} lie outside the card's window "
-        f"{low:g} to {high:g}; are they Hounsfield units?"
-        for c in cases
-        if c.intensity and (c.intensity["p99.5"] <= low or c.intensity["p0.5"] >= high)
-    ]
-
-
-def _duplicates(cases: Sequence[CaseInspection]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return all pairs of near-identical volumes, and the faults of those under different patients, one a volume."""
-    pairs: list[dict[str, Any]] = []
-    faults: dict[int, str] = {}
+def _duplicates(cases: Sequence[CaseInspection], told: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+    """Return all pairs of near-identical volumes; those of different patients are faults, one for each volume."""
+    pairs = []
+    leaking: set[int] = set()
     for i, j, similarity in find_duplicates([case.fingerprint for case in cases]):
         first, second = cases[i], cases[j]
         same_patient = first.patient == second.patient
         pairs.append({"cases": [first.case, second.case], "same_patient": same_patient, "similarity": similarity})
-        if not same_patient:
-            faults.setdefault(j, f"{_pair_line(pairs[-1])} of another patient; name one patient, or remove one")
-    return pairs, list(faults.values())
-
-
-def _same_patient(cases: Sequence[CaseInspection], pairs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the warnings of pairs within a patient: they count twice, but leak nothing."""
-    return [f"{_pair_line(pair)} of the same patient; is one a copy?" for pair in pairs if pair["same_patient"]]
-
-
-def _pair_line(pair: Mapping[str, Any]) -> str:
-    first, second = pair["cases"]
-    alike = pair["similarity"]
-    how = "the same voxels as" if alike == 1 else f"nearly the same volume (similarity {alike:.6f}) as"
-    return f"{second}: {how} {first}"
+        how = "the same voxels as"
+        if similarity < 1:
+            how = f"nearly the same volume (similarity {similarity:.6f}) as"
+        line = f"{second.case}: {how} {first.case}"
+        if same_patient:  # they count twice, but leak nothing
+            told["warnings"].append(f"{line} of the same patient; is one a copy?")
+        elif j not in leaking:
+            leaking.add(j)
+            told["faults"].append(f"{line} of another patient; name one patient, or remove one")
+    return pairs

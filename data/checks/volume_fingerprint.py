@@ -32,7 +32,8 @@ class Fingerprint:
 
 def pooling(length: int, bins: int = BINS) -> NDArray[np.float32]:
     """Return the matrix [bins, length] that averages an axis into equal parts; rows sum to 1."""
-    edges, index = np.linspace(0, length, bins + 1), np.arange(length)
+    edges = np.linspace(0, length, bins + 1)
+    index = np.arange(length)
     shared = np.minimum(edges[1:, None], index + 1) - np.maximum(edges[:-1, None], index)
     weights = np.clip(shared, 0, None)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
@@ -62,9 +63,12 @@ class FingerprintReader(DigestReader):
         super().begin(image)
         x, y, z = image.shape
         self._orientation = nibabel.io_orientation(image.affine)
-        self._pooling = [pooling(n) for n in image.shape]
-        shapes = (x, BINS, BINS), (BINS, y, BINS), (BINS, BINS, z)
-        self._planes = [np.zeros(shape, np.float32) for shape in shapes]
+        self._pooling = list(map(pooling, image.shape))
+        self._planes = [
+            np.zeros((x, BINS, BINS), np.float32),
+            np.zeros((BINS, y, BINS), np.float32),
+            np.zeros((BINS, BINS, z), np.float32),
+        ]
 
     def add(self, slab: Slab) -> None:
         """Add a slab's voxels to the planes of every axis."""
@@ -74,7 +78,8 @@ class FingerprintReader(DigestReader):
             voxels = np.clip(voxels, -_LARGEST, _LARGEST)
         voxels = voxels.astype(np.float32, copy=False)
         across_x, across_y, across_z = self._pooling
-        rows, slices = across_y[:, slab.rows], across_z[:, slab.slices]
+        rows = across_y[:, slab.rows]
+        slices = across_z[:, slab.slices]
         thin = voxels @ across_x.T  # [slices, rows, 8]
         self._planes[0] += np.einsum("dz,zcx->xcd", slices, rows @ voxels)
         self._planes[1][:, slab.rows] += np.einsum("dz,zyb->byd", slices, thin)
@@ -82,7 +87,8 @@ class FingerprintReader(DigestReader):
 
     def fingerprint(self) -> Fingerprint:
         """Return the fingerprint of all slabs together, turned to RAS."""
-        centre, scale = self._planes[2].mean(dtype=np.float64), self._planes[2].std(dtype=np.float64) or 1.0
+        centre = self._planes[2].mean(dtype=np.float64)
+        scale = self._planes[2].std(dtype=np.float64) or 1.0
         profiles: dict[int, NDArray[np.float16]] = {}
         for axis, planes in enumerate(self._planes):
             turned = nibabel.apply_orientation((planes - centre) / scale, self._orientation)

@@ -17,11 +17,7 @@ DATASET = "dataset.json"
 
 
 def check_dataset_json(source: Path, card: Card) -> None:
-    """Refuse several channels, and labels that the card does not know or numbers otherwise.
-
-    Args:
-        source: folder that may have a `dataset.json`.
-        card: the numbers of its labels in the data set's files are compared.
+    """Refuse several channels, and labels that the card does not know or whose raw values it numbers otherwise.
 
     Raises:
         InputError: one of these faults, or a file that cannot be read.
@@ -31,10 +27,27 @@ def check_dataset_json(source: Path, card: Card) -> None:
     if isinstance(channels, Mapping) and len(channels) > 1:
         raise InputError(f"{DATASET}: {len(channels)} channels; volumes of one channel are read only")
     labels = content.get("labels")
-    for key, entry in labels.items() if isinstance(labels, Mapping) else ():
-        name, value = (entry, key) if str(key).isdecimal() else (key, entry)  # Decathlon's way round, or nnU-Net's
+    if not isinstance(labels, Mapping):
+        return
+    for name, value in labels.items():
+        if str(name).isdecimal():  # Decathlon's way round, not nnU-Net's
+            name, value = value, name
         if isinstance(name, str) and str(value).isdecimal() and int(value) > 0:
             _check_label(name, int(value), card)
+
+
+def _check_label(name: str, value: int, card: Card) -> None:
+    """Compare one label; names are free, but one of the card's own organs must have that organ's value."""
+    raw_of = {organ.name: organ.raw_values for organ in card.organs}
+    if value not in set(card.raw_ignored).union(*raw_of.values()):
+        raise InputError(
+            f"{DATASET}: label {value} ({name}) is no raw value of card {card.name}; take another card, or add "
+            "raw_ignored to one of your own"
+        )
+    organ = re.sub("[^a-z0-9]+", "_", name.casefold()).strip("_")
+    if value not in raw_of.get(organ, (value,)):
+        numbers = ", ".join(map(str, raw_of[organ]))
+        raise InputError(f"{DATASET}: {organ} is {value}, on card {card.name} {numbers}; take another card")
 
 
 def listed_pairs(source: Path) -> list[Pair]:
@@ -44,41 +57,34 @@ def listed_pairs(source: Path) -> list[Pair]:
         InputError: an entry that is no case, leads out of the folder, or names a file that is not there.
     """
     listed = _dataset(source).get("training")
-    return [_listed_pair(entry, source) for entry in listed] if isinstance(listed, list) else []
+    if not isinstance(listed, list):
+        return []
+    return [_listed_pair(entry, source) for entry in listed]
 
 
 def _listed_pair(entry: Any, source: Path) -> Pair:
-    names = [entry.get(key) if isinstance(entry, Mapping) else None for key in ("image", "label")]
-    if not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"{DATASET}: a training case without image or label; mend its list")
-    image, label = (Path(os.path.normpath(source / name)) for name in names)
-    if not all(path.is_relative_to(source) for path in (image, label)):
+    paths = {}
+    for kind in ("image", "label"):
+        name = entry.get(kind) if isinstance(entry, Mapping) else None
+        if not isinstance(name, str) or name == "":
+            raise InputError(f"{DATASET}: a training case without image or label; mend its list")
+        paths[kind] = Path(os.path.normpath(source / name))
+    if not all(path.is_relative_to(source) for path in paths.values()):
         raise InputError(f"{DATASET}: a training case outside the folder; mend its list")
-    case = name_of(image)
+    case = name_of(paths["image"])
     if case is None:
         raise InputError(f"{DATASET}: a training case that is no volume ({', '.join(SUFFIXES)}); mend its list")
-    for path, kind in ((image, "image"), (label, "label")):
+    for kind, path in paths.items():
         if not path.is_file():
             raise InputError(f"{case}: its {kind} is in {DATASET}, but not in the folder; add it or mend the list")
-    return Pair(case, image, label)
-
-
-def _check_label(name: str, value: int, card: Card) -> None:
-    """Compare one label; names are free, but one of the card's own organs must have that organ's value."""
-    raw = {organ.name: organ.raw_values for organ in card.organs}
-    if value not in {number for numbers in raw.values() for number in numbers} | set(card.raw_ignored):
-        raise InputError(
-            f"{DATASET}: label {value} ({name}) is no raw value of card {card.name}; take another card, or add "
-            "raw_ignored to one of your own"
-        )
-    plain = re.sub("[^a-z0-9]+", "_", name.casefold()).strip("_")
-    if plain in raw and value not in raw[plain]:
-        numbers = ", ".join(map(str, raw[plain]))
-        raise InputError(f"{DATASET}: {plain} is {value}, on card {card.name} {numbers}; take another card")
+    return Pair(case, **paths)
 
 
 def _dataset(source: Path) -> Mapping[str, Any]:
-    content = read_json(source / DATASET) if (source / DATASET).is_file() else {}
+    file = source / DATASET
+    if not file.is_file():
+        return {}
+    content = read_json(file)
     if not isinstance(content, Mapping):
         raise InputError(f"{DATASET}: it must be an object with labels and training; mend or remove it")
     return content

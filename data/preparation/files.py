@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import filterfalse
 from pathlib import Path
 
 from ragsam.errors import InputError
+from ragsam.io.dicom_headers import choose_series, is_dicom_folder, list_series
 
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 _DEPTH = 4  # folders below the source that are looked into
+_SHOWN_FAULTS = 5
 
 Volumes = dict[str, Path]  # by case
 CaseOf = Callable[[str], str | None]  # from a file's name without suffix; None where the file is something else
@@ -25,12 +28,11 @@ class Pair:
     label: Path
 
 
-def volumes_in(folder: Path, case_of: CaseOf | None = None, *, dicom: bool = False) -> Volumes:
-    """Return the volumes of a folder by case; other files, and hidden ones, are passed over.
+def volumes_in(folder: Path, case_of: CaseOf = str, *, dicom: bool = False) -> Volumes:
+    """Return the volumes of a folder, not below it, by case; other files, and hidden ones, are passed over.
 
     Args:
-        folder: not searched below.
-        case_of: how a file's name without suffix tells the case; None: it is the case.
+        case_of: how a file's name without suffix tells the case.
         dicom: whether a folder that holds DICOM files counts as a volume of its name.
 
     Raises:
@@ -39,32 +41,35 @@ def volumes_in(folder: Path, case_of: CaseOf | None = None, *, dicom: bool = Fal
     if not folder.is_dir():
         raise InputError(f"{folder.parent.name}: no folder {folder.name}; give the folder that holds it")
     found: Volumes = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):  # macOS leaves files named ._something
+    for path in sorted(folder.glob("[!.]*")):  # macOS leaves files named ._something
+        name = name_of(path)
+        if path.is_dir():
+            name = path.name if dicom and is_dicom_folder(path) else None
+        if name is None:
             continue
-        case = (path.name if dicom and _is_dicom(path) else None) if path.is_dir() else name_of(path)
-        if case is not None and case_of is not None:
-            case = case_of(case)
-        if case is None:
-            continue
+        case = case_of(name)
         if case in found:
             raise InputError(f"{case}: two volumes of that name in {folder.name}; remove one")
-        found[case] = path
+        if case is not None:
+            found[case] = path
     return found
 
 
 def name_of(path: Path) -> str | None:
     """Return a volume's name without its suffix, None where the suffix is no volume's."""
-    suffix = next((end for end in SUFFIXES if path.name.endswith(end)), None)
-    return None if suffix is None else path.name.removesuffix(suffix)
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix)
+    return None
 
 
 def folders_below(source: Path) -> Iterator[Path]:
     """Yield a folder and those up to four levels below it, hidden ones left out, in the order of their names."""
     for place, below, _ in os.walk(source, followlinks=True):
         folder = Path(place)
-        deep = len(folder.relative_to(source).parts) >= _DEPTH
-        below[:] = [] if deep else sorted(name for name in below if not name.startswith("."))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if len(folder.relative_to(source).parts) >= _DEPTH:
+            below.clear()
         yield folder
 
 
@@ -77,7 +82,9 @@ def pair_up(images: Mapping[str, Path], labels: Mapping[str, Path], where: str) 
     faults = [f"{case}: image without label" for case in sorted(images.keys() - labels.keys())]
     faults += [f"{case}: label without image" for case in sorted(labels.keys() - images.keys())]
     if faults:
-        shown = ", ".join(faults[:5]) + (f" and {len(faults) - 5} more" if len(faults) > 5 else "")
+        shown = ", ".join(faults[:_SHOWN_FAULTS])
+        if len(faults) > _SHOWN_FAULTS:
+            shown += f" and {len(faults) - _SHOWN_FAULTS} more"
         raise InputError(f"{shown}; add the missing file or move its partner out of {where}")
     if not images:
         raise InputError(f"{where}: no volumes ({', '.join(SUFFIXES)}); check the folder")
@@ -92,10 +99,8 @@ def pair_scattered(
     A folder of images none of which has a label holds unlabelled cases: they are left out. Where one has, all must.
 
     Args:
-        images: the images of each folder.
-        labels: the labels of each folder.
-        where: how errors name the whole.
-        look: how they say what was looked for.
+        images, labels: those of each folder.
+        where, look: how errors name the whole, and what was looked for.
 
     Returns:
         The cases, and the number of images left out.
@@ -103,21 +108,22 @@ def pair_scattered(
     Raises:
         InputError: as `pair_up`, and where a case lies in two folders.
     """
-    named = {case for volumes in images for case in volumes}
-    labelled = {case for volumes in labels for case in volumes}
-    kept = [volumes for volumes in images if not volumes.keys().isdisjoint(labelled)]
-    if not kept:
+    having_image = set().union(*images)
+    having_label = set().union(*labels)
+    labelled = [volumes for volumes in images if having_label & volumes.keys()]
+    partners = [volumes for volumes in labels if having_image & volumes.keys()]
+    if not labelled:
         raise InputError(f"{where}: no {look}; give the folder that holds them")
-    left_out = sum(map(len, images)) - sum(map(len, kept))
-    partners = [volumes for volumes in labels if not volumes.keys().isdisjoint(named)]
-    return pair_up(_joined(kept, where), _joined(partners, where), where), left_out
+    left_out = sum(map(len, images)) - sum(map(len, labelled))
+    return pair_up(_joined(labelled, where), _joined(partners, where), where), left_out
 
 
 def _joined(parts: Sequence[Volumes], where: str) -> Volumes:
     whole: Volumes = {}
     for part in parts:
-        if twice := sorted(whole.keys() & part.keys()):
-            raise InputError(f"{twice[0]}: found in two folders of {where}; give the folder that holds one copy")
+        twice = whole.keys() & part.keys()
+        if twice:
+            raise InputError(f"{min(twice)}: found in two folders of {where}; give the folder that holds one copy")
         whole |= part
     return whole
 
@@ -125,32 +131,22 @@ def _joined(parts: Sequence[Volumes], where: str) -> Volumes:
 def with_series(pairs: Sequence[Pair], uids: Sequence[str]) -> list[Pair]:
     """Return the cases with FOLDER/UID for an image that is a DICOM folder of several series; headers alone are read.
 
-    Args:
-        pairs: the cases.
-        uids: the series chosen, each in one case's folder.
-
     Raises:
         InputError: a folder of several series none or several of which are chosen, or a UID that no folder has.
     """
+    chosen: list[Pair] = []
     used: set[str] = set()
-    chosen = [_with_series(pair, uids, used) if pair.image.is_dir() else pair for pair in pairs]
-    if lost := [uid for uid in uids if uid not in used]:
+    for pair in pairs:
+        if pair.image.is_dir():
+            series = list_series(pair.image, pair.case)
+            asked = {one.uid for one in series} & set(uids)
+            used |= asked
+            uid = min(asked) if len(asked) == 1 else None
+            one = choose_series(series, uid, pair.case)
+            if len(series) > 1:
+                pair = replace(pair, image=pair.image / one.uid)
+        chosen.append(pair)
+    lost = list(filterfalse(used.__contains__, uids))
+    if lost:
         raise InputError(f"--series {lost[0]}: no folder among the images holds it; check the UID")
     return chosen
-
-
-def _with_series(pair: Pair, uids: Sequence[str], used: set[str]) -> Pair:
-    from ragsam.io.dicom_headers import choose_series, list_series
-
-    series = list_series(pair.image, pair.case)
-    asked = [one.uid for one in series if one.uid in uids]
-    used.update(asked)
-    uid = choose_series(series, asked[0] if len(asked) == 1 else None, pair.case).uid
-    return replace(pair, image=pair.image / uid) if len(series) > 1 else pair
-
-
-def _is_dicom(folder: Path) -> bool:
-    # The transforms take MONAI along, some seconds, so they are only imported where a folder lies among the images.
-    from ragsam.io.dicom_headers import is_dicom_folder
-
-    return is_dicom_folder(folder)

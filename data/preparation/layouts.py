@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ragsam.data.cards.model import Card
@@ -45,10 +46,10 @@ def detect_layout(source: Path, card: Card) -> str:
         raise InputError(f"{source.name}: no such folder; check the path")
     fitting = [name for name, layout in _LAYOUTS.items() if layout.fits(source)]
     expected = card.layouts or tuple(_LAYOUTS)
-    chosen = [name for name in fitting if name in expected]
+    chosen = list(filter(expected.__contains__, fitting))
     if len(chosen) == 1:
         return chosen[0]
-    if len(chosen) > 1:
+    if chosen:
         raise InputError(f"{source.name}: fits the layouts {' and '.join(chosen)}; choose one with --layout")
     if fitting:
         raise InputError(
@@ -62,12 +63,7 @@ def detect_layout(source: Path, card: Card) -> str:
 
 
 def read_layout(source: Path, layout: str, card: Card) -> Found:
-    """Return the cases of a folder.
-
-    Args:
-        source: the data set's folder; it is only read.
-        layout: one of `card_model.LAYOUTS`.
-        card: where the folder has a `dataset.json`, its labels must not contradict the card.
+    """Return the cases of a folder; where it has a `dataset.json`, its labels must not contradict the card.
 
     Raises:
         InputError: missing folders, images without label or the reverse, several channels, and the like.
@@ -79,9 +75,27 @@ def read_layout(source: Path, layout: str, card: Card) -> Found:
     return _LAYOUTS[layout].read(source)
 
 
+def _first_channel(name: str) -> str | None:
+    """Return the case of an image that ends in _0000."""
+    match = _CHANNEL.fullmatch(name)
+    return match.group(1) if match and match.group(2) == "0000" else None
+
+
+def _btcv_case(name: str, kind: str) -> str | None:
+    """Return the case of a BTCV image or label, which `kind` tells apart."""
+    match = re.fullmatch(kind + r"(\d+)", name)
+    return f"img{match.group(1)}" if match else None
+
+
+_btcv_image = partial(_btcv_case, kind="img")
+_btcv_label = partial(_btcv_case, kind="label")
+
+
 def _read_decathlon(source: Path) -> Found:
-    images, labels = volumes_in(source / "imagesTr"), volumes_in(source / "labelsTr")
-    return Found(tuple(listed_pairs(source) or pair_up(images, labels, source.name)))
+    images = volumes_in(source / "imagesTr")
+    labels = volumes_in(source / "labelsTr")
+    pairs = listed_pairs(source) or pair_up(images, labels, source.name)
+    return Found(tuple(pairs))
 
 
 def _read_nnunet(source: Path) -> Found:
@@ -92,25 +106,32 @@ def _read_nnunet(source: Path) -> Found:
             raise InputError(f"{name}: an image of nnU-Net ends in _0000; rename it, or give another --layout")
         if match.group(2) != "0000":
             raise InputError(f"{match.group(1)}: several channels ({name}); volumes of one channel are read only")
-    return Found(tuple(pair_up(volumes_in(folder, _first_channel), volumes_in(source / "labelsTr"), source.name)))
+    images = volumes_in(folder, _first_channel)
+    labels = volumes_in(source / "labelsTr")
+    return Found(tuple(pair_up(images, labels, source.name)))
 
 
 def _read_plain(source: Path) -> Found:
-    return Found(tuple(pair_up(volumes_in(source / "images", dicom=True), volumes_in(source / "labels"), source.name)))
+    images = volumes_in(source / "images", dicom=True)
+    labels = volumes_in(source / "labels")
+    return Found(tuple(pair_up(images, labels, source.name)))
 
 
 def _read_manifest(source: Path) -> Found:
-    rows, plain = read_manifest(source), _read_plain(source)
-    cases = {pair.case for pair in plain.pairs}
-    if lost := sorted(cases ^ rows.keys()):
+    rows = read_manifest(source)
+    pairs = _read_plain(source).pairs
+    cases = {pair.case for pair in pairs}
+    lost = sorted(cases ^ rows.keys())
+    if lost:
         fault = f"not in {MANIFEST}" if lost[0] in cases else f"in {MANIFEST}, but without volumes"
         raise InputError(f"{lost[0]}: {fault}; mend the table or the folder")
-    return Found(plain.pairs, rows=rows)
+    return Found(pairs, rows=rows)
 
 
 def _read_btcv(source: Path) -> Found:
     folders = list(folders_below(source))
-    images, labels = ([volumes_in(folder, _numbered(kind)) for folder in folders] for kind in ("img", "label"))
+    images = [volumes_in(folder, _btcv_image) for folder in folders]
+    labels = [volumes_in(folder, _btcv_label) for folder in folders]
     pairs, left_out = pair_scattered(images, labels, source.name, look=_BTCV)
     return Found(tuple(pairs), left_out)
 
@@ -118,28 +139,19 @@ def _read_btcv(source: Path) -> Found:
 def _read_flare(source: Path) -> Found:
     images, labels = [], []
     for folder in folders_below(source):
-        named = volumes_in(folder) if folder.name not in _FIXED_FOLDERS else {}
-        if named and all(_first_channel(name) for name in named):
+        if folder.name in _FIXED_FOLDERS:
+            continue
+        volumes = volumes_in(folder)
+        if all(map(_first_channel, volumes)):
             images.append(volumes_in(folder, _first_channel))
         else:
-            labels.append(named)
+            labels.append(volumes)
     pairs, left_out = pair_scattered(images, labels, source.name, look=_FLARE)
     return Found(tuple(pairs), left_out)
 
 
-def _first_channel(name: str) -> str | None:
-    return name.removesuffix("_0000") if name.endswith("_0000") and name != "_0000" else None
-
-
-def _numbered(kind: str) -> Callable[[str], str | None]:
-    def case_of(name: str) -> str | None:
-        match = re.fullmatch(kind + r"(\d+)", name)
-        return f"img{match.group(1)}" if match else None
-
-    return case_of
-
-
 def _names(folder: Path, *, dicom: bool = False) -> set[str]:
+    """Return the names of a folder's volumes; none where it cannot be read as one."""
     try:
         return set(volumes_in(folder, dicom=dicom))
     except InputError:
@@ -148,27 +160,37 @@ def _names(folder: Path, *, dicom: bool = False) -> set[str]:
 
 def _fits_btcv(source: Path) -> bool:
     names = set().union(*map(_names, folders_below(source)))
-    images, labels = ({_numbered(kind)(name) for name in names} - {None} for kind in ("img", "label"))
-    return not images.isdisjoint(labels)
+    images = set(filter(None, map(_btcv_image, names)))
+    return not images.isdisjoint(map(_btcv_label, names))
 
 
 def _fits_flare(source: Path) -> bool:
-    parts = [_names(folder) for folder in folders_below(source) if folder.name not in _FIXED_FOLDERS]
-    images = [part for part in parts if part and all(map(_first_channel, part))]
-    labels = set().union(*(part for part in parts if part not in images))
-    return any(_first_channel(name) in labels for part in images for name in part)
+    images: set[str] = set()
+    labels: set[str] = set()
+    for folder in folders_below(source):
+        if folder.name in _FIXED_FOLDERS:
+            continue
+        names = _names(folder)
+        if all(map(_first_channel, names)):
+            images |= names
+        else:
+            labels |= names
+    return not labels.isdisjoint(map(_first_channel, images))
 
 
 def _fits_nnunet(source: Path) -> bool:
-    return bool({_first_channel(name) for name in _names(source / "imagesTr")} & _names(source / "labelsTr"))
+    images = map(_first_channel, _names(source / "imagesTr"))
+    return not _names(source / "labelsTr").isdisjoint(images)
 
 
 def _fits_decathlon(source: Path) -> bool:
-    return bool(_names(source / "imagesTr") & _names(source / "labelsTr"))
+    images = _names(source / "imagesTr")
+    return not images.isdisjoint(_names(source / "labelsTr"))
 
 
 def _fits_plain(source: Path) -> bool:
-    return not is_manifest(source) and bool(_names(source / "images", dicom=True) & _names(source / "labels"))
+    images = _names(source / "images", dicom=True)
+    return not is_manifest(source) and not images.isdisjoint(_names(source / "labels"))
 
 
 _LAYOUTS = {

@@ -12,7 +12,7 @@ from ragsam.data.cards.load import load_card
 from ragsam.data.cards.model import LAYOUTS, Card
 from ragsam.data.datalist import Case, write_datalist
 from ragsam.data.preparation.files import with_series
-from ragsam.data.preparation.layouts import Found, detect_layout, read_layout
+from ragsam.data.preparation.layouts import detect_layout, read_layout
 from ragsam.data.preparation.presence import organs_by_patient
 from ragsam.data.preparation.splits import deal_folds, split_cases
 from ragsam.data.preparation.tables import Rows, annotated_organs, patients_of
@@ -40,8 +40,8 @@ def prepare(
     Args:
         card_name: a card's name, or the path of a card's yaml file.
         source: the data set's folder; it is only read.
-        output: the datalist to write, anywhere; its paths lead to `source`.
-        layout: how the folder is laid out, one of `card_model.LAYOUTS`; None: found out.
+        output: the datalist to write, anywhere; it is returned.
+        layout: how the folder is laid out, one of `ragsam.data.cards.model.LAYOUTS`; None: found out.
         seed: of the split, or of the folds.
         validation: number of patients for validation; None: as the card says, a tenth where it says nothing.
         test: number of patients for the test; None: as the card says, a fifth where it says nothing (none with folds).
@@ -52,28 +52,33 @@ def prepare(
             `source` where there is one, else the card's patient rule.
         series: UIDs of the series to take from DICOM folders that hold several.
 
-    Returns:
-        The datalist's path.
-
     Raises:
         InputError: unknown or ambiguous layout, image without label or label without image, a case whose patient is
             not known, a DICOM folder of several series, too few patients for the split, folds that cannot be.
     """
-    card, source = load_card(card_name), Path(os.path.abspath(source))
+    card = load_card(card_name)
+    source = Path(os.path.abspath(source))
     if layout is not None and layout not in LAYOUTS:
         raise InputError(f"--layout {layout}: no such layout; take one of {', '.join(LAYOUTS)}")
     _check_folds(folds, fold, validation)
     layout = layout or detect_layout(source, card)
     found = read_layout(source, layout, card)
-    found = replace(found, pairs=tuple(with_series(found.pairs, series)))
-    cases = _cases(found, card, source, Path(subjects) if subjects is not None else None)
+    pairs = with_series(found.pairs, series)
+    table = None if subjects is None else Path(subjects)
+    patients = patients_of([pair.case for pair in pairs], card, source, table=table, rows=found.rows)
+    annotated = {case: annotated_organs(case, row, card) for case, row in (found.rows or {}).items()}
+    cases = []
+    for pair in pairs:
+        organs = annotated.get(pair.case)
+        case = Case(pair.case, patients[pair.case], pair.image, pair.label, organs, label_map=card.label_map)
+        cases.append(case)
     if folds is None:
         sections = split_cases(cases, card, seed=seed, validation=validation, test=test, rows=found.rows)
     else:
         sections = _folded(cases, card, folds, fold, seed=seed, test=test, rows=found.rows)
     write_datalist(output, card_name, sections)
     left_out = f"; {found.left_out} images without label left out" if found.left_out else ""
-    logger.info("prepare: layout %s, %d cases%s", layout, len(found.pairs), left_out)
+    logger.info("prepare: layout %s, %d cases%s", layout, len(pairs), left_out)
     return Path(output)
 
 
@@ -88,16 +93,6 @@ def _check_folds(folds: int | None, fold: int, validation: int | None) -> None:
         raise InputError(f"--fold {fold}: folds are counted from 0; take a number below {folds}")
 
 
-def _cases(found: Found, card: Card, source: Path, table: Path | None) -> list[Case]:
-    names = [pair.case for pair in found.pairs]
-    patients = patients_of(names, card, source, table=table, rows=found.rows)
-    annotated = {case: annotated_organs(case, row, card) for case, row in (found.rows or {}).items()}
-    return [
-        Case(pair.case, patients[pair.case], pair.image, pair.label, annotated.get(pair.case), label_map=card.label_map)
-        for pair in found.pairs
-    ]
-
-
 def _folded(
     cases: Sequence[Case], card: Card, folds: int, fold: int, *, seed: int, test: int | None, rows: Rows | None
 ) -> dict[str, list[Case]]:
@@ -106,9 +101,9 @@ def _folded(
     sections = split_cases(cases, card, seed=seed, validation=0, test=test, rows=rows)
     pool = sections["training"]
     fold_of = deal_folds(organs_by_patient(pool, card, told=rows is not None), folds, seed=seed)
-    numbered = [replace(case, extra={**case.extra, "fold": fold_of[case.patient]}) for case in pool]
-    return {
-        "training": [case for case in numbered if case.extra["fold"] != fold],
-        "validation": [case for case in numbered if case.extra["fold"] == fold],
-        "test": sections["test"],
-    }
+    dealt: dict[str, list[Case]] = {"training": [], "validation": [], "test": sections["test"]}
+    for case in pool:
+        own_fold = fold_of[case.patient]
+        section = "validation" if own_fold == fold else "training"
+        dealt[section].append(replace(case, extra={**case.extra, "fold": own_fold}))
+    return dealt

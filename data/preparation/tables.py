@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import filterfalse
 from pathlib import Path
 
 from ragsam.data.cards.model import Card
@@ -26,8 +28,6 @@ def patients_of(
     A patient is never taken from a file's header, where it may be a person's name.
 
     Args:
-        cases: names of the cases.
-        card: its `patient_rule` is the last resort.
         source: the data set's folder.
         table: CSV with the columns `case,patient` (or `case,inferred_subject`).
         rows: the data set's manifest, where it has one.
@@ -39,18 +39,28 @@ def patients_of(
     if table is None and (source / SUBJECTS).is_file():
         table = source / SUBJECTS
     if table is not None:
-        known, where = _read_patients(table), table.name
+        known = _read_patients(table)
+        where = table.name
     elif rule is None:
         raise InputError(f"{source.name}: no patient key; give a table with --patients FILE.csv (columns case,patient)")
     elif rule.column is not None:
-        known, where = column_of(rows, rule.column, f"card {card.name}: patients"), MANIFEST
+        known = column_of(rows, rule.column, f"card {card.name}: patients")
+        where = MANIFEST
     else:
-        known = {case: patient for case in cases if (patient := rule.patient(case)) is not None}
+        known = dict(zip(cases, map(rule.patient, cases), strict=True))
         where = f"the patient rule of card {card.name} ({rule.pattern})"
-    if missing := [case for case in cases if not known.get(case)]:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise InputError(f"{missing[0]}{more}: no patient in {where}; give a complete table with --patients FILE.csv")
+    missing = list(filterfalse(known.get, cases))
+    if missing:
+        told = first_of(missing)
+        raise InputError(f"{told}: no patient in {where}; give a complete table with --patients FILE.csv")
     return {case: known[case] for case in cases}
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Return the first of some names and, in brackets, how many more there are."""
+    if len(names) == 1:
+        return names[0]
+    return f"{names[0]} (and {len(names) - 1} more)"
 
 
 def read_manifest(source: Path) -> Rows:
@@ -65,9 +75,10 @@ def read_manifest(source: Path) -> Rows:
     rows: dict[str, Mapping[str, str]] = {}
     for line in lines:
         case = line["case"]
-        if not case or case in rows:
-            fault = f"{case} is named twice" if case else "a line without case"
-            raise InputError(f"{MANIFEST}: {fault}; keep one line for each case")
+        if not case:
+            raise InputError(f"{MANIFEST}: a line without case; keep one line for each case")
+        if case in rows:
+            raise InputError(f"{MANIFEST}: {case} is named twice; keep one line for each case")
         rows[case] = line
     return rows
 
@@ -77,49 +88,48 @@ def is_manifest(source: Path) -> bool:
     if not (source / MANIFEST).is_file():
         return False
     columns, _ = _read_table(source / MANIFEST)
-    return "case" in columns and any(column.endswith(_VOLUME) for column in columns)
+    return "case" in columns and bool(fnmatch.filter(columns, f"*{_VOLUME}"))
 
 
 def annotated_organs(case: str, row: Mapping[str, str], card: Card) -> tuple[str, ...] | None:
     """Return the organs that a case annotates: those of more than 0 ml in the manifest; None for all of the card.
 
-    Args:
-        case: how errors name it.
-        row: the case's line; an organ's column is its name and `_ml`, in any spelling (`SpinalCord_ml`).
-        card: whose organs are looked for; other columns are left alone.
+    An organ's column is its name and `_ml`, in any spelling (`SpinalCord_ml`); other columns are left alone.
 
     Raises:
         InputError: an organ of the card without a column, or a cell that is no volume.
     """
-    volume_of = {_plain(column.removesuffix(_VOLUME)): text for column, text in row.items() if column.endswith(_VOLUME)}
+    cells = {_plain(column): row[column] for column in fnmatch.filter(row, f"*{_VOLUME}")}
     found = []
     for organ in card.labels:
-        if _plain(organ) not in volume_of:
-            raise InputError(f"{MANIFEST}: no column {organ}{_VOLUME}; add it, 0 where the organ is not annotated")
-        if _volume_ml(volume_of[_plain(organ)], f"{case}: {organ}{_VOLUME}") > 0:
+        column = organ + _VOLUME
+        text = cells.get(_plain(column))
+        if text is None:
+            raise InputError(f"{MANIFEST}: no column {column}; add it, 0 where the organ is not annotated")
+        try:
+            volume_ml = float(text)
+        except ValueError:
+            volume_ml = math.nan
+        if not 0 <= volume_ml < math.inf:
+            raise InputError(
+                f"{case}: {column} is {text!r}; it must be a volume in millilitres, 0 where it is not annotated"
+            )
+        if volume_ml > 0:
             found.append(organ)
-    return None if len(found) == card.num_classes else tuple(found)
+    if len(found) == card.num_classes:
+        return None
+    return tuple(found)
 
 
 def column_of(rows: Rows | None, column: str, what: str) -> dict[str, str]:
-    """Return a manifest's column by case.
-
-    Raises:
-        InputError: no manifest was read, or it has no such column.
-    """
-    if not rows or any(column not in row for row in rows.values()):
-        raise InputError(f"{what} are told by column {column} of {MANIFEST}, which is not there; add it")
-    return {case: row[column] for case, row in rows.items()}
-
-
-def _volume_ml(text: str, where: str) -> float:
+    """Return a manifest's column by case; raises InputError where it has none, or was not read."""
     try:
-        volume_ml = float(text)
-    except ValueError:
-        volume_ml = math.nan
-    if not 0 <= volume_ml < math.inf:
-        raise InputError(f"{where} is {text!r}; it must be a volume in millilitres, 0 where it is not annotated")
-    return volume_ml
+        cells = {case: row[column] for case, row in (rows or {}).items()}
+    except KeyError:
+        cells = {}
+    if not cells:
+        raise InputError(f"{what} are told by column {column} of {MANIFEST}, which is not there; add it")
+    return cells
 
 
 def _plain(name: str) -> str:
@@ -128,12 +138,13 @@ def _plain(name: str) -> str:
 
 def _read_patients(path: Path) -> dict[str, str]:
     columns, rows = _read_table(path)
-    column = next((name for name in ("patient", "inferred_subject") if name in columns), None)
-    if column is None or "case" not in columns:
+    column = "patient" if "patient" in columns else "inferred_subject"
+    if not {"case", column} <= set(columns):
         raise InputError(f"{path.name}: columns case and patient not found; name them in the first line")
     known: dict[str, str] = {}
     for row in rows:
-        case, patient = row["case"], row[column]
+        case = row["case"]
+        patient = row[column]
         if not case or not patient:
             raise InputError(f"{path.name}: a line without case or patient ({case or 'no case'}); complete it")
         if known.setdefault(case, patient) != patient:
@@ -143,11 +154,14 @@ def _read_patients(path: Path) -> dict[str, str]:
 
 def _read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Return a CSV's columns and its lines; cells are stripped, missing ones empty."""
+    lines = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
-            columns = [name for name in reader.fieldnames or () if name]
-            return columns, [{name: (row[name] or "").strip() for name in columns} for row in reader]
+            columns = list(filter(None, reader.fieldnames or ()))
+            for row in reader:
+                lines.append({name: row[name].strip() for name in columns})
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path.name}: the table cannot be read ({reason}); check the file") from error
+    return columns, lines

@@ -6,11 +6,13 @@ import logging
 import math
 import re
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from statistics import mode
 from typing import TYPE_CHECKING, Any
 
 from ragsam.errors import InputError
@@ -72,13 +74,14 @@ class Series:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(columns, rows, slices), by the first image."""
-        return (self.headers[0].columns or 0, self.headers[0].rows or 0, self.slices)
+        first = self.headers[0]
+        return (first.columns or 0, first.rows or 0, self.slices)
 
 
 def is_dicom_folder(path: Path) -> bool:
     """Return whether a folder, or any below it, holds a DICOM file; FOLDER/UID stands for a series of a folder."""
     folder, _ = split_series(path)
-    return folder.is_dir() and any(_is_part10(file) for file in _files(folder))
+    return folder.is_dir() and any(map(_is_part10, _files(folder)))
 
 
 def split_series(path: Path) -> tuple[Path, str | None]:
@@ -101,27 +104,27 @@ def list_series(folder: Path, case: str = "DICOM folder") -> list[Series]:
 
 def scan_folder(folder: Path, case: str) -> tuple[list[Series], int]:
     """Return the image series as `list_series` does, and how many files were skipped."""
-    by_series: dict[str, list[tuple[str, SliceHeader]]] = {}
+    images = []
     skipped = damaged = 0
     for path in _files(folder):
         try:
-            found = _read_header(path) if _is_part10(path) else None
+            image = _read_header(path) if _is_part10(path) else None
         except Exception:  # pydicom has many exceptions, whose texts may hold patient data
             damaged += 1
             continue
-        if found is None:
+        if image is None:
             skipped += 1
         else:
-            uid, modality, header = found
-            by_series.setdefault(uid, []).append((modality, header))
+            images.append(image)
     if damaged:
         raise InputError(f"{case}: {damaged} DICOM files are damaged or cut short; copy the folder again")
-    if not by_series:
+    if not images:
         raise InputError(f"{case}: no DICOM images in the folder ({skipped} other files); check the path")
+    images.sort(key=itemgetter(0))
     series = []
-    for uid, entries in sorted(by_series.items()):
-        modality = Counter(kind for kind, _ in entries).most_common(1)[0][0]
-        series.append(Series(uid, modality, tuple(header for _, header in entries)))
+    for uid, entries in groupby(images, key=itemgetter(0)):
+        _, modalities, headers = zip(*entries, strict=True)
+        series.append(Series(uid, mode(modalities), headers))
     return series, skipped
 
 
@@ -133,11 +136,12 @@ def choose_series(series: Sequence[Series], uid: str | None, case: str) -> Serie
     """
     if uid is None and len(series) == 1:
         return series[0]
-    for one in series:
-        if one.uid == uid:
-            return one
+    by_uid = {one.uid: one for one in series}
+    if uid in by_uid:
+        return by_uid[uid]
     told = "; ".join(f"{one.uid} ({one.modality}, {one.slices} slices)" for one in series[:_SHOWN])
-    told += f"; and {len(series) - _SHOWN} more" if len(series) > _SHOWN else ""
+    if len(series) > _SHOWN:
+        told += f"; and {len(series) - _SHOWN} more"
     if uid is not None:
         raise InputError(f"{case}: no series {uid} in the folder; it holds {told}")
     raise InputError(
@@ -149,21 +153,18 @@ def choose_series(series: Sequence[Series], uid: str | None, case: str) -> Serie
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
     """Keep warnings of pydicom and highdicom from being told: they quote the values they find odd."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with ExitStack() as undo:
+        for name in ("pydicom", "highdicom"):
+            logger = logging.getLogger(name)
+            undo.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
+        undo.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return filter(Path.is_file, sorted(folder.rglob("*")))
 
 
 def _is_part10(path: Path) -> bool:
@@ -177,51 +178,41 @@ def _read_header(path: Path) -> tuple[str, str, SliceHeader] | None:
 
     with quiet_pydicom():
         data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-        if not _is_image(data):
+        # By its class: a file that was cut short has its class still, but no rows.
+        sop_class = data.file_meta.get("MediaStorageSOPClassUID") or data.get("SOPClassUID")
+        if sop_class is None:
+            raise ValueError("no SOP class")
+        if not sop_class.name.endswith("Image Storage") and not (sop_class.is_private and "Rows" in data):
             return None
-        slope, intercept = _number(data, "RescaleSlope"), _number(data, "RescaleIntercept")
         header = SliceHeader(
             path=path,
             sop_class=str(data.get("SOPClassUID", "")),
-            rows=_whole(data, "Rows"),
-            columns=_whole(data, "Columns"),
-            samples=_whole(data, "SamplesPerPixel") or 1,
-            frames=_whole(data, "NumberOfFrames") or 1,
+            rows=_number(data, "Rows", int),
+            columns=_number(data, "Columns", int),
+            samples=_number(data, "SamplesPerPixel", int) or 1,
+            frames=_number(data, "NumberOfFrames", int) or 1,
             position=_numbers(data, "ImagePositionPatient", 3),
             orientation=_numbers(data, "ImageOrientationPatient", 6),
             pixel_spacing=_numbers(data, "PixelSpacing", 2),
-            thickness=_number(data, "SpacingBetweenSlices") or _number(data, "SliceThickness"),
-            bits_stored=_whole(data, "BitsStored") or 16,
-            signed=bool(_whole(data, "PixelRepresentation")),
+            thickness=_number(data, "SpacingBetweenSlices", float) or _number(data, "SliceThickness", float),
+            bits_stored=_number(data, "BitsStored", int) or 16,
+            signed=bool(_number(data, "PixelRepresentation", int)),
             photometric=str(data.get("PhotometricInterpretation", "")),
-            slope=1.0 if slope is None else slope,
-            intercept=0.0 if intercept is None else intercept,
+            slope=_number(data, "RescaleSlope", float, absent=1.0),
+            intercept=_number(data, "RescaleIntercept", float, absent=0.0),
             has_lut=bool(data.get("ModalityLUTSequence")),
         )
         return str(data.SeriesInstanceUID), str(data.get("Modality") or "no modality"), header
-
-
-def _is_image(data: Dataset) -> bool:
-    """Return whether it is an image by its class: a file that was cut short has its class still, but no rows."""
-    uid = data.file_meta.get("MediaStorageSOPClassUID") or data.get("SOPClassUID")
-    if uid is None:
-        raise ValueError("no SOP class")
-    return uid.name.endswith("Image Storage") or (uid.is_private and "Rows" in data)
 
 
 def _numbers(data: Dataset, name: str, count: int) -> tuple[float, ...] | None:
     value: Any = data.get(name)
     if value is None or isinstance(value, str | float) or len(value) != count:
         return None
-    numbers = tuple(float(part) for part in value)
+    numbers = tuple(map(float, value))
     return numbers if all(map(math.isfinite, numbers)) else None
 
 
-def _number(data: Dataset, name: str) -> float | None:
+def _number(data: Dataset, name: str, kind: type, absent: float | None = None) -> Any:
     value = data.get(name)
-    return None if value in (None, "") else float(value)
-
-
-def _whole(data: Dataset, name: str) -> int | None:
-    value = data.get(name)
-    return None if value in (None, "") else int(value)
+    return absent if value in (None, "") else kind(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import nibabel
@@ -19,6 +20,7 @@ __all__ = ["is_dicom_folder", "list_series", "read_series", "slice_files", "spli
 
 _ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.130")
 _PHYSICAL = ("CT", "PT")  # rescaled to Hounsfield units or activity, however they are displayed
+_ROUNDING = 1e-3
 _WHOLE_TYPES = (np.uint8, np.int16, np.uint16, np.int32)
 
 
@@ -49,7 +51,8 @@ def read_series(folder: Path, series: str | None = None, case: str = "DICOM fold
 
 def slice_files(folder: Path, series: str | None = None, case: str = "DICOM folder") -> list[Path]:
     """Return the files of a series in the order of the slices of `read_series`, which see."""
-    return [header.path for header in _stack(folder, series, case)[1]]
+    _, headers, _ = _stack(folder, series, case)
+    return [header.path for header in headers]
 
 
 def _stack(folder: Path, uid: str | None, case: str) -> tuple[Series, list[SliceHeader], NDArray[np.float64]]:
@@ -59,8 +62,20 @@ def _stack(folder: Path, uid: str | None, case: str) -> tuple[Series, list[Slice
         raise InputError(f"{case}: DICOM needs pydicom; run `pip install pydicom`") from error
     chosen = choose_series(list_series(folder, case), uid, case)
     headers = chosen.headers
-    _require_single_frames(headers, case)
-    _require_alike(headers, case)
+    _require_plain(headers, case)
+    lacking = 0
+    for header in headers:
+        geometry = (header.rows, header.columns, header.position, header.orientation, header.pixel_spacing)
+        lacking += not all(geometry)
+    if lacking:
+        raise InputError(
+            f"{case}: {lacking} of {len(headers)} images lack rows, position, orientation or pixel spacing; "
+            "choose a series of slices, or copy it again"
+        )
+    sizes = sorted({(header.columns, header.rows) for header in headers})
+    if len(sizes) > 1:
+        told = ", ".join(f"{columns} x {rows}" for columns, rows in sizes)
+        raise InputError(f"{case}: slices of several sizes in one series ({told}); keep one stack of slices")
     order, affine = stack_slices(
         [header.position for header in headers],
         [header.orientation for header in headers],
@@ -71,53 +86,50 @@ def _stack(folder: Path, uid: str | None, case: str) -> tuple[Series, list[Slice
     return chosen, [headers[index] for index in order], affine
 
 
-def _require_single_frames(headers: Sequence[SliceHeader], case: str) -> None:
+def _require_plain(headers: Sequence[SliceHeader], case: str) -> None:
     if any(header.frames > 1 or header.sop_class in _ENHANCED for header in headers):
         raise InputError(f"{case}: multi-frame (enhanced) DICOM is not read; export one file a slice, or NIfTI")
-    if any(header.samples != 1 for header in headers):
+    if {header.samples for header in headers} != {1}:
         raise InputError(f"{case}: pixels have several channels (colour); choose a series of one channel")
-    if any(header.has_lut or not np.isfinite(header.slope) or header.slope == 0 for header in headers):
+    slopes = [header.slope for header in headers]
+    if any(header.has_lut for header in headers) or not np.isfinite(slopes).all() or 0 in slopes:
         raise InputError(f"{case}: pixels are rescaled by a table or a slope of 0; export plain values")
-
-
-def _require_alike(headers: Sequence[SliceHeader], case: str) -> None:
-    whole = [h for h in headers if h.rows and h.columns and h.position and h.orientation and h.pixel_spacing]
-    if lacking := len(headers) - len(whole):
-        raise InputError(
-            f"{case}: {lacking} of {len(headers)} images lack rows, position, orientation or pixel spacing; "
-            "choose a series of slices, or copy it again"
-        )
-    if len(sizes := {(header.columns, header.rows) for header in headers}) > 1:
-        told = ", ".join(f"{columns} x {rows}" for columns, rows in sorted(sizes))
-        raise InputError(f"{case}: slices of several sizes in one series ({told}); keep one stack of slices")
 
 
 def _voxel_type(headers: Sequence[SliceHeader]) -> np.dtype:
     """Return the smallest type that holds every rescaled value exactly: whole numbers, or else float32."""
-    if any(not float(number).is_integer() for header in headers for number in (header.slope, header.intercept)):
+    factors = {header.slope for header in headers} | {header.intercept for header in headers}
+    if not all(map(float.is_integer, factors)):
         return np.dtype(np.float32)
-    ends = [int(end) for header in headers for end in _rescaled_range(header)]
+    ends = list(chain.from_iterable(map(_rescaled_range, headers)))
+    low = int(min(ends))
+    high = int(max(ends))
     for dtype in _WHOLE_TYPES:
-        if np.iinfo(dtype).min <= min(ends) and max(ends) <= np.iinfo(dtype).max:
+        limits = np.iinfo(dtype)
+        if limits.min <= low <= high <= limits.max:
             return np.dtype(dtype)
     return np.dtype(np.float32)
 
 
-def _rescaled_range(header: SliceHeader) -> tuple[float, float]:
-    low = -(2 ** (header.bits_stored - 1)) if header.signed else 0
-    ends = [header.slope * end + header.intercept for end in (low, low + 2**header.bits_stored - 1)]
-    return min(ends), max(ends)
+def _rescaled_range(header: SliceHeader) -> list[float]:
+    """Return the lowest and the highest value that a slice can hold."""
+    lowest = -(2 ** (header.bits_stored - 1)) if header.signed else 0
+    highest = lowest + 2**header.bits_stored - 1
+    return sorted([header.slope * lowest + header.intercept, header.slope * highest + header.intercept])
 
 
 def _voxels(headers: Sequence[SliceHeader], modality: str, dtype: np.dtype, case: str) -> NDArray:
     volume = np.empty((headers[0].columns, headers[0].rows, len(headers)), dtype, order="F")
     with quiet_itk():
         for index, header in enumerate(headers):
-            volume[:, :, index] = _pixels(header, modality, dtype, case)
+            pixels = _pixels(header, modality, case)
+            if np.issubdtype(dtype, np.integer):
+                pixels = np.rint(pixels)
+            volume[:, :, index] = pixels
     return volume
 
 
-def _pixels(header: SliceHeader, modality: str, dtype: np.dtype, case: str) -> NDArray:
+def _pixels(header: SliceHeader, modality: str, case: str) -> NDArray:
     """Return a slice [columns, rows], rescaled."""
     sitk = simpleitk(case)
     reader = sitk.ImageFileReader()
@@ -130,6 +142,7 @@ def _pixels(header: SliceHeader, modality: str, dtype: np.dtype, case: str) -> N
     low, high = _rescaled_range(header)
     if header.photometric == "MONOCHROME1" and modality in _PHYSICAL:
         pixels = low + high - pixels.astype(np.float64)  # undoes GDCM's inversion
-    if pixels.shape != (header.columns, header.rows) or pixels.min() < low - 1e-3 or pixels.max() > high + 1e-3:
+    fits = pixels.shape == (header.columns, header.rows)
+    if not fits or pixels.min() < low - _ROUNDING or pixels.max() > high + _ROUNDING:
         raise InputError(f"{case}: a slice's pixels do not fit its header; export the series anew")
-    return np.rint(pixels) if np.issubdtype(dtype, np.integer) else pixels
+    return pixels
