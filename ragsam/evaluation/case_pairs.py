@@ -10,8 +10,6 @@ from pathlib import Path
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 
-SUFFIXES = (".nii.gz", ".nii")
-
 
 @dataclass(frozen=True)
 class CasePair:
@@ -47,25 +45,31 @@ def pairs_from_folders(
 ) -> list[CasePair]:
     """Match the NIfTI files of two folders by name, `.nii` and `.nii.gz` alike; sorted by case.
 
+    Every reference is a case, named as its file without suffix; its prediction is None where it has no file.
+
     Args:
-        reference_dir: every volume in it is a case; its file name without suffix is the case's name.
-        prediction_dir: where a case has no file, its prediction is None.
         image_dir: images of the same names, for pictures only.
         patients: {case: patient}; without it every case counts as a patient of its own, and the result says so.
 
     Raises:
         InputError: where a folder does not exist, has no reference, holds one case twice, or `patients` lacks a case.
     """
-    references, predictions = _volumes(reference_dir), _volumes(prediction_dir)
-    images = _volumes(image_dir) if image_dir is not None else {}
+    references = _volumes(reference_dir)
+    predictions = _volumes(prediction_dir)
+    images = {}
+    if image_dir is not None:
+        images = _volumes(image_dir)
     if not references:
         raise InputError(f"{reference_dir}: no .nii or .nii.gz file; name the folder that holds the references")
-    if patients is not None and (lacking := sorted(set(references) - set(patients))):
+    if patients is None:
+        patients = dict.fromkeys(references)
+    lacking = sorted(references.keys() - patients.keys())
+    if lacking:
         raise InputError(f"{lacking[0]}: not in the patient table ({len(lacking)} such); add it")
-    return [
-        CasePair(case, patients[case] if patients else None, path, predictions.get(case), images.get(case))
-        for case, path in sorted(references.items())
-    ]
+    pairs = []
+    for case, reference in sorted(references.items()):
+        pairs.append(CasePair(case, patients[case], reference, predictions.get(case), images.get(case)))
+    return pairs
 
 
 def pairs_from_cases(cases: Sequence[Case], prediction_dir: str | os.PathLike[str]) -> list[CasePair]:
@@ -79,24 +83,15 @@ def pairs_from_cases(cases: Sequence[Case], prediction_dir: str | os.PathLike[st
     for case in cases:
         if case.label is None:
             raise InputError(f"{case.case}: no reference label in the datalist; evaluate only labelled cases")
-        pairs.append(
-            CasePair(
-                case.case,
-                case.patient,
-                case.label,
-                predictions.get(case.case),
-                case.image,
-                case.annotated,
-                case.label_map,
-                case.fill_nonfinite,
-            )
-        )
+        prediction = predictions.get(case.case)
+        drawn = (case.image, case.annotated, case.label_map, case.fill_nonfinite)
+        pairs.append(CasePair(case.case, case.patient, case.label, prediction, *drawn))
     return pairs
 
 
 def unmatched_predictions(reference_dir: str | os.PathLike[str], prediction_dir: str | os.PathLike[str]) -> list[str]:
     """Return the names of predictions that no reference answers to: they are not evaluated, and a user should know."""
-    return sorted(set(_volumes(prediction_dir)) - set(_volumes(reference_dir)))
+    return sorted(_volumes(prediction_dir).keys() - _volumes(reference_dir).keys())
 
 
 def _volumes(folder: str | os.PathLike[str]) -> dict[str, Path]:
@@ -105,11 +100,9 @@ def _volumes(folder: str | os.PathLike[str]) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; check the path")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        suffix = next((s for s in SUFFIXES if path.name.endswith(s)), None)
-        if suffix is None or path.name.startswith(".") or not path.is_file():
-            continue
-        name = path.name.removesuffix(suffix)
+    candidates = [*folder.glob("[!.]*.nii"), *folder.glob("[!.]*.nii.gz")]
+    for path in filter(Path.is_file, candidates):
+        name = path.name.removesuffix(".gz").removesuffix(".nii")
         if name in found:
             raise InputError(f"{name}: in {folder} as .nii and as .nii.gz; remove one of them")
         found[name] = path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ RULES = (
     "Better and worse: p below 0.05 after correction. For a distance, smaller is better.",
     "A case is won where its mean Dice over the organs that both runs scored is higher, whatever the difference.",
 )
-_KEYS = ("card", "protocol", "cases", "summary")
+_KEYS = {"card", "protocol", "cases", "summary"}
 
 
 def read_runs(paths: Sequence[str | os.PathLike[str]]) -> dict[str, dict[str, Any]]:
@@ -35,21 +36,32 @@ def read_runs(paths: Sequence[str | os.PathLike[str]]) -> dict[str, dict[str, An
     Raises:
         InputError: where there are fewer than two, one stands there twice, or one is no evaluation.
     """
-    files = [path / "metrics.json" if path.is_dir() else path for path in map(Path, paths)]
-    if len(files) < 2:
+    if len(paths) < 2:
         raise InputError("one evaluation cannot be compared; name two or more")
-    named = [file.absolute().parent if file.name == "metrics.json" else file.absolute() for file in files]
-    if len(set(named)) < len(named):
-        twice = next(path for path in named if named.count(path) > 1)
-        raise InputError(f"{twice.name}: the evaluation is there twice; name each once")
-    return {name: _read(file) for name, file in zip(_names(named), files, strict=True)}
+    runs: dict[Path, dict[str, Any]] = {}
+    for path in paths:
+        file = Path(path)
+        if file.is_dir():
+            file /= "metrics.json"
+        place = file.absolute()
+        if file.name == "metrics.json":
+            place = place.parent
+        if place in runs:
+            raise InputError(f"{place.name}: the evaluation is there twice; name each once")
+        if not file.is_file():
+            raise InputError(f"{file}: no such evaluation; name a folder that `ragsam evaluate` wrote")
+        content = read_json(file)
+        if not isinstance(content, dict) or not content.keys() >= _KEYS:
+            raise InputError(f"{file}: not an evaluation's metrics.json; name a folder that `ragsam evaluate` wrote")
+        runs[place] = content
+    length = 1
+    while len({place.parts[-length:] for place in runs}) < len(runs):
+        length += 1
+    return {"/".join(place.parts[-length:]): content for place, content in runs.items()}
 
 
 def compare_runs(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Compare every run with the first.
-
-    Args:
-        runs: {name: content of metrics.json}, two or more.
+    """Compare every run, {name: content of metrics.json}, with the first.
 
     Returns:
         card, protocol, protocol_caveat, metrics (what is compared), baseline (the first run's name); runs: {name:
@@ -59,48 +71,34 @@ def compare_runs(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     Raises:
         InputError: as `compare_metrics`, naming the run.
     """
-    (baseline, first), *others = runs.items()
+    baseline = next(iter(runs))
+    first = runs[baseline]
     comparisons = []
-    for name, metrics in others:
+    means = {}
+    for name, metrics in runs.items():
+        means[name] = {
+            "n_cases": len(metrics["cases"]),
+            "n_patients": len({case["patient"] for case in metrics["cases"]}),
+            "mean": metrics["summary"]["mean"],
+        }
+        if name == baseline:
+            continue
         try:
             comparison = compare_metrics(metrics, first)
         except InputError as error:
             raise InputError(f"{name} against {baseline}: {error}") from error
-        outcomes = [case["outcome"] for case in comparison["cases"]]
-        counts = {"won": outcomes.count("better"), "lost": outcomes.count("worse"), "tied": outcomes.count("equal")}
+        outcomes = Counter(case["outcome"] for case in comparison["cases"])
+        counts = {"won": outcomes["better"], "lost": outcomes["worse"], "tied": outcomes["equal"]}
         comparisons.append({"run": name} | counts | comparison)
     correct(comparisons)
+    mean = first["summary"]["mean"]
     return {
-        **{key: first.get(key) for key in ("card", "protocol", "protocol_caveat")},
-        "metrics": [name for name in compared_metrics(first) if _scored(first, name)],
+        "card": first["card"],
+        "protocol": first["protocol"],
+        "protocol_caveat": first.get("protocol_caveat"),
+        "metrics": [metric for metric in compared_metrics(first) if mean.get(metric, {}).get("mean") is not None],
         "baseline": baseline,
-        "runs": {
-            name: {f"n_{key}s": len({case[key] for case in run["cases"]}) for key in ("case", "patient")}
-            | {"mean": run["summary"]["mean"]}
-            for name, run in runs.items()
-        },
+        "runs": means,
         "comparisons": comparisons,
         "rules": list(RULES),
     }
-
-
-def _scored(metrics: Mapping[str, Any], name: str) -> bool:
-    return metrics["summary"]["mean"].get(name, {}).get("mean") is not None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise InputError(f"{file}: no such evaluation; name a folder that `ragsam evaluate` wrote")
-    content = read_json(file)
-    if not isinstance(content, dict) or not all(key in content for key in _KEYS):
-        raise InputError(f"{file}: not an evaluation's metrics.json; name a folder that `ragsam evaluate` wrote")
-    return content
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of different paths that tell them apart."""
-    for length in range(1, max(len(path.parts) for path in paths) + 1):
-        names = ["/".join(path.parts[-length:]) for path in paths]
-        if len(set(names)) == len(names):
-            break
-    return names

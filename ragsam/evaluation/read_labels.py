@@ -14,6 +14,7 @@ from ragsam.errors import InputError
 
 WHOLE_NUMBER_TOLERANCE = 1e-3
 GEOMETRY_TOLERANCE = 1e-3
+_NAMED_VALUES = 8
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ def _whole_numbers(values: NDArray, case: str) -> NDArray[np.integer]:
     if np.issubdtype(values.dtype, np.integer):
         return values
     labels = np.rint(values)
-    if broken := int(np.count_nonzero(~(np.abs(values - labels) <= WHOLE_NUMBER_TOLERANCE))):
+    whole = np.abs(values - labels) <= WHOLE_NUMBER_TOLERANCE
+    broken = np.count_nonzero(~whole)
+    if broken:
         raise InputError(f"{case}: {broken} labels are no whole numbers; save them as integers")
     limits = np.iinfo(np.int32)
     if labels.min() < limits.min or labels.max() > limits.max:
@@ -68,10 +71,14 @@ def _whole_numbers(values: NDArray, case: str) -> NDArray[np.integer]:
 def _mapped(labels: NDArray[np.integer], label_map: Mapping[int, int], case: str) -> NDArray[np.integer]:
     found, places = np.unique(labels, return_inverse=True)
     table = {0: 0, **label_map}
-    if unknown := [value for value in found.tolist() if value not in table]:
-        values = ", ".join(map(str, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
+    unknown = sorted(set(found.tolist()) - table.keys())
+    if unknown:
+        values = ", ".join(map(str, unknown[:_NAMED_VALUES]))
+        if len(unknown) > _NAMED_VALUES:
+            values += " ..."
         raise InputError(f"{case}: label {values} is not in the datalist's label_map; add it, 0 for background")
-    return np.array([table[value] for value in found.tolist()], np.int32)[places].reshape(labels.shape)
+    mapped = np.array([table[value] for value in found.tolist()], np.int32)
+    return mapped[places].reshape(labels.shape)
 
 
 def geometry_fault(reference: LabelVolume, prediction: LabelVolume) -> str | None:

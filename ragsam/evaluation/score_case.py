@@ -16,13 +16,20 @@ from ragsam.metrics.protocols import PROTOCOLS, Protocol
 from ragsam.metrics.scoring import entry
 from ragsam.metrics.surface import diagonal_mm
 
+_NAMED_VALUES = 8
+
 
 def evaluated(pair: CasePair, *, card: Card, protocol: str) -> tuple[dict[str, Any] | None, list[str]]:
     """Return the organs' scores, None where the reference cannot be used, and the faults of one case."""
+    name = f"{pair.case} (reference)"
     try:
-        return _evaluate_case(pair, card, PROTOCOLS[protocol])
+        reference = read_labels(pair.reference, name, label_map=pair.label_map)
     except InputError as error:
         return None, [str(error)]
+    faults = _unknown_values(reference, card, name)
+    prediction = _read_prediction(pair, reference, card, faults)
+    scores = _score_organs(reference, prediction, card, pair.annotated, PROTOCOLS[protocol])
+    return scores, faults
 
 
 def crashed(pair: CasePair) -> tuple[None, list[str]]:
@@ -30,29 +37,23 @@ def crashed(pair: CasePair) -> tuple[None, list[str]]:
     return None, [f"{pair.case}: its process died, for want of memory perhaps; evaluate it on a larger machine"]
 
 
-def _evaluate_case(pair: CasePair, card: Card, protocol: Protocol) -> tuple[dict[str, Any], list[str]]:
-    """Return the organs' scores and the faults of one case.
-
-    Raises:
-        InputError: where the reference cannot be used.
-    """
-    reference = read_labels(pair.reference, f"{pair.case} (reference)", label_map=pair.label_map)
-    faults = _unknown_values(reference, card, f"{pair.case} (reference)")
-    prediction = None
+def _read_prediction(pair: CasePair, reference: LabelVolume, card: Card, faults: list[str]) -> LabelVolume | None:
+    """Return the prediction, None where it cannot be used; what is wrong with it joins the faults."""
     if pair.prediction is None:
         faults.append(f"{pair.case}: no prediction; scored as missed, segment the case and evaluate again")
-    else:
-        try:
-            prediction = read_labels(pair.prediction, f"{pair.case} (prediction)")
-        except InputError as error:
-            faults.append(f"{error}; scored as missed")
-    if prediction is not None:
-        if fault := geometry_fault(reference, prediction):
-            faults.append(f"{pair.case}: {fault}; scored as missed, bring the prediction onto the image's own grid")
-            prediction = None
-        else:
-            faults.extend(_unknown_values(prediction, card, f"{pair.case} (prediction)"))
-    return _score_organs(reference, prediction, card, pair.annotated, protocol), faults
+        return None
+    name = f"{pair.case} (prediction)"
+    try:
+        prediction = read_labels(pair.prediction, name)
+    except InputError as error:
+        faults.append(f"{error}; scored as missed")
+        return None
+    fault = geometry_fault(reference, prediction)
+    if fault is not None:
+        faults.append(f"{pair.case}: {fault}; scored as missed, bring the prediction onto the image's own grid")
+        return None
+    faults += _unknown_values(prediction, card, name)
+    return prediction
 
 
 def _score_organs(
@@ -64,23 +65,24 @@ def _score_organs(
 ) -> dict[str, Any]:
     """Return {organ: scores} of a case in the card's order."""
     penalty_mm = diagonal_mm(reference.labels.shape, reference.spacing_mm)
-    volumes = [volume.labels for volume in (reference, prediction) if volume is not None]
-    boxes = common_boxes(volumes, max(organ.value for organ in card.organs))
+    predicted = np.zeros_like(reference.labels)
+    if prediction is not None:
+        predicted = prediction.labels
+    boxes = common_boxes([reference.labels, predicted], card.num_classes)
     nowhere = (slice(0, 0),) * 3
     organs = {}
     for organ in card.organs:
         box = boxes.get(organ.value, nowhere)
-        masks = [labels[box] == organ.value for labels in volumes]
         scores = protocol.score(
-            masks[0],
-            masks[1] if prediction is not None else np.zeros_like(masks[0]),
+            reference.labels[box] == organ.value,
+            predicted[box] == organ.value,
             organ=organ.name,
             spacing_mm=reference.spacing_mm,
             tolerance_mm=organ.tolerance_mm,
             penalty_mm=penalty_mm,
         )
         if annotated is not None and organ.name not in annotated:
-            scores = entry("not_annotated", measured={"volume_prediction_ml": scores["volume_prediction_ml"]})
+            scores = entry("not_annotated", volume_prediction_ml=scores["volume_prediction_ml"])
         if prediction is None:
             scores |= {"volume_prediction_ml": None, "volume_difference_ml": None}
         organs[organ.name] = scores
@@ -89,9 +91,13 @@ def _score_organs(
 
 def _unknown_values(volume: LabelVolume, card: Card, name: str) -> list[str]:
     """Return the fault line of label values that are not on the card, if there are any."""
-    if volume.labels.min() >= 0 and volume.labels.max() <= len(card.organs):  # a card's values are 1..K
+    labels = volume.labels
+    highest = card.num_classes  # a card's values are 1..K
+    if labels.min() >= 0 and labels.max() <= highest:
         return []
-    unknown = np.unique(volume.labels[(volume.labels < 0) | (volume.labels > len(card.organs))]).tolist()
-    values = ", ".join(map(str, unknown[:8])) + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else "")
-    allowed = f"card {card.name} (0-{len(card.organs)})"
+    unknown = np.unique(labels[(labels < 0) | (labels > highest)]).tolist()
+    values = ", ".join(map(str, unknown[:_NAMED_VALUES]))
+    if len(unknown) > _NAMED_VALUES:
+        values += f" and {len(unknown) - _NAMED_VALUES} more"
+    allowed = f"card {card.name} (0-{highest})"
     return [f"{name}: label {values} is not on {allowed}; left out, relabel or change the card"]

@@ -18,27 +18,31 @@ _LIMIT_DEVIATIONS = 1.96
 def volume_agreement(cases: Sequence[Mapping[str, Any]], organ: str) -> dict[str, Any]:
     """Return the agreement of an organ's volumes, prediction minus reference, of the cases in which both have it.
 
-    Args:
-        cases: metrics.json's.
-        organ: its name.
-
     Returns:
         n: such cases; bias_ml: the mean difference, None for no case; limits_ml: bias minus and plus 1.96 standard
         deviations, None for fewer than 3 cases; bias_percent: the mean difference as a share of the mean reference;
         points: (mean of both, difference, status) in ml of every case with both volumes and something in one of them.
     """
-    points = []
+    points, means, differences = [], [], []
     for case in cases:
         entry = case["organs"][organ]
-        first, second = entry["volume_reference_ml"], entry["volume_prediction_ml"]
-        if first is not None and second is not None and (first or second):
-            points.append(((first + second) / 2, second - first, entry["status"]))
-    both = np.array([(mean, difference) for mean, difference, status in points if status == "ok"]).reshape(-1, 2)
-    bias = limits = percent = None
-    if len(both):
-        bias = float(both[:, 1].mean())
-        percent = 100 * bias / float((both[:, 0] - both[:, 1] / 2).mean())
-    if bias is not None and len(both) >= MIN_CASES:
-        reach = _LIMIT_DEVIATIONS * float(both[:, 1].std(ddof=1))
-        limits = [bias - reach, bias + reach]
-    return {"n": len(both), "bias_ml": bias, "limits_ml": limits, "bias_percent": percent, "points": points}
+        reference_ml = entry["volume_reference_ml"]
+        prediction_ml = entry["volume_prediction_ml"]
+        if None in (reference_ml, prediction_ml) or reference_ml + prediction_ml == 0:
+            continue
+        mean = (reference_ml + prediction_ml) / 2
+        difference = prediction_ml - reference_ml
+        points.append((mean, difference, entry["status"]))
+        if entry["status"] == "ok":
+            means.append(mean)
+            differences.append(difference)
+    agreement = {"n": len(means), "bias_ml": None, "limits_ml": None, "bias_percent": None, "points": points}
+    if means:
+        bias = float(np.mean(differences))
+        references = np.array(means) - np.array(differences) / 2
+        agreement["bias_ml"] = bias
+        agreement["bias_percent"] = 100 * bias / float(references.mean())
+    if len(means) >= MIN_CASES:
+        reach = _LIMIT_DEVIATIONS * float(np.std(differences, ddof=1))
+        agreement["limits_ml"] = [bias - reach, bias + reach]
+    return agreement

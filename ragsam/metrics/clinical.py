@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ragsam.metrics.scoring import Mask, entry, measure, penalty, status_of, volumes
+from ragsam.metrics.overlap import Mask
+from ragsam.metrics.scoring import entry, measure, penalty, status_of, volumes
 
-RULES = (
-    "Dice: twice the shared voxels over the sum of both masks' voxels. IoU: the shared voxels over the union's.",
+OVERLAP_RULE = (
+    "Dice: twice the shared voxels over the sum of both masks' voxels. IoU: the shared voxels over the union's."
+)
+NSD_RULE = (
     "NSD: the share of both surfaces' area within the organ's tolerance of the other surface. A surface element lies "
-    "where eight voxels meet, with the area that marching cubes give it (as DeepMind's surface-distance).",
+    "where eight voxels meet, with the area that marching cubes give it (as DeepMind's surface-distance)."
+)
+OTHER_RULES = (
     "Surface for the distances: a mask minus its erosion by the 6 face neighbours; beyond the image's border is "
     "background. Distances run between voxel centres, in mm by the affine's spacing.",
     "HD95: the larger of the two directed 95th percentiles. HD95 pooled: the percentile of both directions together, "
@@ -21,6 +26,7 @@ RULES = (
     "Absent (in neither): no score, left out of the means and counted apart.",
     "An organ in no reference has no mean, and is left out of the mean over organs.",
 )
+RULES = (OVERLAP_RULE, NSD_RULE, *OTHER_RULES)
 
 
 def score_organ(
@@ -45,9 +51,9 @@ def score_organ(
         as `ragsam.metrics.scoring.entry`.
     """
     status = status_of(reference, prediction)
-    scores = None
+    scores: dict[str, float | None] = {}
     if status == "ok":
         scores = measure(reference, prediction, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
     elif status != "absent":
         scores = penalty(penalty_mm)
-    return entry(status, scores, volumes(reference, prediction, spacing_mm))
+    return entry(status, **scores, **volumes(reference, prediction, spacing_mm))

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ragsam.metrics.overlap import dice
-from ragsam.metrics.scoring import Mask, entry, status_of, volumes
+from ragsam.metrics.overlap import Mask, dice
+from ragsam.metrics.scoring import entry, status_of, volumes
 from ragsam.metrics.surface_elements import nsd
 
 SCORED = ("dice", "nsd")
@@ -59,30 +59,30 @@ def score_organ(
     penalty_mm: float,
     top_slice: bool,
 ) -> dict[str, Any]:
-    """Score one organ of one case.
+    """Score one organ of one case; arguments as of `ragsam.metrics.clinical.score_organ`.
+
+    The challenge has tolerances of its own and no penalty. The status is that of the scored slices.
 
     Args:
         reference, prediction: [X, Y, Z], bool, in the file's own order of axes.
         organ: its name, which decides on the slices.
-        spacing_mm: (3,), mm, array order.
-        tolerance_mm, penalty_mm: of the card and the image; the challenge has tolerances of its own and no penalty.
         top_slice: whether the reference's highest slice is scored where slices matter.
-
-    Returns:
-        as `ragsam.metrics.scoring.entry`, with Dice and NSD only. The status is that of the scored slices.
     """
     measured = volumes(reference, prediction, spacing_mm)
     if organ in BETWEEN_SLICES and reference.any():
         slices = np.flatnonzero(reference.any(axis=(0, 1)))
         low, high = int(slices[0]), int(slices[-1])
-        scored = slice(low, high + 1 if top_slice or low == high else high)
-        reference, prediction = reference[:, :, scored], prediction[:, :, scored]
+        if top_slice or low == high:
+            high += 1
+        reference = reference[:, :, low:high]
+        prediction = prediction[:, :, low:high]
     status = status_of(reference, prediction)
     if status == "absent":
-        return entry(status, dict.fromkeys(SCORED, 1.0), measured)
+        return entry(status, dice=1.0, nsd=1.0, **measured)
     # As the script compares: a distance that exceeds the tolerance by a rounding error is beyond it.
     share = nsd(reference, prediction, spacing_mm, TOLERANCES_MM[organ], rounding_mm=0.0)
-    return entry(status, {"dice": dice(reference, prediction), "nsd": share}, measured)
+    overlap = dice(reference, prediction)
+    return entry(status, dice=overlap, nsd=share, **measured)
 
 
 score_official = partial(score_organ, top_slice=False)

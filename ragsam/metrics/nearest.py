@@ -13,6 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from ragsam.metrics.overlap import Mask
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
 # One nanometre: a distance that equals a limit but for rounding is within it.
 ROUNDING_MM = 1e-6
 # How many grid points around each may be looked at, about; how many looks are made at once; and how many for each
@@ -23,8 +28,8 @@ _PATIENCE = 50
 
 
 def nearest_both_ways_mm(
-    first: NDArray[np.bool_], second: NDArray[np.bool_], spacing_mm: NDArray[np.float64], *, limit_mm: float = math.inf
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    first: Mask, second: Mask, spacing_mm: Floats, *, limit_mm: float = math.inf
+) -> tuple[Floats, Floats]:
     """Return the distance of each point of `first` to the nearest of `second`, and of each of `second` to `first`.
 
     Args:
@@ -37,68 +42,68 @@ def nearest_both_ways_mm(
         in the image the points lie.
     """
     steps, lengths, radius_mm = _around(spacing_mm, limit_mm)
-    margin = np.abs(steps).max(axis=0)
-    masks = _padded(first, margin), _padded(second, margin)
-    strides = np.cumprod([1, *masks[0].shape[:0:-1]])[::-1]
-    points = [np.flatnonzero(mask) for mask in masks]
+    # With a margin of False on every side no step from a point leaves the array.
+    margin = np.abs(steps).max(axis=0)[:, None]
+    masks = [np.ascontiguousarray(np.pad(first, margin)), np.ascontiguousarray(np.pad(second, margin))]
+    flat_steps = steps @ np.array(masks[0].strides)  # a voxel is a byte
+    points = [np.flatnonzero(masks[0]), np.flatnonzero(masks[1])]
     found = []
     for here, there in ((0, 1), (1, 0)):
-        distances, all_seen = _look_around(points[here], masks[there].reshape(-1), steps @ strides, lengths)
-        rest = () if all_seen and radius_mm >= limit_mm else np.flatnonzero(np.isinf(distances))
-        if len(rest):
-            places = [np.stack(np.unravel_index(p, masks[0].shape), 1) for p in (points[here][rest], points[there])]
-            distances[rest] = _search(*places, spacing_mm, limit_mm)
+        distances, all_seen = _look_around(points[here], masks[there].reshape(-1), flat_steps, lengths)
+        unmet = np.isinf(distances)
+        beyond_limit = all_seen and radius_mm >= limit_mm
+        if unmet.any() and not beyond_limit:
+            places = _places(points[here][unmet], masks[0].shape)
+            others = _places(points[there], masks[0].shape)
+            distances[unmet] = _search(places, others, spacing_mm, limit_mm)
         found.append(distances)
     return found[0], found[1]
 
 
-def _around(spacing_mm: NDArray[np.float64], limit_mm: float) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
+def _around(spacing_mm: Floats, limit_mm: float) -> tuple[Ints, Floats, float]:
     """Return the grid steps of a ball [N, 3] and their lengths in mm, the shortest first, and the ball's radius."""
-    ball = (3 * _AROUND * float(np.prod(spacing_mm)) / (4 * math.pi)) ** (1 / 3)
-    radius_mm = min(ball, limit_mm + ROUNDING_MM)
+    ball_mm3 = _AROUND * float(np.prod(spacing_mm))
+    ball_radius_mm = (3 * ball_mm3 / (4 * math.pi)) ** (1 / 3)
+    radius_mm = min(ball_radius_mm, limit_mm + ROUNDING_MM)
     reach = np.floor(radius_mm / spacing_mm).astype(np.int64)
-    steps = np.stack(np.meshgrid(*[np.arange(-r, r + 1) for r in reach], indexing="ij"), axis=-1).reshape(-1, 3)
+    steps = np.indices(2 * reach + 1).reshape(3, -1).T - reach
     lengths = _length_mm(steps, spacing_mm)
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] <= radius_mm]
     return steps[order], lengths[order], radius_mm
 
 
-def _padded(mask: NDArray[np.bool_], margin: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return the mask with a margin of False on every side, in C order: no step from a point leaves the array."""
-    padded = np.zeros(np.array(mask.shape) + 2 * margin, dtype=bool)
-    padded[tuple(slice(m, m + n) for m, n in zip(margin, mask.shape, strict=True))] = mask
-    return padded
+def _places(points: Ints, shape: tuple[int, ...]) -> Ints:
+    """Return the grid places [N, 3] of flat indices."""
+    return np.stack(np.unravel_index(points, shape), axis=1)
 
 
-def _look_around(
-    points: NDArray[np.int64], others: NDArray[np.bool_], steps: NDArray[np.int64], lengths: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], bool]:
+def _look_around(points: Ints, others: Mask, steps: Ints, lengths: Floats) -> tuple[Floats, bool]:
     """Return the length of the first step that leads from each point to one of the others, infinity where none does.
 
-    Args:
-        points: flat indices.
-        others: the flat mask that they look at.
-        steps: flat too, the shortest first.
-
-    Returns:
-        the lengths, and whether all steps were tried: sets far apart are soon left to the tree.
+    Points and steps are flat indices; the steps come the shortest first. The second value tells whether all steps were
+    tried: sets far apart are soon left to the tree.
     """
     met_at = np.full(len(points), len(steps))
-    waiting, done, looks = np.arange(len(points)), 0, _PATIENCE * len(points) + _LOOKS
-    while len(points) and done < len(steps) and looks > 0:
-        block = steps[done : done + max(1, _LOOKS // len(points))]
+    waiting = np.arange(len(points))
+    done = 0
+    looks = _PATIENCE * len(points) + _LOOKS
+    while len(waiting) and done < len(steps) and looks > 0:
+        block = steps[done : done + max(1, _LOOKS // len(waiting))]
         met = others.take(block[:, None] + points, mode="clip")  # never outside; "clip" spares the check
-        found = met.any(axis=0) if len(block) > 1 else met[0]
-        hits, misses = np.flatnonzero(found), np.flatnonzero(~found)
+        found = np.bitwise_or.reduce(met)
+        hits = np.flatnonzero(found)
+        misses = np.flatnonzero(~found)
         met_at[waiting[hits]] = done + met[:, hits].argmax(axis=0)
-        waiting, points, done, looks = waiting[misses], points[misses], done + len(block), looks - met.size
-    return np.append(lengths, np.inf)[met_at], not len(points) or done >= len(steps)
+        waiting = waiting[misses]
+        points = points[misses]
+        done += len(block)
+        looks -= met.size
+    all_seen = not len(waiting) or done >= len(steps)
+    return np.append(lengths, np.inf)[met_at], all_seen
 
 
-def _search(
-    points: NDArray[np.int64], others: NDArray[np.int64], spacing_mm: NDArray[np.float64], limit_mm: float
-) -> NDArray[np.float64]:
+def _search(points: Ints, others: Ints, spacing_mm: Floats, limit_mm: float) -> Floats:
     """Return each point's distance to the nearest of the others; both are grid places, [N, 3]."""
     tree = cKDTree(others * spacing_mm, leafsize=32, balanced_tree=False, compact_nodes=False)
     distances, nearest = tree.query(points * spacing_mm, distance_upper_bound=limit_mm + 2 * ROUNDING_MM)
@@ -107,5 +112,5 @@ def _search(
     return distances
 
 
-def _length_mm(steps: NDArray[np.int64], spacing_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+def _length_mm(steps: Ints, spacing_mm: Floats) -> Floats:
     return np.sqrt(((steps * spacing_mm) ** 2).sum(axis=1))

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ragsam.metrics import btcv, clinical, flare22, samed
@@ -32,24 +32,22 @@ class Protocol:
     """A set of rules.
 
     Attributes:
-        name: as the command and the cards have it.
         metrics: what it scores; every other metric is null.
         score: scores one organ of one case; see `ragsam.metrics.clinical.score_organ`.
         own_rules: what is special to it, in words.
         organs: the organs it is for; None for any.
-        every_organ: whether it needs all of them on the card.
-        tolerances_mm: its own, by organ; None takes the card's.
+        required: the organs that must be on the card.
+        tolerances_mm: its own, by organ; the card's stand for the others.
         counts_unreferenced: whether an organ that no reference has counts in the mean over organs.
         caveat: what a reader must know before looking at a figure.
     """
 
-    name: str
     metrics: tuple[str, ...]
     score: Callable[..., dict[str, Any]]
     own_rules: tuple[str, ...]
     organs: tuple[str, ...] | None = None
-    every_organ: bool = False
-    tolerances_mm: Mapping[str, float] | None = None
+    required: tuple[str, ...] = ()
+    tolerances_mm: Mapping[str, float] = field(default_factory=dict)
     counts_unreferenced: bool = False
     caveat: str | None = None
 
@@ -62,9 +60,11 @@ class Protocol:
         """Return why the protocol is not for a card of these organs, None where it is."""
         if self.organs is None:
             return None
-        if unknown := sorted(set(organs) - set(self.organs)):
+        unknown = sorted(set(organs) - set(self.organs))
+        if unknown:
             return f"{unknown[0]} is none of its organs"
-        if self.every_organ and (lacking := sorted(set(self.organs) - set(organs))):
+        lacking = sorted(set(self.required) - set(organs))
+        if lacking:
             return f"it needs all of its {len(self.organs)} organs, and {lacking[0]} is not on the card"
         return None
 
@@ -76,12 +76,9 @@ _FLARE22 = {
     "counts_unreferenced": True,
 }
 PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("clinical", ALL_METRICS, clinical.score_organ, clinical.RULES),
-        Protocol("btcv", btcv.SCORED, btcv.score_organ, btcv.RULES, btcv.ORGANS, every_organ=True),
-        Protocol("flare22", score=flare22.score_official, own_rules=flare22.RULES["official"], **_FLARE22),
-        Protocol("flare22-fixed", score=flare22.score_fixed, own_rules=flare22.RULES["fixed"], **_FLARE22),
-        Protocol("samed", samed.SCORED, samed.score_organ, samed.RULES, counts_unreferenced=True, caveat=samed.CAVEAT),
-    )
+    "clinical": Protocol(ALL_METRICS, clinical.score_organ, clinical.RULES),
+    "btcv": Protocol(btcv.SCORED, btcv.score_organ, btcv.RULES, btcv.ORGANS, required=btcv.ORGANS),
+    "flare22": Protocol(score=flare22.score_official, own_rules=flare22.RULES["official"], **_FLARE22),
+    "flare22-fixed": Protocol(score=flare22.score_fixed, own_rules=flare22.RULES["fixed"], **_FLARE22),
+    "samed": Protocol(samed.SCORED, samed.score_organ, samed.RULES, counts_unreferenced=True, caveat=samed.CAVEAT),
 }

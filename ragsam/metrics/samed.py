@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ragsam.metrics.overlap import dice
-from ragsam.metrics.scoring import Mask, entry, status_of, volumes
+from ragsam.metrics.overlap import Mask, dice
+from ragsam.metrics.scoring import entry, status_of, volumes
 from ragsam.metrics.surface import hd95_pooled_mm, surface_distances
 
 SCORED = ("dice", "hd95_voxels")
@@ -38,19 +38,14 @@ def score_organ(
     tolerance_mm: float,
     penalty_mm: float,
 ) -> dict[str, Any]:
-    """Score one organ of one case.
+    """Score one organ of one case; arguments as of `ragsam.metrics.clinical.score_organ`.
 
-    Args:
-        reference, prediction: [X, Y, Z], bool.
-        organ, tolerance_mm, penalty_mm: no part of these conventions.
-        spacing_mm: (3,), mm, array order; for the volumes alone.
-
-    Returns:
-        as `ragsam.metrics.scoring.entry`, with `dice` and `hd95_voxels` only.
+    Organ, tolerance and penalty are no part of these conventions, and the spacing is for the volumes alone.
     """
     status = status_of(reference, prediction)
-    scores = {"dice": 1.0 if status == "false_positive" else 0.0, "hd95_voxels": 0.0}
+    overlap = float(status == "false_positive")
+    distance = 0.0
     if status == "ok":
+        overlap = dice(reference, prediction)
         distance = hd95_pooled_mm(surface_distances(reference, prediction, (1.0, 1.0, 1.0)))
-        scores = {"dice": dice(reference, prediction), "hd95_voxels": distance}
-    return entry(status, scores, volumes(reference, prediction, spacing_mm))
+    return entry(status, dice=overlap, hd95_voxels=distance, **volumes(reference, prediction, spacing_mm))

@@ -13,13 +13,12 @@ What counts how is a protocol's choice; see `ragsam.metrics.protocols`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ragsam.metrics.overlap import dice, iou, volume_ml
+from ragsam.metrics.overlap import Mask, dice, iou, volume_ml
 from ragsam.metrics.surface import assd_mm, hd95_mm, hd95_pooled_mm, hd_mm, surface_distances
 from ragsam.metrics.surface_elements import nsd
 
@@ -31,25 +30,22 @@ DISTANCES = ("hd95_mm", "hd95_pooled_mm", "hd_mm", "assd_mm", "hd95_voxels")
 LOWER_IS_BETTER = DISTANCES
 VOLUMES = ("volume_reference_ml", "volume_prediction_ml", "volume_difference_ml")
 
-Mask = NDArray[np.bool_]
-
 
 def status_of(reference: Mask, prediction: Mask) -> str:
     """Return ok, missed, false_positive or absent."""
     there = bool(reference.any()), bool(prediction.any())
-    return {(True, True): "ok", (True, False): "missed", (False, True): "false_positive"}.get(there, "absent")
+    return {
+        (True, True): "ok",
+        (True, False): "missed",
+        (False, True): "false_positive",
+        (False, False): "absent",
+    }[there]
 
 
 def measure(
     reference: Mask, prediction: Mask, *, spacing_mm: Sequence[float], tolerance_mm: float
 ) -> dict[str, float | None]:
-    """Measure two masks that both have voxels, by all of `ALL_METRICS`.
-
-    Args:
-        reference, prediction: [X, Y, Z], bool; both may be cropped alike, as long as nothing of either is cut off.
-        spacing_mm: (3,), mm, array order.
-        tolerance_mm: of the NSD.
-    """
+    """Measure two masks that both have voxels, by all of `ALL_METRICS`; arguments as of a protocol's score."""
     distances = surface_distances(reference, prediction, spacing_mm)
     return {
         "dice": dice(reference, prediction),
@@ -64,18 +60,16 @@ def measure(
 
 def penalty(distance_mm: float) -> dict[str, float]:
     """Return the worst score: no overlap, and a stated distance."""
-    return {metric: 0.0 if metric in SHARES else distance_mm for metric in ALL_METRICS}
+    return dict.fromkeys(ALL_METRICS, distance_mm) | dict.fromkeys(SHARES, 0.0)
 
 
 def volumes(reference: Mask, prediction: Mask, spacing_mm: Sequence[float]) -> dict[str, float]:
     """Return both masks' volumes in ml, and the prediction's minus the reference's."""
-    first, second = (volume_ml(np.count_nonzero(mask), spacing_mm) for mask in (reference, prediction))
-    return dict(zip(VOLUMES, (first, second, second - first), strict=True))
+    reference_ml = volume_ml(np.count_nonzero(reference), spacing_mm)
+    prediction_ml = volume_ml(np.count_nonzero(prediction), spacing_mm)
+    return dict(zip(VOLUMES, (reference_ml, prediction_ml, prediction_ml - reference_ml), strict=True))
 
 
-def entry(
-    status: str, scores: Mapping[str, float | None] | None = None, measured: Mapping[str, float] | None = None
-) -> dict[str, Any]:
+def entry(status: str, **values: float | None) -> dict[str, Any]:
     """Return an organ's entry in metrics.json: None for each score and volume that is not given, never NaN."""
-    nothing = dict.fromkeys((*ALL_METRICS, *VOLUMES))
-    return {"status": status} | nothing | dict(scores or {}) | dict(measured or {})
+    return {"status": status} | dict.fromkeys((*ALL_METRICS, *VOLUMES)) | values

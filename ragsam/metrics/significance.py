@@ -27,8 +27,10 @@ def wilcoxon_p(differences: Sequence[float]) -> float | None:
     Source: Wilcoxon, "Individual comparisons by ranking methods", 1945.
     """
     rounded = np.round(np.asarray(differences, dtype=np.float64), _DECIMALS)
-    rounded = rounded[rounded != 0]
-    return float(stats.wilcoxon(rounded).pvalue) if len(rounded) else None
+    ranked = rounded[rounded != 0]
+    if len(ranked) == 0:
+        return None
+    return float(stats.wilcoxon(ranked).pvalue)
 
 
 def holm(p_values: Mapping[Key, float | None]) -> dict[Key, float | None]:
@@ -36,10 +38,13 @@ def holm(p_values: Mapping[Key, float | None]) -> dict[Key, float | None]:
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
     """
-    tested = sorted((p, place) for place, p in enumerate(p_values.values()) if p is not None)
-    corrected: dict[int, float] = {}
+    corrected: dict[Key, float | None] = dict.fromkeys(p_values)
+    tested = {key: p for key, p in p_values.items() if p is not None}
+    remaining = len(tested)
     largest = 0.0
-    for rank, (p, place) in enumerate(tested):
-        largest = max(largest, min(1.0, (len(tested) - rank) * p))
-        corrected[place] = largest
-    return {key: corrected.get(place) for place, key in enumerate(p_values)}
+    for key in sorted(tested, key=tested.__getitem__):
+        bound = min(1.0, remaining * tested[key])
+        largest = max(largest, bound)
+        corrected[key] = largest
+        remaining -= 1
+    return corrected

@@ -39,10 +39,18 @@ def mean_interval(table: Table, *, seed: int = 0) -> dict[str, Any]:
         jackknife without spread): the percentile interval. `method` names which one it was.
     """
     matrix = _matrix(table)
-    patients = {patient for column in table.values() for patient in column}
-    volumes = sum(max(len(column.get(patient, ())) for column in table.values()) for patient in patients)
     mean, interval, method = _bootstrap(matrix, seed)
-    return {"mean": mean, "ci95": interval, "n": len(matrix), "n_cases": volumes, "method": method}
+    volumes: dict[str, int] = {}
+    for column in table.values():
+        for patient, values in column.items():
+            volumes[patient] = max(volumes.get(patient, 0), len(values))
+    return {
+        "mean": mean,
+        "ci95": interval,
+        "n": len(matrix),
+        "n_cases": sum(volumes.values()),
+        "method": method,
+    }
 
 
 def paired_difference(first: Table, second: Table, *, lower_is_better: bool = False, seed: int = 0) -> dict[str, Any]:
@@ -51,9 +59,7 @@ def paired_difference(first: Table, second: Table, *, lower_is_better: bool = Fa
     Only what both runs scored is paired: a column of a patient that one of them lacks is left out and counted.
 
     Args:
-        first, second: see the module.
         lower_is_better: whether a win of `first` is a smaller value.
-        seed: of the bootstrap.
 
     Returns:
         mean_difference, ci95, n (patients), method (see `mean_interval`), wins, losses and ties (patients for whom
@@ -62,15 +68,19 @@ def paired_difference(first: Table, second: Table, *, lower_is_better: bool = Fa
     """
     paired: dict[str, dict[str, list[float]]] = {}
     unpaired = 0
-    for column in sorted(set(first) | set(second)):
-        a, b = first.get(column, {}), second.get(column, {})
-        unpaired += len(set(a) ^ set(b))
-        paired[column] = {
-            patient: [float(np.mean(a[patient])) - float(np.mean(b[patient]))] for patient in sorted(set(a) & set(b))
-        }
+    for column in first.keys() | second.keys():
+        ours = first.get(column, {})
+        theirs = second.get(column, {})
+        unpaired += len(ours.keys() ^ theirs.keys())
+        paired[column] = {}
+        for patient in ours.keys() & theirs.keys():
+            difference = float(np.mean(ours[patient])) - float(np.mean(theirs[patient]))
+            paired[column][patient] = [difference]
     matrix = _matrix(paired)
     mean, interval, method = _bootstrap(matrix, seed)
-    by_patient = np.array([np.nanmean(row) for row in matrix]) * (-1 if lower_is_better else 1)
+    by_patient = np.nanmean(matrix, axis=1)
+    if lower_is_better:
+        by_patient = -by_patient
     return {
         "mean_difference": mean,
         "ci95": interval,
@@ -86,13 +96,17 @@ def paired_difference(first: Table, second: Table, *, lower_is_better: bool = Fa
 
 def _matrix(table: Table) -> NDArray[np.float64]:
     """Return [patients, columns], NaN where a patient lacks a column; sorted, so that the cases' order is no matter."""
-    columns = [column for column in sorted(table) if any(len(values) for values in table[column].values())]
-    patients = sorted({patient for column in columns for patient, values in table[column].items() if len(values)})
-    matrix = np.full((len(patients), len(columns)), np.nan)
-    for j, column in enumerate(columns):
-        for i, patient in enumerate(patients):
-            if len(values := table[column].get(patient, ())):
-                matrix[i, j] = np.mean(values)
+    columns, patients, means = [], [], []
+    for column, by_patient in table.items():
+        for patient, values in by_patient.items():
+            if len(values):
+                columns.append(column)
+                patients.append(patient)
+                means.append(np.mean(values))
+    column_names, places = np.unique(columns, return_inverse=True)
+    patient_names, rows = np.unique(patients, return_inverse=True)
+    matrix = np.full((len(patient_names), len(column_names)), np.nan)
+    matrix[rows, places] = means
     return matrix
 
 
@@ -108,26 +122,28 @@ def _mean_of_means(matrix: NDArray[np.float64], rows: NDArray[np.int64]) -> NDAr
 
 def _bootstrap(matrix: NDArray[np.float64], seed: int) -> tuple[float | None, list[float] | None, str]:
     """Return mean, interval and the name of the method; see `mean_interval` for the degenerate cases."""
-    n = len(matrix)
-    if not n:
+    if len(matrix) == 0:
         return None, None, "none: no values"
-    mean = float(_mean_of_means(matrix, np.arange(n)))
-    if n < MIN_PATIENTS:
+    everyone = np.arange(len(matrix))
+    mean = float(_mean_of_means(matrix, everyone))
+    if len(matrix) < MIN_PATIENTS:
         return mean, None, f"none: fewer than {MIN_PATIENTS} patients"
-    if np.all((matrix == matrix[0]) | (np.isnan(matrix) & np.isnan(matrix[0]))):
+    same = (matrix == matrix[0]) | (np.isnan(matrix) & np.isnan(matrix[0]))
+    if same.all():
         return mean, [mean, mean], "all values are equal"
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            found = stats.bootstrap(
-                (np.arange(n),),
+            resampled = stats.bootstrap(
+                (everyone,),
                 lambda rows, axis=-1: _mean_of_means(matrix, np.moveaxis(rows, axis, -1)),
                 n_resamples=RESAMPLES,
                 batch=max(1, _BATCH_VALUES // matrix.size),
                 vectorized=True,
                 method=method,
                 rng=np.random.default_rng(seed),
-            ).confidence_interval
-        if np.isfinite([found.low, found.high]).all():
-            return mean, [float(found.low), float(found.high)], f"{method} bootstrap by patient"
+            )
+        low, high = map(float, resampled.confidence_interval)
+        if np.isfinite([low, high]).all():
+            return mean, [low, high], f"{method} bootstrap by patient"
     return mean, None, "none: the bootstrap is undefined"

@@ -9,26 +9,30 @@ public `surface-distance` package this agrees with; Lorensen and Cline, "Marchin
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise, product
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ragsam.metrics.nearest import ROUNDING_MM, nearest_both_ways_mm
+from ragsam.metrics.nearest import ROUNDING_MM, Floats, Ints, nearest_both_ways_mm
+from ragsam.metrics.overlap import Mask
 from ragsam.metrics.surface import checked_masks
-
-CORNERS = tuple(product((0, 1), repeat=3))
-_FULL = 255
 
 Corner = tuple[int, int, int]
 Edge = tuple[Corner, Corner]
 
+CORNERS: tuple[Corner, ...] = tuple(product((0, 1), repeat=3))
+_EDGES: list[Edge] = [pair for pair in combinations(CORNERS, 2) if math.dist(*pair) == 1]
+_FULL = 255
+
 
 def nsd(
-    reference: NDArray[np.bool_],
-    prediction: NDArray[np.bool_],
+    reference: Mask,
+    prediction: Mask,
     spacing_mm: Sequence[float],
     tolerance_mm: float,
     *,
@@ -49,20 +53,26 @@ def nsd(
         ValueError: as `checked_masks`.
     """
     first, second, spacing = checked_masks(reference, prediction, spacing_mm)
-    there = bool(first.any()), bool(second.any())
-    if not all(there):
-        return 0.0 if any(there) else None
-    areas = element_areas_mm2(tuple(spacing.tolist()))
-    codes = [neighbour_codes(mask) for mask in (first, second)]
+    there = {bool(first.any()), bool(second.any())}
+    if there == {False}:
+        return None
+    if False in there:
+        return 0.0
+    areas_mm2 = element_areas_mm2(tuple(spacing.tolist()))
+    limit_mm = tolerance_mm + rounding_mm
+    codes = [neighbour_codes(first), neighbour_codes(second)]
     elements = [code - np.uint8(1) < _FULL - 1 for code in codes]  # neither 0, which wraps round, nor full
-    limit = tolerance_mm + rounding_mm
-    distances = nearest_both_ways_mm(*elements, spacing, limit_mm=limit)
-    weights = [areas[code[element]] for code, element in zip(codes, elements, strict=True)]
-    close = sum(float(w[d <= limit].sum()) for w, d in zip(weights, distances, strict=True))
-    return close / sum(float(w.sum()) for w in weights)
+    distances = nearest_both_ways_mm(*elements, spacing, limit_mm=limit_mm)
+    close_mm2 = 0.0
+    all_mm2 = 0.0
+    for code, element, distances_mm in zip(codes, elements, distances, strict=True):
+        weights = areas_mm2[code[element]]
+        close_mm2 += float(weights[distances_mm <= limit_mm].sum())
+        all_mm2 += float(weights.sum())
+    return close_mm2 / all_mm2
 
 
-def neighbour_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def neighbour_codes(mask: Mask) -> NDArray[np.uint8]:
     """Return which of the eight voxels around each meeting point are inside, a bit each in the order of `CORNERS`.
 
     Args:
@@ -82,7 +92,7 @@ def neighbour_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return codes
 
 
-def element_areas_mm2(spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
+def element_areas_mm2(spacing_mm: tuple[float, float, float]) -> Floats:
     """Return the area of the surface element of every neighbour code, [256], in mm2; see `neighbour_codes`."""
     x, y, z = spacing_mm
     owners, normals = _triangles()
@@ -91,7 +101,7 @@ def element_areas_mm2(spacing_mm: tuple[float, float, float]) -> NDArray[np.floa
 
 
 @cache
-def _triangles() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _triangles() -> tuple[Ints, Floats]:
     """Return the triangles of all codes: whose they are [N], and normals as long as their area on a unit grid [N, 3].
 
     Inside and outside may be swapped, so a code with more than four voxels inside has the surface of its complement.
@@ -99,44 +109,44 @@ def _triangles() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """
     owners, normals = [], []
     for code in range(1, _FULL):
-        few = code if code.bit_count() <= 4 else _FULL - code
-        inside = frozenset(corner for bit, corner in enumerate(CORNERS) if few >> bit & 1)
-        found = [normal for polygon in _polygons(inside) for normal in _widest_fan(polygon)]
-        owners += [code] * len(found)
-        normals += found
-    return np.array(owners), np.array(normals)
+        few = min(code, _FULL - code, key=int.bit_count)
+        inside = {corner for bit, corner in enumerate(CORNERS) if few >> bit & 1}
+        for polygon in _polygons(inside):
+            fan = _widest_fan(polygon)
+            owners += [code] * len(fan)
+            normals.append(fan)
+    return np.array(owners), np.concatenate(normals)
 
 
-def _polygons(inside: frozenset[Corner]) -> list[NDArray[np.float64]]:
+def _polygons(inside: set[Corner]) -> list[Floats]:
     """Return the closed polygons [N, 3] between inside and outside; they cross the cube's edges in their middle."""
-    joined: dict[Edge, list[Edge]] = {}
+    joined: dict[Edge, list[Edge]] = defaultdict(list)
     for axis, side in product(range(3), (0, 1)):
-        crossed = [(a, b) for a, b in _face_edges(axis, side) if (a in inside) != (b in inside)]
-        if len(crossed) == 4:
-            pairs = [[edge for edge in crossed if corner in edge] for corner in inside if corner[axis] == side]
-        else:
-            pairs = [crossed] if crossed else []
-        for one, other in pairs:
-            joined.setdefault(one, []).append(other)
-            joined.setdefault(other, []).append(one)
+        face = [edge for edge in _EDGES if edge[0][axis] == edge[1][axis] == side]
+        crossed = [edge for edge in face if len(inside.intersection(edge)) == 1]
+        # Of four, those that meet in a corner inside are joined.
+        crossed.sort(key=lambda edge: inside.intersection(edge).pop())
+        for one, other in zip(crossed[::2], crossed[1::2], strict=True):
+            joined[one].append(other)
+            joined[other].append(one)
     polygons = []
     while joined:
-        loop = [min(joined)]
-        while onward := [edge for edge in joined.pop(loop[-1]) if edge in joined and edge not in loop[1:]]:
-            loop.append(onward[0])
+        edge = min(joined)
+        loop = []
+        while edge is not None:
+            loop.append(edge)
+            neighbours = joined.pop(edge)
+            edge = next(filter(joined.__contains__, neighbours), None)
         polygons.append(np.array(loop, float).mean(axis=1))
     return polygons
 
 
-def _face_edges(axis: int, side: int) -> list[Edge]:
-    face = [corner for corner in CORNERS if corner[axis] == side]
-    return [(a, b) for a, b in product(face, face) if a < b and sum(i != j for i, j in zip(a, b, strict=True)) == 1]
-
-
-def _widest_fan(polygon: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Return the normals of the fan of triangles with the largest area: a bent polygon has several surfaces."""
+def _widest_fan(polygon: Floats) -> Floats:
+    """Return the normals [N, 3] of the fan of triangles with the largest area: a bent polygon has several surfaces."""
     fans = []
     for turn in range(len(polygon)):
-        apex, *rest = np.roll(polygon, -turn, axis=0)
-        fans.append([np.cross(b - apex, c - apex) / 2 for b, c in pairwise(rest)])
-    return max(fans, key=lambda fan: sum(float(np.linalg.norm(normal)) for normal in fan))
+        turned = np.roll(polygon, -turn, axis=0)
+        spokes = turned[1:] - turned[0]
+        fans.append(np.cross(spokes[:-1], spokes[1:]) / 2)
+    areas = [np.linalg.norm(fan, axis=1).sum() for fan in fans]
+    return fans[np.argmax(areas)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from ragsam.report.views import View, keep_values, view_image, view_labels, wind
 
 
 @dataclass(frozen=True)
-class Sight:
+class CaseVolumes:
     """What there is to be seen of a case, in canonical orientation.
 
     Attributes:
@@ -38,41 +40,46 @@ class Sight:
     window: tuple[float, float] = (0.0, 1.0)
 
 
-def read_case(pair: CasePair, card: Card) -> Sight:
+def read_case(pair: CasePair, card: Card) -> CaseVolumes:
     """Read a case's volumes; what is wrong with one becomes a note, and it is left out."""
     notes: list[str] = []
-    reference = _read(lambda: view_labels(pair.reference, pair.case, label_map=pair.label_map), notes)
+    reference = _read(notes, view_labels, pair.reference, pair.case, label_map=pair.label_map)
     if reference is None:
-        return Sight(notes)
-    prediction = None if pair.prediction is None else _read(lambda: view_labels(pair.prediction, pair.case), notes)
-    image = None
-    if pair.image is not None:
-        image = _read(lambda: view_image(pair.image, pair.case, fill_nonfinite=pair.fill_nonfinite), notes)
+        return CaseVolumes(notes)
+    prediction = _read(notes, view_labels, pair.prediction, pair.case)
+    image = _read(notes, view_image, pair.image, pair.case, fill_nonfinite=pair.fill_nonfinite)
     if pair.prediction is None:
         notes.append("No prediction for this case.")
-    for name, view in (("prediction", prediction), ("image", image)):
-        if view is not None and view.array.shape != reference.array.shape:
-            notes.append(f"The {name} lies on another grid and is not shown.")
-            prediction, image = (None, image) if name == "prediction" else (prediction, None)
+    shape = reference.array.shape
+    if prediction is not None and prediction.array.shape != shape:
+        notes.append("The prediction lies on another grid and is not shown.")
+        prediction = None
+    if image is not None and image.array.shape != shape:
+        notes.append("The image lies on another grid and is not shown.")
+        image = None
+    window = (0.0, 1.0)
     if image is None:
         notes.append("Drawn without the image.")
-    annotated = {o.value for o in card.organs if pair.annotated is None or o.name in pair.annotated}
-    expected = keep_values(reference.array, annotated)
-    return Sight(
-        notes=list(dict.fromkeys(notes)),
-        expected=expected,
-        found=np.zeros_like(expected) if prediction is None else keep_values(prediction.array, annotated),
-        predicted=prediction is not None,
-        image=image,
-        spacing_mm=reference.spacing_mm,
-        window=(0.0, 1.0) if image is None else window_of(image.array, card.window),
-    )
+    else:
+        window = window_of(image.array, card.window)
+    annotated = pair.annotated
+    if annotated is None:
+        annotated = tuple(card.labels)
+    values = [card.labels[organ] for organ in annotated]
+    expected = keep_values(reference.array, values)
+    found = np.zeros_like(expected)
+    if prediction is not None:
+        found = keep_values(prediction.array, values)
+    notes = list(dict.fromkeys(notes))
+    return CaseVolumes(notes, expected, found, prediction is not None, image, reference.spacing_mm, window)
 
 
-def _read(read: Callable[[], View], notes: list[str]) -> View | None:
-    """Read a volume; what is wrong with it becomes a note."""
+def _read(notes: list[str], view: Callable[..., View], path: Path | None, case: str, **options: Any) -> View | None:
+    """Read a volume where there is one; what is wrong with it becomes a note."""
+    if path is None:
+        return None
     try:
-        return read()
+        return view(path, case, **options)
     except InputError as error:
         notes.append(without_folders(str(error)))
         return None

@@ -10,7 +10,7 @@ from ragsam.data.cards.load import Card
 from ragsam.data.datalist import Datalist
 from ragsam.files import write_text_atomic
 from ragsam.report.check_pictures import findings
-from ragsam.report.check_plots import annotation_plot, intensity_plot, organ_plot, size_plot, spacing_plot
+from ragsam.report.check_plots import annotation_plot, axis_plot, intensity_plot, organ_plot
 from ragsam.report.html import render
 from ragsam.report.views import ORIENTATION_NOTE
 
@@ -20,11 +20,7 @@ def write_check_page(
 ) -> None:
     """Write the page of a data check, whole or not at all; the same input gives the same bytes.
 
-    Args:
-        summary: of `ragsam.data.checks.survey.survey`.
-        path: the HTML file.
-        card: the card checked against.
-        datalist: the cases' files, for pictures of what stands out.
+    The summary is that of `ragsam.data.checks.survey.survey`; the datalist has the files of what stands out.
 
     Raises:
         InputError: where the file cannot be written.
@@ -38,8 +34,8 @@ def write_check_page(
         "findings": findings(summary, cases, card),
         "orientation_note": ORIENTATION_NOTE,
         "plots": {
-            "spacing": spacing_plot(measured),
-            "size": size_plot(measured),
+            "spacing": axis_plot(measured, "spacing_mm", "spacing (mm)"),
+            "size": axis_plot(measured, "shape", "voxels"),
             "intensity": intensity_plot(measured, card.window),
             "organs": organ_plot(summary, card),
             "annotation": annotation_plot(summary, card),

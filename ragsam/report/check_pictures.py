@@ -28,19 +28,14 @@ class Finding(NamedTuple):
 
 
 def findings(summary: Mapping[str, Any], cases: Mapping[str, Case], card: Card) -> list[Finding]:
-    """Return at most 12 findings with pictures, pairs of volumes first; volumes that cannot be read are left out.
-
-    Args:
-        summary: of `ragsam.data.checks.survey.survey`.
-        cases: the datalist's cases by name.
-        card: colours and window.
-    """
+    """Return at most 12 findings of a survey, pairs of volumes first; volumes that cannot be read are left out."""
     found = []
     for title, text, wanted in (*_pairs(summary, cases), *_outliers(summary)):
         try:
-            found.append(Finding(title, text, [(caption, _picture(cases[c], o, card)) for caption, c, o in wanted]))
+            panels = [(caption, _picture(cases[case], organ, card)) for caption, case, organ in wanted]
         except InputError:  # told among the faults
             continue
+        found.append(Finding(title, text, panels))
         if len(found) == MAX_FINDINGS:
             break
     return found
@@ -49,9 +44,11 @@ def findings(summary: Mapping[str, Any], cases: Mapping[str, Case], card: Card) 
 def _pairs(summary: Mapping[str, Any], cases: Mapping[str, Case]) -> Iterator[tuple[str, str, list]]:
     """Yield title, text and [(caption, case, None)] of volumes that are there twice."""
     for pair in summary["duplicates"]:
-        names, alike = pair["cases"], pair["similarity"]
+        names = pair["cases"]
         whose = "the same patient" if pair["same_patient"] else "two patients"
-        how = "every voxel is the same" if alike == 1 else f"similarity {alike:.6f}"
+        how = f"similarity {pair['similarity']:.6f}"
+        if pair["similarity"] == 1:
+            how = "every voxel is the same"
         captions = [(f"{name}, patient {cases[name].patient}", name, None) for name in names]
         yield " and ".join(names), f"One volume under {whose}: {how}.", captions
 
@@ -60,18 +57,23 @@ def _outliers(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, list]]:
     """Yield title, text and [(caption, case, organ)] of volumes that stand out, with a usual case beside them."""
     for entry in summary["cases"]:
         for organ in entry["outliers"]:
-            volume, counts = entry["organs_ml"][organ], summary["organs"][organ]
+            case = entry["case"]
             usual = _typical(summary, organ)
-            text = f"{volume:.3g} ml; the others have {counts['median_ml']:.3g} ml in the middle."
-            first = f"{entry['case']}, {volume:.3g} ml", entry["case"], organ
-            yield f"{readable(organ)} of {entry['case']}", text, [first, (f"{usual}, a usual one", usual, organ)]
+            volume = f"{entry['organs_ml'][organ]:.3g} ml"
+            text = f"{volume}; the others have {summary['organs'][organ]['median_ml']:.3g} ml in the middle."
+            pictures = [(f"{case}, {volume}", case, organ), (f"{usual}, a usual one", usual, organ)]
+            yield f"{readable(organ)} of {case}", text, pictures
 
 
 def _typical(summary: Mapping[str, Any], organ: str) -> str:
     """Return the case whose volume of the organ is closest to the median."""
     median = summary["organs"][organ]["median_ml"]
-    having = [case for case in summary["cases"] if (case["organs_ml"] or {}).get(organ)]
-    return min(having, key=lambda case: abs(case["organs_ml"][organ] - median))["case"]
+    distances = {}
+    for case in summary["cases"]:
+        volume = (case["organs_ml"] or {}).get(organ)
+        if volume:
+            distances[case["case"]] = abs(volume - median)
+    return min(distances, key=distances.__getitem__)
 
 
 def _picture(case: Case, organ: str | None, card: Card) -> bytes:
@@ -79,10 +81,12 @@ def _picture(case: Case, organ: str | None, card: Card) -> bytes:
     image = view_image(case.image, case.case, fill_nonfinite=case.fill_nonfinite)
     place: dict[str, Any] = {"spacing_mm": image.spacing_mm[:2], "window": window_of(image.array, card.window)}
     if organ is None or case.label is None:
-        return slice_png(image.array[:, :, image.array.shape[2] // 2], None, colours={}, pixels=PIXELS, **place)
-    label = view_labels(case.label, case.case, label_map=case.label_map).array
-    label = keep_values(label, [card.labels[organ]])
-    z = int(np.count_nonzero(label, axis=(0, 1)).argmax())
-    box = crop_box([label[:, :, z]])
-    colours = {card.labels[organ]: OUTLINE}
-    return slice_png(image.array[:, :, z][box], label[:, :, z][box], colours=colours, pixels=PIXELS, **place)
+        middle = image.array[:, :, image.array.shape[2] // 2]
+        return slice_png(middle, None, colours={}, pixels=PIXELS, **place)
+    value = card.labels[organ]
+    labels = view_labels(case.label, case.case, label_map=case.label_map).array
+    labels = keep_values(labels, [value])
+    z = int(np.count_nonzero(labels, axis=(0, 1)).argmax())
+    plane = labels[:, :, z]
+    box = crop_box([plane])
+    return slice_png(image.array[:, :, z][box], plane[box], colours={value: OUTLINE}, pixels=PIXELS, **place)

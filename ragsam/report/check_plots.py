@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from ragsam.data.cards.load import Card
-from ragsam.report.plots import INK, LOG_RATIO, bare_figure, figure_png, hex_colour, plot_name
+from ragsam.report.plots import INK, LOG_RATIO, bare_figure, figure_png, hex_colour, name_rows
 
 WIDE_INCHES = 10.4
 ACCENT, PALE, MIDDLE, ALARM = "#0b6570", "#eef2f5", "#8796a3", "#b3261e"
@@ -16,20 +17,26 @@ AXES = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
 AXIS_NAMES = ("right-left", "front-back", "head-foot")
 
 
-def spacing_plot(cases: Sequence[Mapping[str, Any]]) -> bytes:
-    """Draw each case's voxel spacing along the three axes of the body."""
-    return _axis_plot(cases, "spacing_mm", "spacing (mm)")
-
-
-def size_plot(cases: Sequence[Mapping[str, Any]]) -> bytes:
-    """Draw each case's number of voxels along the three axes of the body."""
-    return _axis_plot(cases, "shape", "voxels")
+def axis_plot(cases: Sequence[Mapping[str, Any]], key: str, title: str) -> bytes:
+    """Draw what each case has under a key along the three axes of the body."""
+    figure, axes = bare_figure(2.6)
+    found = np.array([body_axes(case, key) for case in cases if case[key]], dtype=float).reshape(-1, 3)
+    for row, values in enumerate(found.T):
+        offsets = np.random.default_rng(row).uniform(-0.28, 0.28, len(values))
+        axes.scatter(values, row + offsets, s=20, color=ACCENT, alpha=0.45, linewidths=0, zorder=3)
+        if len(values):
+            axes.plot([np.median(values)] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=2.2, zorder=4)
+    name_rows(axes, AXIS_NAMES)
+    axes.set_xlim(0, 1.06 * found.max(initial=0.0) or 1.0)
+    axes.set_xlabel(title)
+    return figure_png(figure)
 
 
 def intensity_plot(cases: Sequence[Mapping[str, Any]], window: tuple[float, float] | None) -> bytes:
     """Draw every case's percentiles as an upright line, by rising median, with the card's window behind."""
     figure, axes = bare_figure(3.4, width_inches=WIDE_INCHES)
-    found = sorted((c["intensity"] for c in cases if c["intensity"]), key=lambda i: (i["p50"], i["p99.5"], i["p0.5"]))
+    found = [case["intensity"] for case in cases if case["intensity"]]
+    found.sort(key=itemgetter("p50", "p99.5", "p0.5"))
     x = np.arange(len(found))
     if window is not None:
         axes.axhspan(*window, color=PALE, zorder=0)
@@ -64,14 +71,14 @@ def organ_plot(summary: Mapping[str, Any], card: Card) -> bytes:
         known = [case for case in summary["cases"] if (case["organs_ml"] or {}).get(organ.name)]
         offsets = np.random.default_rng(row).uniform(-0.26, 0.26, len(known))
         for case, y in zip(known, row + offsets, strict=True):
-            volume, outlier = case["organs_ml"][organ.name], organ.name in case["outliers"]
-            edge = {"edgecolors": ALARM, "linewidths": 1.8} if outlier else {"edgecolors": INK, "linewidths": 0.4}
-            axes.scatter(volume, y, s=44 if outlier else 16, color=hex_colour(organ.colour), zorder=3, **edge)
-            if outlier:
+            volume = case["organs_ml"][organ.name]
+            look = {"s": 16, "edgecolors": INK, "linewidths": 0.4}
+            if organ.name in case["outliers"]:
+                look = {"s": 44, "edgecolors": ALARM, "linewidths": 1.8}
                 axes.annotate(case["case"].replace("$", r"\$"), (volume, y), (7, 0), textcoords="offset points",
                               fontsize=8.5, color=ALARM, va="center", zorder=4)  # fmt: skip
-    axes.set_yticks(range(len(card.organs)), [plot_name(organ.name) for organ in card.organs])
-    axes.set_ylim(len(card.organs) - 0.4, -0.6)
+            axes.scatter(volume, y, color=hex_colour(organ.colour), zorder=3, **look)
+    name_rows(axes, list(card.labels))
     axes.set_xlabel("volume (ml)")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda value, position: f"{value:g}")
@@ -91,8 +98,7 @@ def annotation_plot(summary: Mapping[str, Any], card: Card) -> bytes:
                   zorder=3)  # fmt: skip
         axes.text(1.01 * total, row, f"{counts['present']} of {summary['n_cases']}", va="center", fontsize=9.5,
                   color=INK)  # fmt: skip
-    axes.set_yticks(range(len(card.organs)), [plot_name(organ.name) for organ in card.organs])
-    axes.set_ylim(len(card.organs) - 0.4, -0.6)
+    name_rows(axes, list(card.labels))
     axes.set_xlim(0, 1.09 * total)
     axes.set_xlabel("cases")
     axes.grid(visible=False)
@@ -105,18 +111,3 @@ def body_axes(case: Mapping[str, Any], key: str) -> list[float]:
     for letter, value in zip(case["orientation"], case[key], strict=True):
         values[AXES[letter]] = value
     return values
-
-
-def _axis_plot(cases: Sequence[Mapping[str, Any]], key: str, title: str) -> bytes:
-    figure, axes = bare_figure(2.6)
-    found = np.array([body_axes(case, key) for case in cases if case[key]], dtype=float).reshape(-1, 3)
-    for row, values in enumerate(found.T):
-        offsets = np.random.default_rng(row).uniform(-0.28, 0.28, len(values))
-        axes.scatter(values, row + offsets, s=20, color=ACCENT, alpha=0.45, linewidths=0, zorder=3)
-        if len(values):
-            axes.plot([np.median(values)] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=2.2, zorder=4)
-    axes.set_yticks(range(3), AXIS_NAMES)
-    axes.set_ylim(2.6, -0.6)
-    axes.set_xlim(left=0, right=1.06 * found.max() if found.size else 1.0)
-    axes.set_xlabel(title)
-    return figure_png(figure)

@@ -8,7 +8,6 @@ from typing import Any
 
 from ragsam.evaluation.compare_runs import compare_runs
 from ragsam.files import write_json_atomic, write_text_atomic
-from ragsam.metrics.protocols import LOWER_IS_BETTER
 from ragsam.report import formatting as text
 from ragsam.report.compare_plots import (
     MAX_CASES,
@@ -28,38 +27,18 @@ ALPHA = 0.05
 def write_comparison(runs: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, Any]:
     """Write compare.json, compare.md and compare.html, each whole or not at all; the same input gives the same bytes.
 
-    Args:
-        runs: {name: content of metrics.json}, two or more; each is compared with the first.
-        folder: gets the three files.
-
-    Returns:
-        The content of compare.json; see `compare_runs`.
-
-    Raises:
-        InputError: where the runs cannot be compared, or a file cannot be written.
+    Arguments, result and errors are those of `compare_runs`; a file that cannot be written is an InputError too.
     """
     comparison = compare_runs(runs)
     write_json_atomic(folder / "compare.json", comparison)
     write_text_atomic(folder / "compare.md", comparison_markdown(comparison))
-    write_text_atomic(folder / "compare.html", _page(comparison, runs))
-    return comparison
-
-
-def claim(paired: Mapping[str, Any], metric: str) -> str:
-    """Return "better" or "worse" where the corrected p is below 0.05, else "unclear"."""
-    if paired["p_holm"] is None or paired["p_holm"] >= ALPHA:
-        return "unclear"
-    return "better" if (paired["mean_difference"] > 0) != (metric in LOWER_IS_BETTER) else "worse"
-
-
-def _page(comparison: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]) -> str:
     metrics = comparison["metrics"]
+    shown = []
+    for place, (name, run) in enumerate(comparison["runs"].items()):
+        shown.append({"name": name, "colour": run_colour(place), **run})
     content = {
         "comparison": comparison,
-        "runs": [
-            {"name": name, "colour": run_colour(place), **run}
-            for place, (name, run) in enumerate(comparison["runs"].items())
-        ],
+        "runs": shown,
         "sections": [_section(entry, metrics, comparison["baseline"]) for entry in comparison["comparisons"]],
         "spreads": {metric: spread_plot(runs, metric) for metric in metrics},
         "differences": {metric: difference_plot(comparison["comparisons"], metric) for metric in metrics},
@@ -67,20 +46,28 @@ def _page(comparison: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]) 
         "titles": text.TITLES,
         "max_cases": MAX_CASES,
     }
-    return render("compare.html", content)
+    write_text_atomic(folder / "compare.html", render("compare.html", content))
+    return comparison
+
+
+def claim(paired: Mapping[str, Any], metric: str) -> str:
+    """Return "better" or "worse" where the corrected p is below 0.05, else "unclear"."""
+    if paired["p_holm"] is None or paired["p_holm"] >= ALPHA:
+        return "unclear"
+    return text.direction(paired["mean_difference"], metric)
 
 
 def _section(entry: Mapping[str, Any], metrics: list[str], baseline: str) -> dict[str, Any]:
     """Return what the page shows of one run against the first: findings, rows by organ, cases, plots."""
     organs = sorted(entry["organs"].items(), key=lambda item: -abs(item[1]["dice"]["mean_difference"] or 0.0))
-    rows = [("mean of organs", entry["mean"]), *organs]
+    rows = []
+    for organ, paired in [("mean of organs", entry["mean"]), *organs]:
+        claims = {metric: claim(paired[metric], metric) for metric in metrics}
+        rows.append({"organ": organ, "paired": paired, "claims": claims})
     return {
         "entry": entry,
         "findings": [_finding(entry["mean"][metric], metric, entry["run"], baseline) for metric in metrics],
-        "rows": [
-            {"organ": organ, "paired": found, "claims": {metric: claim(found[metric], metric) for metric in metrics}}
-            for organ, found in rows
-        ],
+        "rows": rows,
         "cases": [{**case, "most": most_different(case)} for case in entry["cases"]],
         "outcomes": outcome_plot(entry, "dice"),
         "map": case_organ_plot(entry),
@@ -94,7 +81,7 @@ def _finding(paired: Mapping[str, Any], metric: str, run: str, baseline: str) ->
     numbers = "nothing to compare"
     if paired["mean_difference"] is not None:
         numbers = (
-            f"{run} minus {baseline}: {text.signed(paired['mean_difference'], metric)}, 95 % interval "
+            f"{run} minus {baseline}: {text.number(paired['mean_difference'], metric, sign='+')}, 95 % interval "
             f"{text.interval(paired['ci95'], metric, signed=True)}, p {text.probability(paired['p_holm'])}; of "
             f"{paired['n']} patients {paired['wins']} better, {paired['losses']} worse, {paired['ties']} equal."
         )

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragsam.metrics.scoring import DISTANCES, LOWER_IS_BETTER
-from ragsam.report.formatting import TITLES
-from ragsam.report.plots import INK, LOG_RATIO, bare_figure, figure_png, plot_name
+from ragsam.report.formatting import TITLES, TITLES_WITH_UNITS
+from ragsam.report.plots import GREY, GRID, INK, LOG_RATIO, bare_figure, figure_png, name_rows, plot_name
 
 #: Okabe and Ito's colours, which colour-blind readers tell apart; the first run has the first.
 COLOURS = ("#56b4e9", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#0072b2", "#f0e442")
 WIDE_INCHES = 10.4
 MAX_CASES = 40
-_BETTER, _EQUAL, _WORSE = "#5e3c99", "#d5dce1", "#e08214"
+_OUTCOMES = {"wins": ("#5e3c99", "white"), "ties": ("#d5dce1", INK), "losses": ("#e08214", "white")}
 
 
 def run_colour(place: int) -> str:
@@ -27,84 +27,88 @@ def run_colour(place: int) -> str:
 
 def difference_plot(comparisons: Sequence[Mapping[str, Any]], metric: str) -> bytes:
     """Draw each run's mean difference from the first with its 95 % interval, over all and by organ."""
-    rows = ["mean of organs", *comparisons[0]["organs"]]
+    names = ["mean of organs", *comparisons[0]["organs"]]
     height = 0.2 + 0.2 * len(comparisons)
-    figure, axes = bare_figure(height * len(rows) + 1.0)
-    axes.axvline(0, color="#8796a3", linewidth=1.2)
+    figure, axes = bare_figure(height * len(names) + 1.0)
+    axes.axvline(0, color=GREY, linewidth=1.2)
     reached = [0.0]
     for place, comparison in enumerate(comparisons):
-        entries = [comparison["mean"][metric], *(entry[metric] for entry in comparison["organs"].values())]
-        for row, entry in enumerate(entries):
-            if entry["mean_difference"] is None:
+        colour = run_colour(place + 1)
+        shift = (place - (len(comparisons) - 1) / 2) * 0.2 / height
+        for row, entry in enumerate([comparison["mean"], *comparison["organs"].values()]):
+            difference = entry[metric]["mean_difference"]
+            if difference is None:
                 continue
-            y = row + (place - (len(comparisons) - 1) / 2) * 0.2 / height
-            reached += [entry["mean_difference"], *(entry["ci95"] or [])]
-            if entry["ci95"]:
-                axes.plot(entry["ci95"], [y, y], color=run_colour(place + 1), linewidth=2.0, zorder=2)
-            axes.scatter([entry["mean_difference"]], [y], s=44, marker="o" if row else "D", zorder=3,
-                         color=run_colour(place + 1), edgecolors=INK, linewidths=0.7)  # fmt: skip
+            interval = entry[metric]["ci95"] or []
+            reached += [difference, *interval]
+            y = row + shift
+            axes.plot(interval, [y] * len(interval), color=colour, linewidth=2.0, zorder=2)
+            axes.scatter([difference], [y], s=44, marker="o" if row else "D", zorder=3, color=colour, edgecolors=INK,
+                         linewidths=0.7)  # fmt: skip
     _scale(axes, np.array(reached))
-    axes.set_yticks(range(len(rows)), map(plot_name, rows))
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    name_rows(axes, names)
     side = "left" if metric in LOWER_IS_BETTER else "right"
-    axes.set_xlabel(f"difference in {TITLES[metric]}{' (mm)' if metric.endswith('_mm') else ''}; better to the {side}")
+    axes.set_xlabel(f"difference in {TITLES_WITH_UNITS[metric]}; better to the {side}")
     return figure_png(figure)
 
 
 def _scale(axes: Any, reached: NDArray[np.float64]) -> None:
     """Fit the axis of differences to what it shows."""
-    far = float(np.abs(reached).max())
-    if powers := _powers(reached):
+    powers = _powers(reached)
+    if powers:
         axes.set_xscale("symlog", linthresh=powers[0])
-        axes.set_xticks([*(-power for power in powers), 0.0, *powers])
+        axes.set_xticks([*np.negative(powers), 0.0, *powers])
         axes.xaxis.set_major_formatter(lambda value, position: f"{value:g}")
         axes.minorticks_off()
-    low, high = min(reached.min(), -0.1 * far), max(reached.max(), 0.1 * far)
+    far = float(np.abs(reached).max())
+    low = min(reached.min(), -0.1 * far)
+    high = max(reached.max(), 0.1 * far)
     axes.set_xlim(1.15 * low or -1.0, 1.15 * high or 1.0)
 
 
 def _powers(values: NDArray[np.float64]) -> list[float]:
     """Return the powers of ten for a logarithmic axis, where one value outweighs all else, as a miss does."""
-    far, usual = float(np.abs(values).max()), float(np.median(np.abs(values)))
+    far = float(np.abs(values).max())
+    usual = float(np.median(np.abs(values)))
     if usual <= 0 or far <= LOG_RATIO * usual:
         return []
-    return [10.0**power for power in range(math.ceil(math.log10(usual)), math.floor(math.log10(far)) + 1)]
+    lowest = math.ceil(math.log10(usual))
+    highest = math.floor(math.log10(far))
+    return [10.0**power for power in range(lowest, highest + 1)]
 
 
 def case_plot(comparisons: Sequence[Mapping[str, Any]]) -> bytes:
     """Draw each case's mean Dice in a run over that in the first; above the line the run is better."""
     figure, axes = bare_figure(4.6)
+    every: list[float] = []
     for place, comparison in enumerate(comparisons):
         dice = np.array([case["dice"] for case in comparison["cases"]]).reshape(-1, 2)
-        axes.scatter(
-            dice[:, 1], dice[:, 0], s=30, color=run_colour(place + 1), edgecolors=INK, linewidths=0.5, zorder=3
-        )
-    every = [value for comparison in comparisons for case in comparison["cases"] for value in case["dice"]] or [
-        0.0,
-        1.0,
-    ]
-    edge = 0.06 * (max(every) - min(every)) or 0.02
-    limits = min(every) - edge, max(every) + edge
-    axes.plot(limits, limits, color="#8796a3", linewidth=1.2, linestyle="--", zorder=2)
+        every += dice.ravel().tolist()
+        colour = run_colour(place + 1)
+        axes.scatter(dice[:, 1], dice[:, 0], s=30, color=colour, edgecolors=INK, linewidths=0.5, zorder=3)
+    low, high = min(every, default=0.0), max(every, default=1.0)
+    edge = 0.06 * (high - low) or 0.02
+    limits = low - edge, high + edge
+    axes.plot(limits, limits, color=GREY, linewidth=1.2, linestyle="--", zorder=2)
     axes.set(xlim=limits, ylim=limits, xlabel="mean Dice, first run", ylabel="mean Dice, other run")
     axes.set_aspect("equal", adjustable="box")
-    axes.grid(color="#dfe5ea", linewidth=0.8, axis="both")
+    axes.grid(color=GRID, linewidth=0.8, axis="both")
     return figure_png(figure)
 
 
 def outcome_plot(comparison: Mapping[str, Any], metric: str) -> bytes:
     """Draw for how many patients a run is better, equal and worse than the first, by organ."""
     figure, axes = bare_figure(0.36 * len(comparison["organs"]) + 1.0)
-    for row, entry in enumerate(entry[metric] for entry in comparison["organs"].values()):
+    for row, entry in enumerate(comparison["organs"].values()):
         left = 0
-        for key, colour in (("wins", _BETTER), ("ties", _EQUAL), ("losses", _WORSE)):
-            axes.barh(row, entry[key], left=left, height=0.66, color=colour, zorder=2)
-            if entry[key]:
-                ink = INK if key == "ties" else "white"
-                axes.text(left + entry[key] / 2, row, str(entry[key]), ha="center", va="center", fontsize=9, color=ink)
-            left += entry[key]
-    axes.set_yticks(range(len(comparison["organs"])), map(plot_name, comparison["organs"]))
-    axes.set_ylim(len(comparison["organs"]) - 0.4, -0.6)
+        for key, (colour, ink) in _OUTCOMES.items():
+            patients = entry[metric][key]
+            axes.barh(row, patients, left=left, height=0.66, color=colour, zorder=2)
+            if patients:
+                place = left + patients / 2
+                axes.text(place, row, str(patients), ha="center", va="center", fontsize=9, color=ink)
+            left += patients
+    name_rows(axes, list(comparison["organs"]))
     axes.set_xlim(0, max(comparison["n_patients"], 1))
     axes.set_xlabel(f"patients: better, equal, worse in {TITLES[metric]}")
     axes.grid(visible=False)
@@ -115,14 +119,15 @@ def case_organ_plot(comparison: Mapping[str, Any]) -> bytes:
     """Draw the difference in Dice of every organ of the cases that differ most, as a map of colours."""
     from matplotlib.colors import TwoSlopeNorm
 
-    cases, organs = comparison["cases"][:MAX_CASES], list(comparison["organs"])
+    cases = comparison["cases"][:MAX_CASES]
+    organs = list(comparison["organs"])
     table = np.array([[case["organs"].get(organ, np.nan) for organ in organs] for case in cases])
     table = table.reshape(-1, len(organs))
     figure, axes = bare_figure(0.27 * max(len(cases), 1) + 2.2, width_inches=WIDE_INCHES)
-    reach = float(np.nanmax(np.abs(table))) if np.isfinite(table).any() else 0.0
+    reach = float(np.nanmax(np.abs(table), initial=0.0)) or 1.0
     axes.set_facecolor("#eef2f5")
-    image = axes.imshow(table, cmap="PuOr", norm=TwoSlopeNorm(0, -(reach or 1.0), reach or 1.0), aspect="auto")
-    axes.set_xticks(range(len(organs)), map(plot_name, organs), rotation=40, ha="right", rotation_mode="anchor")
+    image = axes.imshow(table, cmap="PuOr", norm=TwoSlopeNorm(0, -reach, reach), aspect="auto")
+    _name_columns(axes, organs)
     axes.set_yticks(range(len(cases)), [case["case"].replace("$", r"\$")[:40] for case in cases])
     axes.grid(visible=False)
     bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.015)
@@ -132,38 +137,39 @@ def case_organ_plot(comparison: Mapping[str, Any]) -> bytes:
 
 
 def spread_plot(runs: Mapping[str, Mapping[str, Any]], metric: str) -> bytes:
-    """Draw each run's scores of all cases by organ, as boxes side by side.
-
-    Args:
-        runs: {name: content of metrics.json}.
-        metric: what is drawn.
-    """
+    """Draw each run's scores of all cases by organ, as boxes side by side; runs: {name: content of metrics.json}."""
     organs = list(next(iter(runs.values()))["summary"]["organs"])
     figure, axes = bare_figure(3.6, width_inches=WIDE_INCHES)
-    width, drawn = 0.8 / len(runs), [0.0]
+    width = 0.8 / len(runs)
+    drawn = [0.0]
     for place, run in enumerate(runs.values()):
+        shift = (place - (len(runs) - 1) / 2) * width
         for column, organ in enumerate(organs):
             scores = [case["organs"][organ].get(metric) for case in run["cases"]]
-            values = [score for score in scores if score is not None]
-            drawn += values
-            if values:
+            scores = [score for score in scores if score is not None]
+            drawn += scores
+            if scores:
                 axes.boxplot(
-                    values, positions=[column + (place - (len(runs) - 1) / 2) * width], widths=0.8 * width,
-                    patch_artist=True, boxprops={"facecolor": run_colour(place), "edgecolor": INK, "linewidth": 0.7},
-                    medianprops={"color": INK, "linewidth": 1.6}, whiskerprops={"color": "#8796a3"},
-                    capprops={"color": "#8796a3"}, manage_ticks=False,
-                    flierprops={"marker": ".", "markersize": 4, "markeredgecolor": "#8796a3"},
+                    scores, positions=[column + shift], widths=0.8 * width, patch_artist=True, manage_ticks=False,
+                    boxprops={"facecolor": run_colour(place), "edgecolor": INK, "linewidth": 0.7},
+                    medianprops={"color": INK, "linewidth": 1.6}, whiskerprops={"color": GREY},
+                    capprops={"color": GREY}, flierprops={"marker": ".", "markersize": 4, "markeredgecolor": GREY},
                 )  # fmt: skip
-    axes.set_xticks(range(len(organs)), map(plot_name, organs), rotation=40, ha="right", rotation_mode="anchor")
+    _name_columns(axes, organs)
     axes.set_xlim(-0.6, len(organs) - 0.4)
-    axes.set_ylabel(f"{TITLES[metric]}{' (mm)' if metric.endswith('_mm') else ''}")
+    axes.set_ylabel(TITLES_WITH_UNITS[metric])
     if metric in DISTANCES:
-        if powers := _powers(np.array(drawn)):
+        powers = _powers(np.array(drawn))
+        if powers:
             axes.set_yscale("symlog", linthresh=powers[0])
             axes.set_yticks([0.0, *powers])
             axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
             axes.minorticks_off()
         axes.set_ylim(0, 1.1 * max(drawn) or 1.0)
     axes.grid(axis="x", visible=False)
-    axes.grid(axis="y", color="#dfe5ea", linewidth=0.8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     return figure_png(figure)
+
+
+def _name_columns(axes: Any, organs: Sequence[str]) -> None:
+    axes.set_xticks(range(len(organs)), map(plot_name, organs), rotation=40, ha="right", rotation_mode="anchor")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ragsam.report.formatting import TITLES, interval, probability, readable, signed
+from ragsam.report.formatting import TITLES, interval, number, probability, readable
 from ragsam.report.markup import escape_markdown, markdown_table
 
 SHOWN_CASES = 10
@@ -17,7 +17,8 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
     Args:
         comparison: of `ragsam.evaluation.compare_runs.compare_runs`.
     """
-    parts = [f"# {escape_markdown(_title(comparison))}\n"]
+    title = f"Runs compared: card {comparison['card']}, protocol {comparison['protocol']}"
+    parts = [f"# {escape_markdown(title)}\n"]
     for entry in comparison["comparisons"]:
         parts.append(f"## {escape_markdown(entry['run'])} against {escape_markdown(comparison['baseline'])}\n")
         parts += [_organ_table(entry, metric) for metric in comparison["metrics"]]
@@ -32,15 +33,12 @@ def summary_lines(comparison: Mapping[str, Any]) -> list[str]:
     lines = []
     for entry in comparison["comparisons"]:
         dice = entry["mean"]["dice"]
-        found = f"{signed(dice['mean_difference'], 'dice')} ({interval(dice['ci95'], 'dice', signed=True)})"
-        found += f", p {probability(dice['p_holm'])}"
+        difference = number(dice["mean_difference"], "dice", sign="+")
+        bounds = interval(dice["ci95"], "dice", signed=True)
+        found = f"{difference} ({bounds}), p {probability(dice['p_holm'])}"
         counts = f"{entry['won']} cases won, {entry['lost']} lost, {entry['tied']} equal"
         lines.append(f"{entry['run']} minus {comparison['baseline']}: mean Dice {found}; {counts}")
     return lines
-
-
-def _title(comparison: Mapping[str, Any]) -> str:
-    return f"Runs compared: card {comparison['card']}, protocol {comparison['protocol']}"
 
 
 def _organ_table(entry: Mapping[str, Any], metric: str) -> str:
@@ -48,40 +46,36 @@ def _organ_table(entry: Mapping[str, Any], metric: str) -> str:
     organs = sorted(entry["organs"].items(), key=lambda item: -abs(item[1][metric]["mean_difference"] or 0.0))
     rows = [_row(readable(organ), found[metric], metric) for organ, found in organs]
     total = _row("mean of organs", entry["mean"][metric], metric)
-    heads = [
-        "organ",
-        f"difference in {TITLES[metric]}",
-        "95 % interval",
-        "p (Holm)",
-        "patients better",
-        "worse",
-        "equal",
-    ]
+    difference = f"difference in {TITLES[metric]}"
+    heads = ["organ", difference, "95 % interval", "p (Holm)", "patients better", "worse", "equal"]
     return markdown_table(heads, rows, title=f"{TITLES[metric]}, the organ that differs most first:", total=total)
 
 
 def _row(name: str, paired: Mapping[str, Any], metric: str) -> list[str]:
-    difference, bounds = signed(paired["mean_difference"], metric), interval(paired["ci95"], metric, signed=True)
-    counts = [str(paired[key]) for key in ("wins", "losses", "ties")]
-    return [name, difference, bounds, probability(paired["p_holm"]), *counts]
+    return [
+        name,
+        number(paired["mean_difference"], metric, sign="+"),
+        interval(paired["ci95"], metric, signed=True),
+        probability(paired["p_holm"]),
+        str(paired["wins"]),
+        str(paired["losses"]),
+        str(paired["ties"]),
+    ]
 
 
 def _case_table(entry: Mapping[str, Any]) -> str:
     shown = entry["cases"][:SHOWN_CASES]
     title = (
         f"Cases: {entry['won']} won, {entry['lost']} lost, {entry['tied']} equal of {entry['n_cases']} by mean Dice. "
+        f"The {len(shown)} that differ most:"
     )
-    title += f"The {len(shown)} that differ most:"
-    rows = [
-        [case["case"], f"{case['dice'][0]:.3f}", f"{case['dice'][1]:.3f}", f"{case['difference']:+.3f}", _organ(case)]
-        for case in shown
-    ]
+    rows = []
+    for case in shown:
+        ours, theirs = case["dice"]
+        organ, difference = most_different(case)
+        most_in = f"{readable(organ)} {difference:+.3f}"
+        rows.append([case["case"], f"{ours:.3f}", f"{theirs:.3f}", f"{case['difference']:+.3f}", most_in])
     return markdown_table(["case", "this run", "first run", "difference", "most in"], rows, title=title)
-
-
-def _organ(case: Mapping[str, Any]) -> str:
-    organ, difference = most_different(case)
-    return f"{readable(organ)} {difference:+.3f}"
 
 
 def most_different(case: Mapping[str, Any]) -> tuple[str, float]:

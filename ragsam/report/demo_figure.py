@@ -15,7 +15,8 @@ from ragsam.data.datalist import Case
 from ragsam.evaluation.case_pairs import CasePair
 from ragsam.files import atomic_write
 from ragsam.report.cases import neighbour_loader
-from ragsam.report.figures import slice_png
+from ragsam.report.figures import organ_colours, slice_png
+from ragsam.report.formatting import readable
 from ragsam.report.views import view_image, view_labels, window_of
 
 NEIGHBOURS = 3
@@ -43,19 +44,21 @@ def write_overview(
     """
     image = view_image(pair.image, pair.case, fill_nonfinite=pair.fill_nonfinite)
     reference = view_labels(pair.reference, pair.case, label_map=pair.label_map)
-    organs = [len(np.unique(reference.array[:, :, z])) for z in range(reference.array.shape[2])]
+    organs = [len(np.unique(plane)) for plane in np.moveaxis(reference.array, 2, 0)]
     z = int(np.argmax(organs))
-    colours = {organ.value: organ.colour for organ in card.organs}
+    colours = organ_colours(card)
     place: dict[str, Any] = {"spacing_mm": image.spacing_mm[:2], "window": window_of(image.array, card.window)}
     plane = image.array[:, :, z]
     first = [("query slice", slice_png(plane, None, colours={}, **place))]
     load = neighbour_loader(support_cases)
     traced = trace["cases"][pair.case]
-    for entry in traced["slices"][str(z)][:NEIGHBOURS] if traced["axis"] == 2 else ():
-        views = load(entry["case"])
-        if views is None or views[1] is None:
+    neighbours = []
+    if traced["axis"] == 2:
+        neighbours = traced["slices"][str(z)][:NEIGHBOURS]
+    for entry in neighbours:
+        near, labels = load(entry["case"]) or (None, None)
+        if labels is None:
             continue
-        near, labels = views
         picture = slice_png(
             near.array[:, :, entry["slice"]],
             labels.array[:, :, entry["slice"]],
@@ -79,7 +82,7 @@ def _grid(rows: list[list[tuple[str, bytes]]], card: Card) -> bytes:
     from matplotlib.image import imread
     from matplotlib.patches import Patch
 
-    columns = max(len(row) for row in rows) + (len(rows[-1]) == max(len(row) for row in rows))
+    columns = max(len(rows[0]), len(rows[-1]) + 1)
     figure = Figure(figsize=(2.9 * columns, 2.7 * len(rows)), dpi=110, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), columns, squeeze=False)
@@ -89,9 +92,7 @@ def _grid(rows: list[list[tuple[str, bytes]]], card: Card) -> bytes:
         for place, (caption, picture) in zip(line, row, strict=False):
             place.imshow(imread(io.BytesIO(picture), format="png"))
             place.set_title(caption, fontsize=11)
-    handles = [
-        Patch(color=[part / 255 for part in organ.colour], label=organ.name.replace("_", " ")) for organ in card.organs
-    ]
+    handles = [Patch(color=np.divide(organ.colour, 255), label=readable(organ.name)) for organ in card.organs]
     axes[-1, -1].legend(handles=handles, loc="center", fontsize=7.5, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})

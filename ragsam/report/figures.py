@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from ragsam.data.cards.load import Card
 from ragsam.report.views import as_picture
 
 Colour = tuple[int, int, int]
@@ -44,9 +45,10 @@ def slice_png(
     Returns:
         a PNG, anterior up, the patient's left on the right.
     """
-    shape = (image if image is not None else labels).shape
-    size = _size(shape, spacing_mm, pixels)
-    picture = _grey(image, shape, window, size)
+    if image is None:
+        image = np.full(labels.shape, window[0])
+    size = _size(image.shape, spacing_mm, pixels)
+    picture = _grey(image, window, size)
     if labels is not None:
         enlarged = _enlarge(labels, size)
         edge = _edges(enlarged)
@@ -65,17 +67,18 @@ def difference_png(
     pixels: int | None = None,
 ) -> bytes:
     """Draw what is missed, added and given to another organ, in `DIFFERENCE_COLOURS`; arguments as in `slice_png`."""
+    if image is None:
+        image = np.full(reference.shape, window[0])
     size = _size(reference.shape, spacing_mm, pixels)
-    picture = _grey(image, reference.shape, window, size)
-    first, second = _enlarge(reference, size), _enlarge(prediction, size)
-    kinds = {
-        "missed": (first != 0) & (second == 0),
-        "added": (first == 0) & (second != 0),
-        "confused": (first != second) & (first != 0) & (second != 0),
-    }
-    edge = _edges(sum(number * mask for number, mask in enumerate(kinds.values(), start=1)))
-    for kind, mask in kinds.items():
-        picture = _paint(picture, mask, edge, DIFFERENCE_COLOURS[kind], fill=DIFFERENCE_FILL)
+    picture = _grey(image, window, size)
+    first = _enlarge(reference, size)
+    second = _enlarge(prediction, size)
+    missed = (first != 0) & (second == 0)
+    added = (first == 0) & (second != 0)
+    confused = (first != second) & (first != 0) & (second != 0)
+    edge = _edges(missed + 2 * added + 3 * confused)
+    for mask, colour in zip((missed, added, confused), DIFFERENCE_COLOURS.values(), strict=True):
+        picture = _paint(picture, mask, edge, colour, fill=DIFFERENCE_FILL)
     return _png(picture)
 
 
@@ -83,26 +86,33 @@ def picture_png(picture: NDArray[np.uint8], *, extent: tuple[float, float], pixe
     """Return a picture [rows, columns, 3] as a PNG of that width to height, the longer side in pixels."""
     from PIL import Image
 
-    width, height = (max(1, round(pixels * side / max(extent))) for side in extent)
-    return _png(np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)))
+    resized = Image.fromarray(picture).resize(_scaled(extent, pixels), Image.Resampling.BICUBIC)
+    return _png(np.asarray(resized))
+
+
+def organ_colours(card: Card) -> dict[int, Colour]:
+    """Return {label value: RGB, 0-255} of a card's organs."""
+    return {organ.value: organ.colour for organ in card.organs}
 
 
 def _size(shape: tuple[int, ...], spacing_mm: tuple[float, float], pixels: int | None) -> tuple[int, int]:
-    """Return the picture's width and height in pixels."""
-    extent = shape[0] * spacing_mm[0], shape[1] * spacing_mm[1]
-    longer = pixels or int(np.clip(max(shape), MIN_PIXELS, MAX_PIXELS))
-    width, height = (max(1, round(longer * side / max(extent))) for side in extent)
-    return width, height
+    """Return a slice's width and height in pixels."""
+    if pixels is None:
+        pixels = int(np.clip(max(shape), MIN_PIXELS, MAX_PIXELS))
+    return _scaled((shape[0] * spacing_mm[0], shape[1] * spacing_mm[1]), pixels)
 
 
-def _grey(
-    image: NDArray | None, shape: tuple[int, ...], window: tuple[float, float], size: tuple[int, int]
-) -> NDArray[np.uint8]:
+def _scaled(extent: tuple[float, float], pixels: int) -> tuple[int, int]:
+    """Return width and height in pixels, of which the longer is given."""
+    width, height = extent
+    longer = max(extent)
+    return max(1, round(pixels * width / longer)), max(1, round(pixels * height / longer))
+
+
+def _grey(image: NDArray, window: tuple[float, float], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return the windowed image as RGB, [rows, columns, 3]."""
     from PIL import Image
 
-    if image is None:
-        image = np.full(shape, window[0])
     low, high = window
     scaled = (as_picture(image).astype(np.float32) - low) / max(high - low, np.finfo(np.float32).tiny)
     bytes_ = np.round(255 * np.clip(np.nan_to_num(scaled), 0, 1)).astype(np.uint8)
@@ -113,17 +123,16 @@ def _grey(
 def _enlarge(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.integer]:
     """Resize labels to the nearest voxel, [rows, columns]: an outline shows voxels as they are."""
     picture = as_picture(labels)
-    rows = ((np.arange(size[1]) + 0.5) * picture.shape[0] / size[1]).astype(int)
-    columns = ((np.arange(size[0]) + 0.5) * picture.shape[1] / size[0]).astype(int)
+    width, height = size
+    rows = ((np.arange(height) + 0.5) * picture.shape[0] / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * picture.shape[1] / width).astype(int)
     return picture[np.ix_(rows, columns)]
 
 
 def _edges(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Return the pixels with another label among the eight around them."""
-    padded = np.pad(labels, 1, mode="edge")
-    height, width = labels.shape
-    around = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    return np.any([part != labels for part in around], axis=0)
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(labels, 1, mode="edge"), (3, 3))
+    return (around != labels[..., None, None]).any(axis=(2, 3))
 
 
 def _paint(

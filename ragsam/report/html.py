@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -28,7 +29,7 @@ def render(template: str, content: Mapping[str, Any], *, scripts: Sequence[str] 
     environment = Environment(trim_blocks=True, lstrip_blocks=True, **options)
     environment.filters |= {
         "number": text.number,
-        "signed": text.signed,
+        "signed": partial(text.number, sign="+"),
         "interval": text.interval,
         "probability": text.probability,
         "readable": text.readable,
@@ -57,6 +58,10 @@ def _webp(png: bytes) -> bytes:
 
 def _policy(scripts: Sequence[str]) -> str:
     """Return the content security policy."""
-    hashes = [base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii") for text in scripts]
-    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
-    return f"{POLICY}; script-src {allowed}" if hashes else POLICY
+    if not scripts:
+        return POLICY
+    policy = f"{POLICY}; script-src"
+    for script in scripts:
+        digest = hashlib.sha256(script.encode("utf-8")).digest()
+        policy += f" 'sha256-{base64.b64encode(digest).decode('ascii')}'"
+    return policy

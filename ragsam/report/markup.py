@@ -31,19 +31,12 @@ def markdown_table(
     notes: Sequence[str] = (),
 ) -> str:
     """Return a table of texts with its total in the last row, under its title and over its notes."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    body = [line([escape_markdown(cell) for cell in row]) for row in rows]
+    lines = [_markdown_row(heads), "| --- |" + " ---: |" * (len(heads) - 1)]
+    lines += map(_markdown_row, rows)
     if total is not None:
-        body.append(line([f"**{escape_markdown(cell)}**" for cell in total]))
-    ruler = line(["---", *["---:"] * (len(heads) - 1)])
-    parts = [
-        escape_markdown(title),
-        "\n".join([line([escape_markdown(head) for head in heads]), ruler, *body]),
-        *map(escape_markdown, notes),
-    ]
+        lines.append(_markdown_row(total, "**"))
+    table = "\n".join(lines)
+    parts = [escape_markdown(title), table, *map(escape_markdown, notes)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -56,10 +49,6 @@ def latex_table(
     notes: Sequence[str] = (),
 ) -> str:
     """Return the same for LaTeX with the package booktabs; title and notes are the caption."""
-
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join(escape_latex(cell) for cell in cells) + r" \\"
-
     caption = " ".join(map(escape_latex, [title, *notes]))
     return "\n".join([
         "% needs \\usepackage{booktabs}",
@@ -67,10 +56,22 @@ def latex_table(
         r"\centering",
         rf"\caption{{{caption}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
-        r"\toprule", line(heads), r"\midrule",
-        *(line(row) for row in rows),
-        r"\midrule", line(total), r"\bottomrule",
+        r"\toprule",
+        _latex_row(heads),
+        r"\midrule",
+        *map(_latex_row, rows),
+        r"\midrule",
+        _latex_row(total),
+        r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
         "",
     ])  # fmt: skip
+
+
+def _markdown_row(cells: Sequence[str], mark: str = "") -> str:
+    return "| " + " | ".join(f"{mark}{escape_markdown(cell)}{mark}" for cell in cells) + " |"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(escape_latex, cells)) + r" \\"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ragsam.data.cards.load import Card
 from ragsam.data.datalist import Case
 from ragsam.evaluation.case_pairs import CasePair
-from ragsam.evaluation.paired_comparison import compare_metrics
+from ragsam.evaluation.paired_comparison import compare_metrics, compared_metrics
 from ragsam.evaluation.volume_agreement import volume_agreement
 from ragsam.files import write_text_atomic
-from ragsam.metrics.scoring import ALL_METRICS, DISTANCES, METRICS
+from ragsam.metrics.scoring import DISTANCES
 from ragsam.report import formatting as text
-from ragsam.report.cases import case_section, neighbour_loader, only_status, worst_first
+from ragsam.report.cases import LoadNeighbour, case_section, neighbour_loader, only_status, worst_first
 from ragsam.report.figures import DIFFERENCE_COLOURS
 from ragsam.report.html import asset, render
 from ragsam.report.plots import agreement_plot, gain_plot, spread_plot, volume_plot
@@ -57,94 +58,90 @@ def write_report(
     the study's own keys as metrics.json has them, neighbours are the trace's pseudonyms.
 
     Args:
-        metrics: content of metrics.json, from `evaluate_cases`.
-        path: the HTML file.
-        card: the card the metrics were made with.
+        metrics: content of metrics.json, from `evaluate_cases`, made with the card.
         pairs: the cases' files, for the pictures.
         trace: content of retrieval.json; None leaves the neighbours out.
         baseline: metrics of another run on the same cases, for the paired comparison.
-        baseline_name: what that run is, as in "against ...".
+        name, baseline_name: what this run and that one are, as in "against ...".
         support_cases: {pseudonym: case} for the neighbours' pictures; None shows them as text.
         provenance: what made this, shown at the end as it is given.
         max_cases: how many of the worst cases are shown with pictures.
-        name: what this run is, where there is a baseline.
         viewer: cases with an interactive 3D view: so many of the worst, or these; it needs the extra `viewer`.
 
     Raises:
         InputError: where the baseline is not comparable (see `compare_metrics`), the package of the 3D view is missing,
             or the file cannot be written.
     """
-    comparison = None if baseline is None else compare_metrics(metrics, baseline)
-    ranked = [case["case"] for case, _ in worst_first(metrics)]
+    means = metrics["summary"]["mean"]
+    ranked = worst_first(metrics)
+    by_name = {pair.case: pair for pair in pairs}
+    trace = trace or {}
+    shown = [metric for metric in HEADLINES if metric in metrics["metrics"]]
+    comparison = gain = None
+    other: Mapping[str, Any] = dict.fromkeys(shown)
+    if baseline is not None:
+        other = baseline["summary"]["mean"]
+        paired = compare_metrics(metrics, baseline)
+        comparison = _comparison(paired, shown, (metrics, baseline), (name, baseline_name))
+        gain = gain_plot(paired, card)
+    headlines = []
+    spreads = []
+    for metric in shown:
+        title, meaning = HEADLINES[metric]
+        figures = {"metric": metric, "value": means[metric], "baseline": other[metric]}
+        headlines.append({"title": title, "meaning": meaning, **figures})
+        spreads.append((text.TITLES[metric], spread_plot(metrics, card, metric)))
     content: dict[str, Any] = {
         "metrics": metrics,
         "card": card,
-        "headlines": _headlines(metrics, baseline),
+        "headlines": headlines,
         "name": name,
         "baseline_name": baseline_name,
-        "comparison": comparison and _comparison(comparison, metrics, baseline or {}, name, baseline_name),
+        "comparison": comparison,
         "rows": summary_rows(metrics),
-        "spreads": [(text.TITLES[m], spread_plot(metrics, card, m)) for m in HEADLINES if m in metrics["metrics"]],
-        "distances": [metric for metric in metrics["metrics"] if metric in DISTANCES],
+        "spreads": spreads,
+        "distances": set(DISTANCES).intersection(metrics["metrics"]),
         "volumes": volume_plot(metrics, card),
-        "gain": comparison and gain_plot(comparison, card),
+        "gain": gain,
         "agreements": _agreements(metrics, card),
         "events": _events(metrics),
-        "cases": _cases(metrics, card, pairs, trace, support_cases, max_cases),
-        "all_cases": [{**case, "dice": mean} for case, mean in worst_first(metrics)],
+        "cases": _cases(ranked, card, by_name, trace, neighbour_loader(support_cases or {}), max_cases),
+        "all_cases": [{**case, "dice": dice} for case, dice in ranked],
         "trace": trace,
         "unlike_bank": _unlike_bank(trace),
-        "provenance": {str(k): text.without_folders(str(v)) for k, v in (provenance or {}).items()},
-        "viewer": viewer_content(viewer, ranked, {pair.case: pair for pair in pairs}, card),
+        "provenance": {str(key): text.without_folders(str(value)) for key, value in (provenance or {}).items()},
+        "viewer": viewer_content(viewer, [case["case"] for case, _ in ranked], by_name, card),
         "viewer_script": asset("viewer.js"),
         "difference_colours": DIFFERENCE_COLOURS,
         "orientation_note": ORIENTATION_NOTE,
+        "metric_titles": text.TITLES,
+        "metric_names": [metric for metric in compared_metrics(metrics) if metric in metrics["metrics"]],
+        "status_titles": STATUS_TITLES,
     }
-    titles = {"metric_titles": text.TITLES, "metric_names": shown_metrics(metrics), "status_titles": STATUS_TITLES}
-    scripts = [content["viewer_script"], content["viewer"]["code"].module] if content["viewer"] else []
-    write_text_atomic(path, render("page.html", content | titles, scripts=scripts))
-
-
-def shown_metrics(metrics: Mapping[str, Any]) -> list[str]:
-    """Return what the tables show: the report's metrics that the protocol scores, and those that only it has."""
-    scored = metrics["metrics"]
-    return [m for m in METRICS if m in scored] + [m for m in scored if m not in ALL_METRICS]
-
-
-def _headlines(metrics: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    means = metrics["summary"]["mean"]
-    other = None if baseline is None else baseline["summary"]["mean"]
-    return [
-        {"metric": m, "title": title, "meaning": meaning, "value": means[m], "baseline": other and other[m]}
-        for m, (title, meaning) in HEADLINES.items()
-        if m in metrics["metrics"]
-    ]
+    scripts = []
+    if content["viewer"]:
+        scripts = [content["viewer_script"], content["viewer"]["code"].module]
+    write_text_atomic(path, render("page.html", content, scripts=scripts))
 
 
 def _comparison(
-    comparison: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    baseline: Mapping[str, Any],
-    name: str,
-    baseline_name: str,
+    comparison: Mapping[str, Any], metrics: list[str], runs: Sequence[Mapping[str, Any]], names: tuple[str, str]
 ) -> dict[str, Any]:
     """Return the comparison's sentences and its rows, the overall one first."""
-    runs, names = (metrics["summary"], baseline["summary"]), [m for m in HEADLINES if m in metrics["metrics"]]
-    rows = [("mean of organs", comparison["mean"], [run["mean"]["dice"]["mean"] for run in runs])]
-    rows += [
-        (organ, paired, [run["organs"][organ]["dice"]["mean"] for run in runs])
-        for organ, paired in comparison["organs"].items()
-    ]
+    findings = []
+    for metric in metrics:
+        paired = comparison["mean"][metric]
+        findings.append((text.verdict(paired, metric), *text.finding(paired, metric, *names)))
+    first, second = [{"mean of organs": run["summary"]["mean"], **run["summary"]["organs"]} for run in runs]
+    rows = []
+    for organ, paired in {"mean of organs": comparison["mean"], **comparison["organs"]}.items():
+        dice = [first[organ]["dice"]["mean"], second[organ]["dice"]["mean"]]
+        verdicts = {metric: text.verdict(paired[metric], metric) for metric in metrics}
+        rows.append({"organ": organ, "paired": paired, "dice": dice, "verdict": verdicts})
     return {
-        "findings": [
-            (text.verdict(comparison["mean"][m], m), *text.finding(comparison["mean"][m], m, name, baseline_name))
-            for m in names
-        ],
-        "metrics": names,
-        "rows": [
-            {"organ": o, "paired": p, "dice": dice, "verdict": {m: text.verdict(p[m], m) for m in names}}
-            for o, p, dice in rows
-        ],
+        "findings": findings,
+        "metrics": metrics,
+        "rows": rows,
         "n_cases": comparison["n_cases"],
         "cases_in_one_run": comparison["cases_in_one_run"],
         "unpaired": comparison["mean"]["dice"]["unpaired"],
@@ -153,53 +150,58 @@ def _comparison(
 
 def _agreements(metrics: Mapping[str, Any], card: Card) -> list[dict[str, Any]]:
     """Return each organ's agreement of volumes with its plot; organs without any volume are left out."""
-    agreements = [(organ, volume_agreement(metrics["cases"], organ.name)) for organ in card.organs]
-    return [
-        {**found, "organ": organ.name, "colour": organ.colour, "png": agreement_plot(found, organ.colour)}
-        for organ, found in agreements
-        if found["points"]
-    ]
+    agreements = []
+    for organ in card.organs:
+        found = volume_agreement(metrics["cases"], organ.name)
+        if found["points"]:
+            plot = agreement_plot(found, organ.colour)
+            agreements.append({**found, "organ": organ.name, "colour": organ.colour, "png": plot})
+    return agreements
 
 
-def _unlike_bank(trace: Mapping[str, Any] | None) -> list[str]:
+def _unlike_bank(trace: Mapping[str, Any]) -> list[str]:
     """Return the cases that retrieval.json flags as novel."""
-    cases = (trace or {}).get("cases") or {}
-    return [case for case, entry in cases.items() if (entry.get("novelty") or {}).get("flagged")]
+    cases = []
+    for case, entry in trace.get("cases", {}).items():
+        novelty = entry.get("novelty")
+        if novelty and novelty["flagged"]:
+            cases.append(case)
+    return cases
 
 
 def _events(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return, for each status that is not ok, the cases by organ; a case with all its organs is named once."""
-    statuses = [entry["status"] for case in metrics["cases"] for entry in case["organs"].values()]
-    there = sum(status in ("ok", "missed") for status in statuses)
-    of = dict.fromkeys(STATUS_TITLES, len(statuses)) | {"missed": there}
-    of["false_positive"] = statuses.count("false_positive") + statuses.count("absent")
+    counts: Counter[str] = Counter()
+    where: dict[str, dict[str, list[str]]] = {status: {} for status in ("ok", *STATUS_TITLES)}
+    for case in metrics["cases"]:
+        counts.update(scores["status"] for scores in case["organs"].values())
+        shared = only_status(case)
+        if shared is not None:
+            where[shared].setdefault("every organ", []).append(case["case"])
+        for organ, scores in case["organs"].items():
+            if scores["status"] != shared:
+                where[scores["status"]].setdefault(organ, []).append(case["case"])
+    possible = dict.fromkeys(STATUS_TITLES, counts.total())
+    possible["missed"] = counts["ok"] + counts["missed"]
+    possible["false_positive"] = counts["false_positive"] + counts["absent"]
     events = []
     for status, title in STATUS_TITLES.items():
-        where: dict[str, list[str]] = {}
-        count = 0
-        for case in metrics["cases"]:
-            organs = [organ for organ, scores in case["organs"].items() if scores["status"] == status]
-            count += len(organs)
-            for organ in ["every organ"] if only_status(case) == status else organs:
-                where.setdefault(organ, []).append(case["case"])
-        events.append({"title": title, "where": where, "count": count, "of": of[status]})
+        events.append({"title": title, "where": where[status], "count": counts[status], "of": possible[status]})
     return events
 
 
 def _cases(
-    metrics: Mapping[str, Any],
+    ranked: Sequence[tuple[Mapping[str, Any], float | None]],
     card: Card,
-    pairs: Sequence[CasePair],
-    trace: Mapping[str, Any] | None,
-    support_cases: Mapping[str, Case] | None,
+    pairs: Mapping[str, CasePair],
+    trace: Mapping[str, Any],
+    load_neighbour: LoadNeighbour,
     max_cases: int,
 ) -> list[dict[str, Any]]:
     """Return the worst cases with their pictures; one volume's data is held at a time."""
-    by_name = {pair.case: pair for pair in pairs}
-    shown = [(case, dice) for case, dice in worst_first(metrics) if case["case"] in by_name][:max_cases]
-    load = neighbour_loader(support_cases)
-    return [
-        {**case, "dice": dice, "only_status": only_status(case)}
-        | case_section(case, by_name[case["case"]], card, trace=trace, load_neighbour=load)
-        for case, dice in shown
-    ]
+    with_files = [(case, dice) for case, dice in ranked if case["case"] in pairs]
+    shown = []
+    for case, dice in with_files[:max_cases]:
+        section = case_section(case, pairs[case["case"]], card, trace=trace, load_neighbour=load_neighbour)
+        shown.append({**case, "dice": dice, "only_status": only_status(case), **section})
+    return shown

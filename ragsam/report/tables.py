@@ -9,9 +9,10 @@ from typing import Any
 from ragsam.files import atomic_write, write_json_atomic, write_text_atomic
 from ragsam.metrics.protocols import ALL_METRICS, METRICS
 from ragsam.metrics.scoring import VOLUMES
-from ragsam.report.formatting import NOTHING, TITLES, interval, readable
+from ragsam.report.formatting import TITLES_WITH_UNITS, interval, number, readable
 from ragsam.report.markup import latex_table, markdown_table
 
+_COUNTED = ("missed", "false_positive", "absent")
 COLUMNS = ("case", "patient", "organ", "status", *ALL_METRICS, *VOLUMES)
 
 
@@ -27,63 +28,67 @@ def write_metrics_csv(metrics: Mapping[str, Any], path: str | os.PathLike[str]) 
     """
     import pandas as pd
 
-    columns = dict.fromkeys((*COLUMNS, *metrics["metrics"]))
-    table = pd.DataFrame(case_rows(metrics), columns=list(columns))
+    rows = []
+    for case in metrics["cases"]:
+        for organ, scores in case["organs"].items():
+            rows.append({"case": case["case"], "patient": case["patient"], "organ": organ, **scores})
+    columns = list(dict.fromkeys((*COLUMNS, *metrics["metrics"])))
+    table = pd.DataFrame(rows, columns=columns)
     with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, encoding="utf-8", lineterminator="\n")
 
 
 def write_summary_tables(metrics: Mapping[str, Any], folder: str | os.PathLike[str]) -> None:
     """Write metrics.md and metrics.tex: each organ's means with their 95 % intervals, and how often it was missed."""
-    for name, written in (("metrics.md", markdown_table), ("metrics.tex", latex_table)):
-        write_text_atomic(os.path.join(folder, name), summary_table(metrics, written))
-
-
-def case_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one flat row a case and organ, in the order of the cases and of the card."""
-    return [
-        {"case": case["case"], "patient": case["patient"], "organ": organ, **scores}
-        for case in metrics["cases"]
-        for organ, scores in case["organs"].items()
-    ]
+    write_text_atomic(os.path.join(folder, "metrics.md"), summary_table(metrics, markdown_table))
+    write_text_atomic(os.path.join(folder, "metrics.tex"), summary_table(metrics, latex_table))
 
 
 def summary_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one row an organ: its metrics' summaries, and how many cases have which other status than ok."""
     rows = []
+    left_out = metrics["summary"]["organs_left_out"]
     for organ, summaries in metrics["summary"]["organs"].items():
         statuses = [case["organs"][organ]["status"] for case in metrics["cases"]]
-        rows.append(
-            {"organ": organ, "left_out": organ in metrics["summary"]["organs_left_out"]}
-            | {metric: summaries[metric] for metric in METRICS}
-            | {s: statuses.count(s) for s in ("missed", "false_positive", "absent", "not_annotated")}
-        )
+        row = {"organ": organ, "left_out": organ in left_out}
+        for metric in METRICS:
+            row[metric] = summaries[metric]
+        for status in (*_COUNTED, "not_annotated"):
+            row[status] = statuses.count(status)
+        rows.append(row)
     return rows
 
 
 def summary_table(metrics: Mapping[str, Any], written: Callable[..., str]) -> str:
     """Return the summary by organ, written by `markdown_table` or `latex_table`."""
     shown = [metric for metric in dict.fromkeys((*METRICS, *metrics["metrics"])) if metric in metrics["metrics"]]
-    heads = ["organ", *(_title(metric) for metric in shown), "patients", "missed", "false positive", "absent"]
-    summary, rows = metrics["summary"], []
+    summary = metrics["summary"]
+    heads = ["organ", *map(TITLES_WITH_UNITS.get, shown), "patients", "missed", "false positive", "absent"]
+    rows = []
     for organ, summaries in summary["organs"].items():
-        counts = [str(metrics[status][organ]) for status in ("missed", "false_positive", "absent")]
-        rows.append([readable(organ), *(_cell(summaries[m], m) for m in shown), str(summaries["dice"]["n"]), *counts])
-    total = ["mean of organs", *(_cell(summary["mean"][m], m) for m in shown), str(summary["mean"]["dice"]["n"])]
-    total += [str(sum(metrics[status].values())) for status in ("missed", "false_positive", "absent")]
-    title = f"Card {metrics['card']}, protocol {metrics['protocol']}: {metrics['n_cases']} cases of "
-    title += f"{metrics['n_patients']} patients. Mean by patient (95 % interval, BCa bootstrap)."
-    left_out = ", ".join(readable(organ) for organ in summary["organs_left_out"])
-    notes = [f"In no reference, so left out of the mean: {left_out}."] if left_out else []
-    return written(heads, rows, title=title, total=total, notes=[*filter(None, [metrics["protocol_caveat"]]), *notes])
+        row = _cells(readable(organ), summaries, shown)
+        rows.append([*row, *(str(metrics[status][organ]) for status in _COUNTED)])
+    total = _cells("mean of organs", summary["mean"], shown)
+    total += [str(sum(metrics[status].values())) for status in _COUNTED]
+    title = (
+        f"Card {metrics['card']}, protocol {metrics['protocol']}: {metrics['n_cases']} cases of "
+        f"{metrics['n_patients']} patients. Mean by patient (95 % interval, BCa bootstrap)."
+    )
+    notes = []
+    if metrics["protocol_caveat"]:
+        notes.append(metrics["protocol_caveat"])
+    if summary["organs_left_out"]:
+        left_out = ", ".join(map(readable, summary["organs_left_out"]))
+        notes.append(f"In no reference, so left out of the mean: {left_out}.")
+    return written(heads, rows, title=title, total=total, notes=notes)
 
 
-def _title(metric: str) -> str:
-    return f"{TITLES[metric]} (mm)" if metric.endswith("_mm") else TITLES[metric]
-
-
-def _cell(summary: Mapping[str, Any], metric: str) -> str:
-    if summary["mean"] is None:
-        return NOTHING
-    mean = f"{summary['mean']:.{2 if metric.endswith(('_mm', '_voxels')) else 3}f}"
-    return mean if summary["ci95"] is None else f"{mean} ({interval(summary['ci95'], metric)})"
+def _cells(name: str, summaries: Mapping[str, Any], shown: list[str]) -> list[str]:
+    """Return a row's name, means with their intervals, and number of patients."""
+    cells = [name]
+    for metric in shown:
+        cell = number(summaries[metric]["mean"], metric).partition(" ")[0]  # the head has the unit
+        if summaries[metric]["ci95"] is not None:
+            cell += f" ({interval(summaries[metric]['ci95'], metric)})"
+        cells.append(cell)
+    return [*cells, str(summaries["dice"]["n"])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping, Sequence
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, float | None]]:
     Raises:
         InputError: no log, or no row in it.
     """
+    rows = []
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = [{n: float(v) if v else None for n, v in row.items()} for row in csv.DictReader(file)]
+            for row in csv.DictReader(file):
+                given = {name: float(value) for name, value in row.items() if value}
+                rows.append(dict.fromkeys(row) | given)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no log that can be read ({error}); train the run") from error
     if not rows:
@@ -43,21 +47,22 @@ def best_row(rows: Sequence[Row]) -> Row:
 
 def training_table(rows: Sequence[Row]) -> list[str]:
     """Return the best and the last validation as lines of a table."""
-    best, last = best_row(rows), rows[-1]
-    entries = [("epoch", "epoch", "{:.0f}"), ("loss", "loss", "{:.4f}"), ("mean Dice", "score", "{:.4f}")]
-    entries += [(f"  {name.removeprefix('dice_')}", name, "{:.4f}") for name in last if name.startswith("dice_")]
-    width = max(len(title) for title, _, _ in entries) + 2
+    best = best_row(rows)
+    last = rows[-1]
+    titles = {"epoch": "epoch", "loss": "loss", "score": "mean Dice"}
+    for name, organ in _columns(last, "dice_").items():
+        titles[name] = f"  {organ}"
+    width = max(map(len, titles.values())) + 2
     lines = [f"{'':{width}}{'best':>10}{'last':>10}"]
-    for title, name, form in entries:
-        values = ["-" if row.get(name) is None else form.format(row[name]) for row in (best, last)]
-        lines.append(f"{title:{width}}{values[0]:>10}{values[1]:>10}")
+    for name, title in titles.items():
+        lines.append(f"{title:{width}}{_cell(best, name):>10}{_cell(last, name):>10}")
     return lines
 
 
 def write_curves(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
     """Write a PNG of loss, Dice and learning rate by epoch; a dashed line marks the best epoch."""
-    losses = {name: name.removeprefix("loss_") for name in rows[-1] if name.startswith("loss_")}
-    organs = {name: name.removeprefix("dice_") for name in rows[-1] if name.startswith("dice_")}
+    losses = _columns(rows[-1], "loss_")
+    organs = _columns(rows[-1], "dice_")
     figure, axes = bare_figures(3, 3.3, width_inches=11.0)
     _draw(axes[0], rows, {"loss": "all", **losses}, "loss in training")
     _draw(axes[1], rows, {"score": "mean", **organs}, "Dice in validation")
@@ -67,14 +72,31 @@ def write_curves(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
         temporary.write_bytes(figure_png(figure))
 
 
+def _columns(row: Row, prefix: str) -> dict[str, str]:
+    """Return {column: its name without the prefix} of the columns that have it."""
+    return {name: name.removeprefix(prefix) for name in row if name.startswith(prefix)}
+
+
+def _cell(row: Row, name: str) -> str:
+    value = row.get(name)
+    if value is None:
+        return "-"
+    if name == "epoch":
+        return f"{value:.0f}"
+    return f"{value:.4f}"
+
+
 def _draw(axes: Any, rows: Sequence[Row], curves: Mapping[str, str], title: str) -> None:
     """Draw columns of the log by epoch, the first one thick and dark."""
-    for place, (name, label) in enumerate(curves.items()):
+    looks = cycle(product(_STYLES, COLOURS))
+    style, colour = "-", INK
+    width, size = 2.2, 4
+    for name, label in curves.items():
         points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
-        colour = COLOURS[(place - 1) % len(COLOURS)] if place else INK
-        style = _STYLES[(place - 1) // len(COLOURS) % len(_STYLES)] if place else "-"
-        axes.plot(*zip(*points, strict=True), color=colour, linestyle=style, label=plot_name(label), zorder=3,
-                  linewidth=1.3 if place else 2.2, marker="o", markersize=3 if place else 4)  # fmt: skip
+        axes.plot(*zip(*points, strict=True), color=colour, linestyle=style, linewidth=width, marker="o",
+                  markersize=size, label=plot_name(label), zorder=3)  # fmt: skip
+        style, colour = next(looks)
+        width, size = 1.3, 3
     axes.set_xlabel("epoch")
     axes.set_title(title, fontsize=11, color=INK, loc="left")
     axes.grid(color=GRID, linewidth=0.8, axis="both")

@@ -6,6 +6,7 @@ import base64
 import gzip
 import math
 from collections.abc import Mapping, Sequence
+from itertools import filterfalse
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ragsam.data.cards.load import Card
 from ragsam.errors import InputError
 from ragsam.evaluation.case_pairs import CasePair
 from ragsam.report.case_volumes import read_case
-from ragsam.report.figures import DIFFERENCE_COLOURS
+from ragsam.report.figures import DIFFERENCE_COLOURS, organ_colours
 from ragsam.report.formatting import readable
 from ragsam.report.viewer_code import load_viewer_code
 from ragsam.report.viewer_volumes import (
@@ -37,32 +38,32 @@ LIMITS = (
     f"more than {SIDE} voxels along an axis or {VOXELS / 1e6:g} million in all; the image is in {GREYS} grey levels. "
     "The figures of this report are of the full volumes."
 )
-_DIFFERENCES = (("missed", "in the reference only"), ("added", "in the prediction only"), ("confused", "another organ"))
+_DIFFERENCES = {
+    1: ("in the reference only", DIFFERENCE_COLOURS["missed"]),
+    2: ("in the prediction only", DIFFERENCE_COLOURS["added"]),
+    3: ("another organ", DIFFERENCE_COLOURS["confused"]),
+}
 
 
 def viewer_choice(words: Sequence[str] | None, cases: Sequence[str]) -> int | tuple[str, ...]:
     """Return what `--viewer` with these words asks for: so many of the worst cases, or the named ones.
 
-    Args:
-        words: None where the option was not given, empty where it was given alone. One whole number that is no case's
-            name is a count.
-        cases: the names there are.
+    Words are None where the option was not given, and empty where it was given alone. One whole number that is no
+    case's name is a count.
 
     Raises:
-        InputError: where a case is not among them.
+        InputError: where a case is not among the cases.
     """
     if words is None:
         return 0
     if not words:
         return DEFAULT_CASES
-    if len(words) == 1 and words[0] not in cases and words[0].isdecimal():
+    unknown = list(filterfalse(cases.__contains__, words))
+    if not unknown:
+        return tuple(dict.fromkeys(words))
+    if len(words) == 1 and words[0].isdecimal():
         return int(words[0])
-    for word in words:
-        if word not in cases:
-            raise InputError(
-                f"--viewer {word}: no such case among the {len(cases)}; name cases, or a count of the worst"
-            )
-    return tuple(dict.fromkeys(words))
+    raise InputError(f"--viewer {unknown[0]}: no such case among the {len(cases)}; name cases, or a count of the worst")
 
 
 def viewer_content(
@@ -70,58 +71,48 @@ def viewer_content(
 ) -> dict[str, Any] | None:
     """Return what viewer.html shows, or None where no case is asked for; one case's volumes are held at a time.
 
-    Args:
-        choice: of `viewer_choice`.
-        ranked: the scored cases, the worst first.
-        pairs: {case: its files}.
-        card: organs, colours and window.
-
-    Raises:
-        InputError: of `load_viewer_code`.
+    The choice is that of `viewer_choice`, the ranked cases come the worst first; errors are `load_viewer_code`'s.
     """
-    names = list(ranked[:choice]) if isinstance(choice, int) else list(choice)
-    if not names:
+    if isinstance(choice, int):
+        choice = ranked[:choice]
+    if not choice:
         return None
     code = load_viewer_code()
+    labels = {organ.value: (readable(organ.name), organ.colour) for organ in card.organs}
+    settings = {"greys": GREYS, "labels": _colour_table(labels), "differences": _colour_table(_DIFFERENCES)}
     return {
-        "cases": [_case(pairs[name], card) for name in names],
+        "cases": [_case(pairs[name], card) for name in choice],
         "code": code,
         "packed": _base64(gzip.compress(code.module.encode("utf-8"), 9, mtime=0)),
         "limits": LIMITS,
-        "settings": {
-            "greys": GREYS,
-            "labels": _colour_table({o.value: (readable(o.name), o.colour) for o in card.organs}),
-            "differences": _colour_table(
-                {value: (words, DIFFERENCE_COLOURS[kind]) for value, (kind, words) in enumerate(_DIFFERENCES, start=1)}
-            ),
-        },
+        "settings": settings,
     }
 
 
 def _case(pair: CasePair, card: Card) -> dict[str, Any]:
     """Return one case's name, notes, stills, and volumes in base64."""
-    sight = read_case(pair, card)
-    content: dict[str, Any] = {"case": pair.case, "notes": sight.notes, "volumes": {}, "stills": {}}
-    if sight.expected is None or sight.found is None:
+    seen = read_case(pair, card)
+    content: dict[str, Any] = {"case": pair.case, "notes": seen.notes, "volumes": {}, "stills": {}}
+    if seen.expected is None or seen.found is None:
         return content
-    box = labelled_box([sight.expected, sight.found], sight.spacing_mm)
-    whole, cropped = sight.expected.shape, sight.expected[box].shape
-    shape = fitting_shape(cropped, sight.spacing_mm)
-    spacing = tuple(mm * old / new for mm, old, new in zip(sight.spacing_mm, cropped, shape, strict=True))
-    labels = {"reference": reduced_labels(sight.expected[box], shape)}
-    if sight.predicted:
-        labels["prediction"] = reduced_labels(sight.found[box], shape)
-    small = np.uint8 if len(card.organs) < 256 else np.uint16
-    volumes = {name: nifti_gz(volume.astype(small), spacing) for name, volume in labels.items()}
-    if sight.image is not None:
-        volumes["image"] = nifti_gz(reduced_image(sight.image.array[box], sight.window, shape), spacing)
-    colours = {organ.value: organ.colour for organ in card.organs}
-    return content | {
-        "size": _size(whole, cropped, shape, spacing),
-        "start": start_place(labels["reference"], labels.get("prediction", labels["reference"])),
-        "volumes": {name: _base64(data) for name, data in volumes.items()},
-        "stills": {name: still_png(volume, spacing, colours) for name, volume in labels.items()},
-    }
+    box = labelled_box([seen.expected, seen.found], seen.spacing_mm)
+    reference = seen.expected[box]
+    shape = fitting_shape(reference.shape, seen.spacing_mm)
+    extent_mm = np.multiply(seen.spacing_mm, reference.shape)
+    spacing_mm = tuple(np.divide(extent_mm, shape).tolist())
+    labels = {"reference": reduced_labels(reference, shape)}
+    if seen.predicted:
+        labels["prediction"] = reduced_labels(seen.found[box], shape)
+    kind = np.min_scalar_type(card.num_classes)
+    for name, volume in labels.items():
+        content["volumes"][name] = _base64(nifti_gz(volume.astype(kind), spacing_mm))
+        content["stills"][name] = still_png(volume, spacing_mm, organ_colours(card))
+    if seen.image is not None:
+        image = reduced_image(seen.image.array[box], seen.window, shape)
+        content["volumes"]["image"] = _base64(nifti_gz(image, spacing_mm))
+    content["size"] = _size(seen.expected.shape, reference.shape, shape, spacing_mm)
+    content["start"] = start_place(labels["reference"], labels.get("prediction", labels["reference"]))
+    return content
 
 
 def _size(
@@ -129,9 +120,12 @@ def _size(
 ) -> str:
     """Return in words what of a volume is shown, and how finely."""
     edges = " x ".join(f"{mm:.3g}" for mm in spacing_mm)
-    part = "" if cropped == whole else f", cropped from {_by(whole)}"
-    coarser = "" if shape == cropped else f", a voxel for {math.prod(cropped) / math.prod(shape):.2f} of its own"
-    return f"{_by(shape)} voxels of {edges} mm{part}{coarser}"
+    words = f"{_by(shape)} voxels of {edges} mm"
+    if cropped != whole:
+        words += f", cropped from {_by(whole)}"
+    if shape != cropped:
+        words += f", a voxel for {math.prod(cropped) / math.prod(shape):.2f} of its own"
+    return words
 
 
 def _by(shape: Sequence[int]) -> str:
@@ -140,10 +134,16 @@ def _by(shape: Sequence[int]) -> str:
 
 def _colour_table(entries: Mapping[int, tuple[str, Sequence[int]]]) -> dict[str, list[Any]]:
     """Return a colour map of labels as NiiVue takes it; background is clear."""
-    channels = zip(*(colour for _, colour in entries.values()), strict=True)
-    red, green, blue = ([0, *channel] for channel in channels)
-    names = ["", *(name for name, _ in entries.values())]
-    return {"R": red, "G": green, "B": blue, "A": [0] + [255] * len(entries), "I": [0, *entries], "labels": names}
+    names, colours = zip(("", (0, 0, 0)), *entries.values(), strict=True)
+    red, green, blue = map(list, zip(*colours, strict=True))
+    return {
+        "R": red,
+        "G": green,
+        "B": blue,
+        "A": [0] + [255] * len(entries),
+        "I": [0, *entries],
+        "labels": list(names),
+    }
 
 
 def _base64(data: bytes) -> str:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ragsam.report.figures import Colour, picture_png
-from ragsam.report.views import as_picture
+from ragsam.report.views import as_picture, box_around
 from ragsam.transforms.label_grid import coverage, resample_labels
 
 SIDE, VOXELS, GREYS = 160, 2_000_000, 64
@@ -19,31 +19,27 @@ MARGIN_MM = 20.0
 STILL_PIXELS = 360
 _AMBIENT = 0.35
 
-Box = tuple[slice, slice, slice]
 Spacing = tuple[float, float, float]
 
 
-def labelled_box(labels: Sequence[NDArray[np.integer]], spacing_mm: Spacing, margin_mm: float = MARGIN_MM) -> Box:
+def labelled_box(
+    labels: Sequence[NDArray[np.integer]], spacing_mm: Spacing, margin_mm: float = MARGIN_MM
+) -> tuple[slice, ...]:
     """Return the box around everything labelled in volumes of one shape, with a margin; all of it if nothing is."""
-    shape, labelled = labels[0].shape, np.any([volume != 0 for volume in labels], axis=0)
-    box = []
-    for axis, length in enumerate(shape):
-        hit = np.flatnonzero(labelled.any(axis=tuple(other for other in range(3) if other != axis)))
-        edge = round(margin_mm / spacing_mm[axis])
-        low, high = (int(hit[0]) - edge, int(hit[-1]) + 1 + edge) if hit.size else (0, length)
-        box.append(slice(max(0, low), min(length, high)))
-    return box[0], box[1], box[2]
+    return box_around(labels, [round(margin_mm / edge_mm) for edge_mm in spacing_mm])
 
 
 def fitting_shape(shape: Sequence[int], spacing_mm: Spacing) -> tuple[int, int, int]:
     """Return the finest shape with at most `SIDE` voxels along an axis and `VOXELS` in all; long edges shrink first."""
+    extent_mm = np.multiply(shape, spacing_mm)
+    most = np.minimum(shape, SIDE)
     edge_mm = min(spacing_mm)
-    while True:
-        sides = zip(shape, spacing_mm, strict=True)
-        x, y, z = (max(1, min(side, SIDE, round(side * mm / edge_mm))) for side, mm in sides)
-        if x * y * z <= VOXELS:
-            return x, y, z
+    fitting = np.clip(np.rint(extent_mm / edge_mm), 1, most)
+    while fitting.prod() > VOXELS:
         edge_mm *= 1.02
+        fitting = np.clip(np.rint(extent_mm / edge_mm), 1, most)
+    x, y, z = fitting.astype(int).tolist()
+    return x, y, z
 
 
 def reduced_labels(labels: NDArray[np.integer], shape: tuple[int, int, int]) -> NDArray[np.integer]:
@@ -55,7 +51,7 @@ def reduced_labels(labels: NDArray[np.integer], shape: tuple[int, int, int]) -> 
     """
     if shape == labels.shape:
         return labels
-    x, y, z = (weights.to(torch.float32) for weights in _weights(labels.shape, shape))
+    x, y, z = [_weights(old, new).to(torch.float32) for old, new in zip(labels.shape, shape, strict=True)]
     moved = resample_labels(torch.from_numpy(labels.astype(np.int16)), x, y)
     if shape[2] != labels.shape[2]:
         moved = resample_labels(moved.permute(2, 1, 0), z, torch.eye(shape[1])).permute(2, 1, 0)
@@ -67,9 +63,11 @@ def reduced_image(image: NDArray, window: tuple[float, float], shape: tuple[int,
     low, high = window
     grey = (image.astype(np.float32) - low) / max(high - low, np.finfo(np.float32).tiny)
     grey = (GREYS - 1) * np.clip(np.nan_to_num(grey), 0, 1)
-    for axis, weights in enumerate(_weights(image.shape, shape)):
-        if len(weights) != grey.shape[axis]:
-            grey = np.moveaxis(np.tensordot(weights.numpy().astype(np.float32), grey, (1, axis)), 0, axis)
+    for axis, (old, new) in enumerate(zip(image.shape, shape, strict=True)):
+        if new != old:
+            weights = _weights(old, new).numpy().astype(np.float32)
+            averaged = np.tensordot(weights, grey, (1, axis))
+            grey = np.moveaxis(averaged, 0, axis)
     return np.round(grey).astype(np.uint8)
 
 
@@ -88,43 +86,41 @@ def start_place(reference: NDArray[np.integer], prediction: NDArray[np.integer])
         return 0.5, 0.5, 0.5
     z = int(np.count_nonzero(telling, axis=(0, 1)).argmax())
     places = np.argwhere(telling[:, :, z])
-    x, y = places[((places - places.mean(axis=0)) ** 2).sum(axis=1).argmin()].tolist()
-    shares = [(at + 0.5) / side for at, side in zip((x, y, z), telling.shape, strict=True)]
-    return shares[0], shares[1], shares[2]
+    squares = (places - places.mean(axis=0)) ** 2
+    x, y = places[squares.sum(axis=1).argmin()].tolist()
+    width, depth, height = telling.shape
+    return (x + 0.5) / width, (y + 0.5) / depth, (z + 0.5) / height
 
 
 def still_png(
     labels: NDArray[np.integer], spacing_mm: Spacing, colours: Mapping[int, Colour], *, pixels: int = STILL_PIXELS
 ) -> bytes:
-    """Draw the organs as they are seen from the front, nearer surfaces over farther ones, lit from the front.
+    """Draw the organs [X, Y, Z], RAS, as they are seen from the front, nearer surfaces over farther ones.
 
-    Args:
-        labels: [X, Y, Z], RAS.
-        colours: {label value: RGB, 0-255}.
-        pixels: the longer side.
-
-    Returns:
-        a PNG, head up, the patient's left on the right.
+    They are lit from the front; head up, the patient's left on the right. The longer side has so many pixels.
     """
     from_front = labels[:, ::-1]
     depth = (from_front != 0).argmax(axis=1)
     seen = np.take_along_axis(from_front, depth[:, None], axis=1)[:, 0]
     depth_mm = np.where(seen != 0, depth, labels.shape[1]) * spacing_mm[1]
-    slopes = [_slope(depth_mm, axis) / spacing_mm[step] for axis, step in ((0, 0), (1, 2))]
-    light = _AMBIENT + (1 - _AMBIENT) / np.sqrt(1 + slopes[0] ** 2 + slopes[1] ** 2)
-    table = np.zeros((int(labels.max(initial=0)) + 1, 3))
-    for value, colour in colours.items():
-        if value < len(table):
-            table[value] = colour
+    across = _slope(depth_mm, 0) / spacing_mm[0]
+    upward = _slope(depth_mm, 1) / spacing_mm[2]
+    light = _AMBIENT + (1 - _AMBIENT) / np.sqrt(1 + across**2 + upward**2)
+    table = np.zeros((1 + max(*colours, int(labels.max(initial=0))), 3))
+    table[list(colours)] = list(colours.values())
     picture = np.round(table[seen] * light[..., None]).astype(np.uint8)
-    rows = np.stack([as_picture(picture[..., channel]) for channel in range(3)], axis=-1)
-    return picture_png(rows, extent=(labels.shape[0] * spacing_mm[0], labels.shape[2] * spacing_mm[2]), pixels=pixels)
+    rows = as_picture(picture).transpose(1, 2, 0)
+    extent = (labels.shape[0] * spacing_mm[0], labels.shape[2] * spacing_mm[2])
+    return picture_png(rows, extent=extent, pixels=pixels)
 
 
-def _weights(old: Sequence[int], new: Sequence[int]) -> list[torch.Tensor]:
-    """Return `coverage` of every axis, both grids over the same extent."""
-    return [coverage(n, o, o / n, (o / n - 1) / 2) for o, n in zip(old, new, strict=True)]
+def _weights(old: int, new: int) -> torch.Tensor:
+    """Return `coverage` of an axis, both grids over the same extent."""
+    step = old / new
+    return coverage(new, old, step, (step - 1) / 2)
 
 
 def _slope(depth: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    return np.gradient(depth, axis=axis) if depth.shape[axis] > 1 else np.zeros_like(depth)
+    if depth.shape[axis] == 1:
+        return np.zeros_like(depth)
+    return np.gradient(depth, axis=axis)

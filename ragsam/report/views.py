@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from ragsam.data.checks.check_case import read_volume_checked
 from ragsam.evaluation.read_labels import read_labels
@@ -72,12 +73,17 @@ def telling_slices(reference: NDArray[np.integer], prediction: NDArray[np.intege
         chosen[int(errors.argmax())] = "largest error"
     if sizes.any():
         largest = int(sizes.argmax())
-        chosen[largest] = "largest error and largest reference" if largest in chosen else "largest reference"
+        if largest in chosen:
+            chosen[largest] = "largest error and largest reference"
+        chosen.setdefault(largest, "largest reference")
+    if not chosen:
+        return [(len(errors) // 2, "middle slice, nothing is labelled")]
     near = max(1, round(0.1 * len(errors)))
-    apart = [z for z in np.flatnonzero(errors).tolist() if all(abs(z - other) >= near for other in chosen)]
-    if apart:
-        chosen[max(apart, key=lambda z: (errors[z], -z))] = "next largest error"
-    return sorted(chosen.items()) if chosen else [(len(errors) // 2, "middle slice, nothing is labelled")]
+    for z in chosen:
+        errors[max(0, z - near + 1) : z + near] = 0
+    if errors.any():
+        chosen[int(errors.argmax())] = "next largest error"
+    return sorted(chosen.items())
 
 
 def window_of(image: NDArray, window: tuple[float, float] | None) -> tuple[float, float]:
@@ -90,17 +96,24 @@ def window_of(image: NDArray, window: tuple[float, float] | None) -> tuple[float
     return low, high
 
 
-def crop_box(labels: list[NDArray[np.integer]], margin: float = 0.2) -> tuple[slice, slice]:
+def crop_box(labels: list[NDArray[np.integer]], margin: float = 0.2) -> tuple[slice, ...]:
     """Return the box around everything labelled in these slices, [X, Y], with a margin in parts of the slice's size."""
-    labelled = np.any([part != 0 for part in labels], axis=0)
+    return box_around(labels, [round(margin * length) for length in labels[0].shape])
+
+
+def box_around(labels: Sequence[NDArray[np.integer]], margins: Sequence[int]) -> tuple[slice, ...]:
+    """Return the box around everything labelled in arrays of one shape, with a margin in voxels along each axis.
+
+    It is cut to the array, and is all of it where nothing is labelled.
+    """
+    labelled = np.any(labels, axis=0).view(np.uint8)
+    (tight,) = find_objects(labelled, 1)
+    if tight is None:
+        tight = tuple(map(slice, [0] * labelled.ndim, labelled.shape))
     box = []
-    for axis in (0, 1):
-        length = labelled.shape[axis]
-        hit = np.flatnonzero(labelled.any(axis=1 - axis))
-        edge = round(margin * length)
-        low, high = (int(hit[0]) - edge, int(hit[-1]) + 1 + edge) if hit.size else (0, length)
-        box.append(slice(max(0, low), min(length, high)))
-    return box[0], box[1]
+    for side, margin, length in zip(tight, margins, labelled.shape, strict=True):
+        box.append(slice(max(0, side.start - margin), min(length, side.stop + margin)))
+    return tuple(box)
 
 
 def as_picture(plane: NDArray) -> NDArray:
