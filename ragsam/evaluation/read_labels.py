@@ -39,36 +39,18 @@ class LabelVolume:
 def read_labels(path: Path, case: str, *, label_map: Mapping[int, int] | None = None) -> LabelVolume:
     """Read a label volume; floats within 1e-3 of whole numbers are taken as those numbers.
 
-    Args:
-        path: its file.
-        case: how errors name it.
-        label_map: value in the file to value on the card, 0 to 0; None keeps the file's values.
+    Errors name the case. The label map has {value in the file: value on the card}, 0 for 0; None keeps the values.
 
     Raises:
         InputError: as `read_volume_checked`, and where a value is no whole number, or not in the label map.
     """
     image = read_volume_checked(path, case)
-    labels = _whole_numbers(np.asanyarray(image.dataobj), case)
-    if label_map is not None:
-        labels = _mapped(labels, label_map, case)
-    return LabelVolume(labels, np.asarray(image.affine, dtype=np.float64))
-
-
-def _whole_numbers(values: NDArray, case: str) -> NDArray[np.integer]:
-    if np.issubdtype(values.dtype, np.integer):
-        return values
-    labels = np.rint(values)
-    whole = np.abs(values - labels) <= WHOLE_NUMBER_TOLERANCE
-    broken = np.count_nonzero(~whole)
-    if broken:
-        raise InputError(f"{case}: {broken} labels are no whole numbers; save them as integers")
-    limits = np.iinfo(np.int32)
-    if labels.min() < limits.min or labels.max() > limits.max:
-        raise InputError(f"{case}: labels beyond 32 bits; save them as small integers")
-    return labels.astype(np.int32)
-
-
-def _mapped(labels: NDArray[np.integer], label_map: Mapping[int, int], case: str) -> NDArray[np.integer]:
+    affine = np.asarray(image.affine, dtype=np.float64)
+    labels = np.asanyarray(image.dataobj)
+    if not np.issubdtype(labels.dtype, np.integer):
+        labels = _whole_numbers(labels, case)
+    if label_map is None:
+        return LabelVolume(labels, affine)
     found, places = np.unique(labels, return_inverse=True)
     table = {0: 0, **label_map}
     unknown = sorted(set(found.tolist()) - table.keys())
@@ -78,7 +60,19 @@ def _mapped(labels: NDArray[np.integer], label_map: Mapping[int, int], case: str
             values += " ..."
         raise InputError(f"{case}: label {values} is not in the datalist's label_map; add it, 0 for background")
     mapped = np.array([table[value] for value in found.tolist()], np.int32)
-    return mapped[places].reshape(labels.shape)
+    return LabelVolume(mapped[places].reshape(labels.shape), affine)
+
+
+def _whole_numbers(values: NDArray[np.floating], case: str) -> NDArray[np.int32]:
+    labels = np.rint(values)
+    whole = np.abs(values - labels) <= WHOLE_NUMBER_TOLERANCE
+    broken = np.count_nonzero(~whole)
+    if broken:
+        raise InputError(f"{case}: {broken} labels are no whole numbers; save them as integers")
+    limits = np.iinfo(np.int32)
+    if labels.min() < limits.min or labels.max() > limits.max:
+        raise InputError(f"{case}: labels beyond 32 bits; save them as small integers")
+    return labels.astype(np.int32)
 
 
 def geometry_fault(reference: LabelVolume, prediction: LabelVolume) -> str | None:

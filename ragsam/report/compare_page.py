@@ -8,16 +8,8 @@ from typing import Any
 
 from ragsam.evaluation.compare_runs import compare_runs
 from ragsam.files import write_json_atomic, write_text_atomic
+from ragsam.report import compare_plots as plots
 from ragsam.report import formatting as text
-from ragsam.report.compare_plots import (
-    MAX_CASES,
-    case_organ_plot,
-    case_plot,
-    difference_plot,
-    outcome_plot,
-    run_colour,
-    spread_plot,
-)
 from ragsam.report.compare_tables import comparison_markdown, most_different
 from ragsam.report.html import render
 
@@ -35,16 +27,16 @@ def write_comparison(runs: Mapping[str, Mapping[str, Any]], folder: Path) -> dic
     metrics = comparison["metrics"]
     shown = []
     for place, (name, run) in enumerate(comparison["runs"].items()):
-        shown.append({"name": name, "colour": run_colour(place), **run})
+        shown.append({"name": name, "colour": plots.run_colour(place), **run})
     content = {
         "comparison": comparison,
         "runs": shown,
         "sections": [_section(entry, metrics, comparison["baseline"]) for entry in comparison["comparisons"]],
-        "spreads": {metric: spread_plot(runs, metric) for metric in metrics},
-        "differences": {metric: difference_plot(comparison["comparisons"], metric) for metric in metrics},
-        "case_plot": case_plot(comparison["comparisons"]),
+        "spreads": {metric: plots.spread_plot(runs, metric) for metric in metrics},
+        "differences": {metric: plots.difference_plot(comparison["comparisons"], metric) for metric in metrics},
+        "case_plot": plots.case_plot(comparison["comparisons"]),
         "titles": text.TITLES,
-        "max_cases": MAX_CASES,
+        "max_cases": plots.MAX_CASES,
     }
     write_text_atomic(folder / "compare.html", render("compare.html", content))
     return comparison
@@ -69,8 +61,8 @@ def _section(entry: Mapping[str, Any], metrics: list[str], baseline: str) -> dic
         "findings": [_finding(entry["mean"][metric], metric, entry["run"], baseline) for metric in metrics],
         "rows": rows,
         "cases": [{**case, "most": most_different(case)} for case in entry["cases"]],
-        "outcomes": outcome_plot(entry, "dice"),
-        "map": case_organ_plot(entry),
+        "outcomes": plots.outcome_plot(entry, "dice"),
+        "map": plots.case_organ_plot(entry),
     }
 
 

@@ -76,6 +76,7 @@ def write_report(
     ranked = worst_first(metrics)
     by_name = {pair.case: pair for pair in pairs}
     trace = trace or {}
+    novelties = {case: entry.get("novelty") or {} for case, entry in trace.get("cases", {}).items()}
     shown = [metric for metric in HEADLINES if metric in metrics["metrics"]]
     comparison = gain = None
     other: Mapping[str, Any] = dict.fromkeys(shown)
@@ -108,7 +109,7 @@ def write_report(
         "cases": _cases(ranked, card, by_name, trace, neighbour_loader(support_cases or {}), max_cases),
         "all_cases": [{**case, "dice": dice} for case, dice in ranked],
         "trace": trace,
-        "unlike_bank": _unlike_bank(trace),
+        "unlike_bank": [case for case, novelty in novelties.items() if novelty.get("flagged")],
         "provenance": {str(key): text.without_folders(str(value)) for key, value in (provenance or {}).items()},
         "viewer": viewer_content(viewer, [case["case"] for case, _ in ranked], by_name, card),
         "viewer_script": asset("viewer.js"),
@@ -157,16 +158,6 @@ def _agreements(metrics: Mapping[str, Any], card: Card) -> list[dict[str, Any]]:
             plot = agreement_plot(found, organ.colour)
             agreements.append({**found, "organ": organ.name, "colour": organ.colour, "png": plot})
     return agreements
-
-
-def _unlike_bank(trace: Mapping[str, Any]) -> list[str]:
-    """Return the cases that retrieval.json flags as novel."""
-    cases = []
-    for case, entry in trace.get("cases", {}).items():
-        novelty = entry.get("novelty")
-        if novelty and novelty["flagged"]:
-            cases.append(case)
-    return cases
 
 
 def _events(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -14,29 +14,17 @@ import numpy as np
 from ragsam.data.cards.load import Card
 from ragsam.errors import InputError
 from ragsam.evaluation.case_pairs import CasePair
+from ragsam.report import viewer_volumes as small
 from ragsam.report.case_volumes import read_case
 from ragsam.report.figures import DIFFERENCE_COLOURS, organ_colours
 from ragsam.report.formatting import readable
 from ragsam.report.viewer_code import load_viewer_code
-from ragsam.report.viewer_volumes import (
-    GREYS,
-    MARGIN_MM,
-    SIDE,
-    VOXELS,
-    fitting_shape,
-    labelled_box,
-    nifti_gz,
-    reduced_image,
-    reduced_labels,
-    start_place,
-    still_png,
-)
 
 DEFAULT_CASES = 3
 LIMITS = (
-    f"Volumes are cropped to what is labelled and {MARGIN_MM:g} mm around it, and made coarser where they would have "
-    f"more than {SIDE} voxels along an axis or {VOXELS / 1e6:g} million in all; the image is in {GREYS} grey levels. "
-    "The figures of this report are of the full volumes."
+    f"Volumes are cropped to what is labelled and {small.MARGIN_MM:g} mm around it, and made coarser where they would "
+    f"have more than {small.SIDE} voxels along an axis or {small.VOXELS / 1e6:g} million in all; the image is in "
+    f"{small.GREYS} grey levels. The figures of this report are of the full volumes."
 )
 _DIFFERENCES = {
     1: ("in the reference only", DIFFERENCE_COLOURS["missed"]),
@@ -79,7 +67,7 @@ def viewer_content(
         return None
     code = load_viewer_code()
     labels = {organ.value: (readable(organ.name), organ.colour) for organ in card.organs}
-    settings = {"greys": GREYS, "labels": _colour_table(labels), "differences": _colour_table(_DIFFERENCES)}
+    settings = {"greys": small.GREYS, "labels": _colour_table(labels), "differences": _colour_table(_DIFFERENCES)}
     return {
         "cases": [_case(pairs[name], card) for name in choice],
         "code": code,
@@ -95,23 +83,23 @@ def _case(pair: CasePair, card: Card) -> dict[str, Any]:
     content: dict[str, Any] = {"case": pair.case, "notes": seen.notes, "volumes": {}, "stills": {}}
     if seen.expected is None or seen.found is None:
         return content
-    box = labelled_box([seen.expected, seen.found], seen.spacing_mm)
+    box = small.labelled_box([seen.expected, seen.found], seen.spacing_mm)
     reference = seen.expected[box]
-    shape = fitting_shape(reference.shape, seen.spacing_mm)
+    shape = small.fitting_shape(reference.shape, seen.spacing_mm)
     extent_mm = np.multiply(seen.spacing_mm, reference.shape)
     spacing_mm = tuple(np.divide(extent_mm, shape).tolist())
-    labels = {"reference": reduced_labels(reference, shape)}
+    labels = {"reference": small.reduced_labels(reference, shape)}
     if seen.predicted:
-        labels["prediction"] = reduced_labels(seen.found[box], shape)
+        labels["prediction"] = small.reduced_labels(seen.found[box], shape)
     kind = np.min_scalar_type(card.num_classes)
     for name, volume in labels.items():
-        content["volumes"][name] = _base64(nifti_gz(volume.astype(kind), spacing_mm))
-        content["stills"][name] = still_png(volume, spacing_mm, organ_colours(card))
+        content["volumes"][name] = _base64(small.nifti_gz(volume.astype(kind), spacing_mm))
+        content["stills"][name] = small.still_png(volume, spacing_mm, organ_colours(card))
     if seen.image is not None:
-        image = reduced_image(seen.image.array[box], seen.window, shape)
-        content["volumes"]["image"] = _base64(nifti_gz(image, spacing_mm))
+        image = small.reduced_image(seen.image.array[box], seen.window, shape)
+        content["volumes"]["image"] = _base64(small.nifti_gz(image, spacing_mm))
     content["size"] = _size(seen.expected.shape, reference.shape, shape, spacing_mm)
-    content["start"] = start_place(labels["reference"], labels.get("prediction", labels["reference"]))
+    content["start"] = small.start_place(labels["reference"], labels.get("prediction", labels["reference"]))
     return content
 
 
