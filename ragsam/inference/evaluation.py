@@ -57,13 +57,17 @@ def report_evaluation(
     Returns:
         The content of metrics.json.
     """
-    output, trace_path = Path(output), Path(predictions) / TRACE_NAME
+    output = Path(output)
     if viewer:
         load_viewer_code()  # what is missing is told before the work
     metrics = _measured(pairs, card, options)
     write_metrics_json(metrics, output / "metrics.json")
     write_metrics_csv(metrics, output / "metrics.csv")
     write_summary_tables(metrics, output)
+    trace = None
+    trace_path = Path(predictions) / TRACE_NAME
+    if trace_path.is_file():
+        trace = read_json(trace_path)
     known = {}
     if bank is not None and (Path(bank) / "manifest.json").is_file():
         salt = Bank.open(bank).salt
@@ -73,7 +77,7 @@ def report_evaluation(
         output / "report.html",
         card=card,
         pairs=pairs,
-        trace=read_json(trace_path) if trace_path.is_file() else None,
+        trace=trace,
         baseline=baseline,
         baseline_name=baseline_name,
         support_cases=known,
@@ -158,6 +162,9 @@ class EvaluationReport:
         if idist.get_rank() != 0:
             return
         pairs = pairs_from_cases(data.section(self.section), self.predictions)  # now that all have written theirs
+        baseline = None
+        if self.baseline:
+            baseline = read_json(self.baseline)
         metrics = report_evaluation(
             pairs,
             self.card,
@@ -166,7 +173,7 @@ class EvaluationReport:
             results=[scores.get(pair.case) or score(pair) for pair in pairs],
             bank=self.bank,
             support_cases=data.sections.get("training", ()),
-            baseline=read_json(self.baseline) if self.baseline else None,
+            baseline=baseline,
         )
         if metrics["faults"]:
             raise InputError(f"{metrics['faults'][0]} ({len(metrics['faults'])} such); the rest is in {self.output}")

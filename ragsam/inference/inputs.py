@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from ragsam.data.datalist import Case, load_datalist
@@ -27,10 +28,13 @@ def cases_of_inputs(
         InputError: two inputs of one name, a folder that holds several of the series, a series but no DICOM folder, or
             another kind of file.
     """
-    cases = [case for path in inputs for case in _cases_of(Path(path), section, series)]
-    names = [case.case for case in cases]
-    if double := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{double[0]}: two inputs of this name; segment them into two folders")
+    cases: list[Case] = []
+    for path in inputs:
+        cases += _cases_of(Path(path), section, series)
+    names = sorted(case.case for case in cases)
+    for name, following in pairwise(names):
+        if name == following:
+            raise InputError(f"{name}: two inputs of this name; segment them into two folders")
     if series and not any(map(is_dicom, cases)):
         raise InputError("--series: none of the inputs is a DICOM folder; leave it out")
     return cases
@@ -38,20 +42,23 @@ def cases_of_inputs(
 
 def is_dicom(case: Case) -> bool:
     """Return whether a case's image is a DICOM folder, or a series of one."""
-    return split_series(case.image)[0].is_dir()
+    folder, _ = split_series(case.image)
+    return folder.is_dir()
 
 
 def skipped_files(case: Case) -> int:
     """Return how many files of a case's DICOM folder are no DICOM images."""
-    return scan_folder(split_series(case.image)[0], case.case)[1]
+    folder, _ = split_series(case.image)
+    _, skipped = scan_folder(folder, case.case)
+    return skipped
 
 
 def _cases_of(path: Path, section: str, series: Sequence[str]) -> Sequence[Case]:
     folder, uid = split_series(path.absolute())
     if folder.is_dir():
         name = Path(os.path.normpath(folder)).name
-        uids = [uid] if uid else _asked_for(folder, series, name)
-        return [Case(case=name, patient=name, image=folder.joinpath(*uids))]
+        uid = uid or _asked_for(folder, series, name)
+        return [Case(case=name, patient=name, image=folder / uid)]
     if path.suffix == ".json":
         return load_datalist(path).section(section)
     for suffix in SUFFIXES:
@@ -63,15 +70,15 @@ def _cases_of(path: Path, section: str, series: Sequence[str]) -> Sequence[Case]
     )
 
 
-def _asked_for(folder: Path, series: Sequence[str], name: str) -> list[str]:
-    """Return the one series of a folder that was asked for; none where none was."""
+def _asked_for(folder: Path, series: Sequence[str], name: str) -> str:
+    """Return the one series of a folder that was asked for; nothing where none was."""
     if not series:
-        return []
+        return ""
     try:
         held = {one.uid for one in list_series(folder, name)}
     except InputError:
-        return []  # told when the folder is opened, so that the other inputs go on
+        return ""  # told when the folder is opened, so that the other inputs go on
     here = [uid for uid in series if uid in held]
     if len(here) > 1:
         raise InputError(f"{name}: two of the series asked for are in this folder; segment them one by one")
-    return here or [series[0]]
+    return (here or series)[0]

@@ -20,6 +20,7 @@ from ragsam.runs.run import RunFolder
 
 PROVENANCE_NAME = "provenance.json"
 _VERSIONS = ("ragsam", "torch", "monai")
+_ROWS_NEED = {"weights_sha256", "bank", "network", "versions"}
 
 
 class Provenance:
@@ -72,11 +73,13 @@ class Provenance:
 
 def weights_and_bank(weights: str | os.PathLike[str] | None, bank: str | os.PathLike[str] | None) -> dict[str, Any]:
     """Return the SHA-256 of a weights file, and a bank's size and the SHA-256 of its manifest, which has its files'."""
-    found = None
+    found: dict[str, Any] = {"weights_sha256": None, "bank": None}
+    if weights is not None:
+        found["weights_sha256"] = sha256_file(weights)
     if bank is not None:
         manifest = read_json(Path(bank) / "manifest.json")
-        found = {name: manifest[name] for name in ("slices", "patients", "sha256")}
-    return {"weights_sha256": None if weights is None else sha256_file(weights), "bank": found}
+        found["bank"] = {name: manifest[name] for name in ("slices", "patients", "sha256")}
+    return found
 
 
 def member(run: Path, *, retrieval: bool) -> dict[str, Any]:
@@ -95,36 +98,48 @@ def provenance_rows(folder: str | os.PathLike[str]) -> dict[str, str]:
         InputError: a file that is not JSON.
     """
     path = Path(folder) / PROVENANCE_NAME
-    content = read_json(path) if path.is_file() else None
-    if not isinstance(content, Mapping) or not {"weights_sha256", "bank", "network", "versions"} <= set(content):
+    if not path.is_file():
         return {}
-    network, others = content["network"], content.get("ensemble") or []
+    content = read_json(path)
+    if not isinstance(content, Mapping) or not content.keys() >= _ROWS_NEED:
+        return {}
+    network = content["network"]
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
-    rows = {"segmented": f"{content.get('date')}, {versions}", "weights": f"SHA-256 {content['weights_sha256']}"}
-    rows["network"] = f"{network.get('backbone')}, slices of {network.get('image_size')} pixels, {_tuned(network)}"
+    slices = f"slices of {network.get('image_size')} pixels"
+    rows = {
+        "segmented": f"{content.get('date')}, {versions}",
+        "weights": f"SHA-256 {content['weights_sha256']}",
+        "network": f"{network.get('backbone')}, {slices}, {_tuned(network)}",
+    }
     if content["weights_sha256"] is None:
         rows["weights"] = "none, without training"
-        rows["network"] = f"the vote of the bank, slices of {network.get('image_size')} pixels"
+        rows["network"] = f"the vote of the bank, {slices}"
     if network.get("base_sha256"):
         rows["base weights"] = f"SHA-256 {network['base_sha256']}"
     rows["bank"] = _bank(content["bank"])
-    for number, other in enumerate(others, start=2):
-        told = f"weights: SHA-256 {other['weights_sha256']}; bank: {_bank(other['bank'])}"
-        rows[f"averaged with (run {number})"] = told
+    for number, other in enumerate(content.get("ensemble", []), start=2):
+        weights = f"weights: SHA-256 {other['weights_sha256']}"
+        rows[f"averaged with (run {number})"] = f"{weights}; bank: {_bank(other['bank'])}"
     return rows
 
 
 def _tuned(network: Mapping[str, Any]) -> str:
     """Return in words how a network was tuned."""
-    how = "tuned by" if network.get("base_sha256") else "trained whole, without base weights, with"
-    ways = [f"{name} ({_options(options)})" for name, options in (network.get("tuning") or {}).items()]
-    ways += ["all of the base weights"] if network.get("full_tuning") and network.get("base_sha256") else []
-    return f"{how} {', '.join(ways) or 'nothing added'}"
-
-
-def _options(options: Mapping[str, Any]) -> str:
-    texts = {name: "+".join(map(str, value)) if isinstance(value, list) else value for name, value in options.items()}
-    return ", ".join(f"{name} {text}" for name, text in texts.items())
+    ways = []
+    for name, options in network.get("tuning", {}).items():
+        words = []
+        for option, value in options.items():
+            if isinstance(value, list):
+                value = "+".join(map(str, value))
+            words.append(f"{option} {value}")
+        ways.append(f"{name} ({', '.join(words)})")
+    how = "trained whole, without base weights, with"
+    if network.get("base_sha256"):
+        how = "tuned by"
+        if network.get("full_tuning"):
+            ways.append("all of the base weights")
+    added = ", ".join(ways) or "nothing added"
+    return f"{how} {added}"
 
 
 def _bank(bank: Mapping[str, Any] | None) -> str:

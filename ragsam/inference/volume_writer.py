@@ -7,13 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 from ignite.engine import Engine, Events
 from nibabel.spatialimages import SpatialImage
-from torch import Tensor
 
 from ragsam.files import atomic_write
 from ragsam.io.read_volume import open_volume
@@ -56,27 +54,27 @@ class LabelVolumeWriter:
             case = batch["case"]
             labels = output["pred"].cpu().numpy()[0].round().astype(np.uint8)
             volumes.append((case, f"{case}.nii.gz", labels, None))
-            volumes += [(case, name, channel.cpu().numpy(), 1 / 255) for name, channel in self._maps(case, output)]
+            maps = {}
+            if "uncertainty" in output:
+                maps[f"uncertainty/{case}.nii.gz"] = output["uncertainty"][0]
+            if "probabilities" in output:
+                for organ, probabilities in zip(self.organs, output["probabilities"], strict=True):
+                    maps[f"probabilities/{case}/{organ}.nii.gz"] = probabilities
+            for name, values in maps.items():
+                volumes.append((case, name, values.cpu().numpy(), 1 / 255))
         self.finish(engine)
         self._written = self._pool.submit(self._write, volumes)
 
     def finish(self, engine: Engine) -> None:
         """Wait until the last predictions are written."""
-        written, self._written = self._written, None
+        written = self._written
+        self._written = None
         if written is not None:
             written.result()
 
     def _write(self, volumes: Sequence[tuple[str, str, np.ndarray, float | None]]) -> None:
         for case, name, values, unit in volumes:
             write_label_volume(self.folder / name, values, self.images[case], unit=unit)
-
-    def _maps(self, case: str, output: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
-        """Return file names and maps [X, Y, Z], uint8."""
-        maps = [(f"uncertainty/{case}.nii.gz", output["uncertainty"][0])] if "uncertainty" in output else []
-        if "probabilities" in output:
-            names = (f"probabilities/{case}/{organ}.nii.gz" for organ in self.organs)
-            maps += zip(names, output["probabilities"], strict=True)
-        return maps
 
 
 def write_label_volume(
