@@ -73,7 +73,7 @@ def test_a_bias_that_is_written_out_stays_within_its_bound(monkeypatch):
 
     with torch.no_grad():
         plain = ours(image)
-        monkeypatch.setattr(attention, "SCORES", 5 * 64 + 1)
+        monkeypatch.setattr(attention, "SCORES_AT_ONCE", 5 * 64 + 1)
         monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
         torch.testing.assert_close(ours(image), plain, rtol=0, atol=1e-5)
     assert scores == 2 * ([5 * 64] * 12 + [4 * 64])

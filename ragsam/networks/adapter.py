@@ -61,13 +61,16 @@ def add_adapters(
     Raises:
         ValueError: none of the three, or a ratio that leaves no channel.
     """
-    if not (space or mlp or depth):
+    if not any((space, mlp, depth)):
         raise ValueError("adapters: none of space, mlp and depth is on; switch one on, or leave adapters out")
     for block in encoder.blocks:
         dim = block.norm1.normalized_shape[0]
-        block.space_adapter = Adapter(dim, ratio=ratio) if space else None
-        block.mlp_adapter = Adapter(dim, ratio=ratio) if mlp else None
-        block.depth_adapter = Adapter(dim, ratio=ratio) if depth else None
+        if space:
+            block.space_adapter = Adapter(dim, ratio=ratio)
+        if mlp:
+            block.mlp_adapter = Adapter(dim, ratio=ratio)
+        if depth:
+            block.depth_adapter = Adapter(dim, ratio=ratio)
         if not positions:
             nn.init.zeros_(block.attn.rel_pos_h)
             nn.init.zeros_(block.attn.rel_pos_w)

@@ -14,8 +14,9 @@ from ragsam.networks.checkpointing import recomputed
 from ragsam.networks.inference_mode import is_plain_inference
 from ragsam.networks.linear import Linear
 
-#: Queries whose bias stands at once, where it is written out, and scores a head: more than these leave the cache.
-PART, SCORES = 128, 2**20
+#: Queries, and scores a head, whose bias is written out at once: more than these leave a CPU's cache.
+QUERIES_AT_ONCE = 128
+SCORES_AT_ONCE = 2**20
 
 
 class Strip(NamedTuple):
@@ -77,14 +78,17 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Let the tokens of each grid [B, H, W, C] attend to those of their window."""
         qkv = self.qkv(x)
-        tables = [
-            get_rel_pos(side, side, table).to(qkv.dtype)
-            for side, table in zip(self.window, (self.rel_pos_h, self.rel_pos_w), strict=True)
-        ]
-        attend = partial(recomputed, self._attend) if self.recompute and self.training else self._attend
-        bands = [
-            torch.cat([attend(qkv, row, column, *tables) for column in self.strips[1]], dim=2) for row in self.strips[0]
-        ]
+        rows, columns = self.window
+        table_h = get_rel_pos(rows, rows, self.rel_pos_h).to(qkv.dtype)
+        table_w = get_rel_pos(columns, columns, self.rel_pos_w).to(qkv.dtype)
+        attend = self._attend
+        if self.recompute and self.training:
+            attend = partial(recomputed, self._attend)
+        row_strips, column_strips = self.strips
+        bands = []
+        for row in row_strips:
+            parts = [attend(qkv, row, column, table_h, table_w) for column in column_strips]
+            bands.append(torch.cat(parts, dim=2))
         return self.proj(torch.cat(bands, dim=1))
 
     def along(self, x: Tensor) -> Tensor:
@@ -104,23 +108,21 @@ class Attention(nn.Module):
         Returns:
             [B, rows, columns, C] of those tokens.
         """
-        query, key, value = self._windows(qkv, row, column)
+        windows = qkv[:, row.part, column.part].unflatten(-1, (3, self.num_heads, -1))
+        windows = windows.unflatten(2, (column.count, column.size)).unflatten(1, (row.count, row.size))
+        # [B, windows down, across, heads, h, w, C / heads] each
+        query, key, value = windows.permute(5, 0, 1, 3, 6, 2, 4, 7).unbind(0)
         rel_h = torch.einsum("...hwc,hkc->...hwk", query, table_h[: row.size])
         rel_w = torch.einsum("...hwc,wkc->...hwk", query, table_w[: column.size])
-        rel_h, rel_w = _folded(rel_h, row), _folded(rel_w, column)
-        bias = self.qkv.bias.to(qkv.dtype).view(3, self.num_heads, 1, 1, -1)
-        key, value = _padded(key, bias[1], row, column), _padded(value, bias[2], row, column)
+        rel_h = _folded(rel_h, row)
+        rel_w = _folded(rel_w, column)
+        _, key_bias, value_bias = self.qkv.bias.to(qkv.dtype).view(3, self.num_heads, 1, 1, -1)
+        key = _padded(key, key_bias, row, column)
+        value = _padded(value, value_bias, row, column)
         attend = _attend_in_parts if is_plain_inference(qkv) else _attend_at_once
         out = attend(query, key, value, rel_h, rel_w, self.scale)
         out = out.unflatten(2, (row.size, column.size)).unflatten(0, (-1, row.count, column.count))
         return out.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
-
-    def _windows(self, qkv: Tensor, row: Strip, column: Strip) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values of windows: [B, windows down, across, heads, h, w, C / heads] each."""
-        part = qkv[:, row.part, column.part].unflatten(-1, (3, self.num_heads, -1))
-        part = part.unflatten(2, (column.count, column.size)).unflatten(1, (row.count, row.size))
-        query, key, value = part.permute(5, 0, 1, 3, 6, 2, 4, 7).unbind(0)
-        return query, key, value
 
 
 def _strips(side: int, window: int) -> list[Strip]:
@@ -154,35 +156,27 @@ def _attend_at_once(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, re
         rel_h, rel_w: [..., heads, h, w, rows or columns of the keys].
     """
     rows, columns, channels = key.shape[-3:]
+    row_codes = torch.eye(rows, dtype=key.dtype, device=key.device)[:, None].expand(-1, columns, -1)
+    column_codes = torch.eye(columns, dtype=key.dtype, device=key.device).expand(rows, -1, -1)
+    places = torch.cat([row_codes, column_codes], dim=-1)  # one-hot, [rows, columns, rows + columns]
     query = torch.cat([query * scale, rel_h, rel_w], dim=-1)
-    key = torch.cat([key, _places(rows, columns, key).expand(*key.shape[:-1], -1)], dim=-1)
+    key = torch.cat([key, places.expand(*key.shape[:-1], -1)], dim=-1)
     value = F.pad(value, (0, rows + columns))  # fused kernels want one width
-    return F.scaled_dot_product_attention(*map(_flat, (query, key, value)), scale=1.0)[..., :channels]
+    out = F.scaled_dot_product_attention(_flat(query), _flat(key), _flat(value), scale=1.0)
+    return out[..., :channels]
 
 
 def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, rel_h: Tensor, rel_w: Tensor, scale: float) -> Tensor:
     """Return the same, the bias of some queries at a time written out, which takes a CPU less time."""
     query, key, value, rel_h, rel_w = map(_flat, (query, key, value, rel_h, rel_w))
-    part = max(1, min(PART, SCORES // key.shape[2]))
-    parts = zip(*(tensor.split(part, dim=2) for tensor in (query, rel_h, rel_w)), strict=True)
-    return torch.cat(
-        [
-            F.scaled_dot_product_attention(
-                few, key, value, attn_mask=(down[..., :, None] + across[..., None, :]).flatten(-2).to(few), scale=scale
-            )
-            for few, down, across in parts
-        ],
-        dim=2,
-    )
+    count = max(1, min(QUERIES_AT_ONCE, SCORES_AT_ONCE // key.shape[2]))
+    outs = []
+    for part, down, across in zip(query.split(count, 2), rel_h.split(count, 2), rel_w.split(count, 2), strict=True):
+        bias = (down[..., :, None] + across[..., None, :]).flatten(-2).to(part)
+        outs.append(F.scaled_dot_product_attention(part, key, value, attn_mask=bias, scale=scale))
+    return torch.cat(outs, dim=2)
 
 
 def _flat(x: Tensor) -> Tensor:
     """Return tokens [B, windows down, across, heads, h, w, c] as sequences [N, heads, h * w, c]."""
     return x.flatten(0, 2).flatten(2, 3)
-
-
-def _places(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Return the one-hot codes of each token's row and column: [rows, columns, rows + columns]."""
-    row = torch.eye(rows, dtype=like.dtype, device=like.device)[:, None].expand(-1, columns, -1)
-    column = torch.eye(columns, dtype=like.dtype, device=like.device).expand(rows, -1, -1)
-    return torch.cat([row, column], dim=-1)

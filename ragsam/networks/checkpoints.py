@@ -24,6 +24,7 @@ PER_MASK_PARTS = (
     "mask_decoder.output_hypernetworks_mlps.",
     "mask_decoder.iou_prediction_head.",
 )
+MASK_TOKENS = "mask_decoder.mask_tokens.weight"
 #: What differs with the image size and is resized.
 RESIZED_PARTS = ("rel_pos_h", "rel_pos_w", "pos_embed", "patch_embed.proj.weight")
 
@@ -69,31 +70,28 @@ def read_checkpoint(path: str | os.PathLike[str], *, mapped: bool = False) -> An
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        _refuse_compressed(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
+        archived = zipfile.is_zipfile(path)
+        if archived:  # PyTorch stores tensors as they are: one that grows when it is unpacked is refused
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > path.stat().st_size:
+                raise ValueError(f"it unpacks to {unpacked} bytes, more than it has")
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and archived)
         _refuse_swollen(content)
     except Exception as error:  # a damaged pickle can end in any of them: KeyError, IndexError, AttributeError, ...
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path.name}: not a readable weights file ({reason}); fetch it again from its source"
-        ) from error
+        text = str(error) or type(error).__name__
+        reason = text.splitlines()[0][:120]
+        message = f"{path.name}: not a readable weights file ({reason}); fetch it again from its source"
+        raise InputError(message) from error
     return content
 
 
 def is_state_dict(content: Any) -> bool:
     """Whether something is a plain dict of tensors by name."""
-    return isinstance(content, dict) and all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    )
-
-
-def _refuse_compressed(path: Path) -> None:
-    """Refuse an archive that grows when it is unpacked: PyTorch stores tensors as they are."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > path.stat().st_size:
-            raise ValueError(f"it unpacks to {unpacked} bytes, more than it has")
+    if not isinstance(content, dict):
+        return False
+    named = all(isinstance(key, str) for key in content)
+    return named and all(isinstance(value, Tensor) for value in content.values())
 
 
 def _refuse_swollen(content: Any) -> None:
@@ -101,8 +99,10 @@ def _refuse_swollen(content: Any) -> None:
     if isinstance(content, dict):
         for value in content.values():
             _refuse_swollen(value)
-    elif isinstance(content, Tensor) and content.numel() * content.element_size() > content.untyped_storage().nbytes():
-        raise ValueError(f"a tensor of {tuple(content.shape)} that holds {content.untyped_storage().nbytes()} bytes")
+    if isinstance(content, Tensor):
+        held = content.untyped_storage().nbytes()
+        if content.numel() * content.element_size() > held:
+            raise ValueError(f"a tensor of {tuple(content.shape)} that holds {held} bytes")
 
 
 def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
@@ -118,19 +118,22 @@ def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
     Raises:
         InputError: a key that the network lacks or misses, or a shape that no resizing explains.
     """
-    own, tokens = sam.state_dict(), "mask_decoder.mask_tokens.weight"
-    masks_differ = tokens in state and state[tokens].shape != own[tokens].shape
-    excused = PER_MASK_PARTS if masks_differ else ()
-    unknown = [key for key in sorted(set(state) - set(own)) if not key.startswith(excused)]
-    missing = [key for key in sorted(set(own) - set(state)) if not key.startswith(excused)]
+    own = sam.state_dict()
+    tokens = own[MASK_TOKENS]
+    excused: set[str] = set()
+    if state.get(MASK_TOKENS, tokens).shape != tokens.shape:
+        excused = {key for key in (*own, *state) if key.startswith(PER_MASK_PARTS)}
+    unknown = sorted(set(state) - set(own) - excused)
+    missing = sorted(set(own) - set(state) - excused)
     if unknown or missing:
         raise InputError(
             f"base weights: not a SAM of this size: {len(unknown)} unknown keys ({', '.join(unknown[:2])}), "
             f"{len(missing)} missing ({', '.join(missing[:2])}); check `backbone` against the file"
         )
-    report, loaded = LoadReport(), dict(own)
+    report = LoadReport()
+    loaded = dict(own)
     for key, tensor in state.items():
-        if key.startswith(PER_MASK_PARTS) and masks_differ:
+        if key in excused:
             report.dropped.append(key)
         elif tensor.shape == own[key].shape:
             loaded[key] = tensor
@@ -153,22 +156,28 @@ def load_prompt_head(head: nn.Module, state: dict[str, Tensor]) -> None:
     Raises:
         InputError: base weights without SAM's four masks, such as those of a tuned network.
     """
-    prefix = "mask_decoder."
-    found = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(PER_MASK_PARTS)}
+    found = {}
+    for key, tensor in state.items():
+        if key.startswith(PER_MASK_PARTS):
+            found[key.removeprefix("mask_decoder.")] = tensor
     own = head.state_dict()
-    if set(found) != set(own) or any(found[key].shape != own[key].shape for key in own):
-        masks = len(state.get(f"{prefix}mask_tokens.weight", ()))
+    shapes = {key: tensor.shape for key, tensor in own.items()}
+    if {key: tensor.shape for key, tensor in found.items()} != shapes:
+        masks = len(state.get(MASK_TOKENS, ()))
+        needed = len(own["mask_tokens.weight"])
         raise InputError(
-            f"base weights: {masks} masks, where SAM's own prompts need {len(own['mask_tokens.weight'])}; "
-            "set `prompts` to null or trained"
+            f"base weights: {masks} masks, where SAM's own prompts need {needed}; set `prompts` to null or trained"
         )
     head.load_state_dict(found)
 
 
 def differs_in_size_alone(key: str, shape: torch.Size, wanted: torch.Size) -> bool:
     """Whether resizing brings a tensor to `wanted`: its channels must be the same already."""
-    channels = slice(0, 2) if key.endswith("patch_embed.proj.weight") else slice(-1, None)
-    return key.endswith(RESIZED_PARTS) and len(shape) == len(wanted) and shape[channels] == wanted[channels]
+    if not key.endswith(RESIZED_PARTS) or len(shape) != len(wanted):
+        return False
+    if key.endswith("patch_embed.proj.weight"):
+        return shape[:2] == wanted[:2]
+    return shape[-1] == wanted[-1]
 
 
 def resize(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:
@@ -218,11 +227,13 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such weights file; check the path")
+    metadata = {}
     try:
         with safetensors.safe_open(path, "pt") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            texts = file.metadata() or {}
+        metadata = {key: json.loads(value) for key, value in texts.items()}
     except (safetensors.SafetensorError, ValueError):
-        metadata = {}
+        pass  # as a file without metadata
     if not metadata:
         raise InputError(f"{Path(path).name}: no metadata of ours in it; import the checkpoint first")
     return metadata

@@ -55,37 +55,45 @@ def count_parts(network: Segmenter, *, channels: int = 3) -> list[Part]:
         network: left in evaluation mode.
         channels: of the input; of a network with depth adapters the slices of a stack, each of which is encoded.
     """
-    trained, frozen, flops = Counter[str](), Counter[str](), Counter[str]()
+    trained: Counter[str] = Counter()
+    frozen: Counter[str] = Counter()
+    flops: Counter[str] = Counter()
     for name, parameter in network.named_parameters():
-        (trained if parameter.requires_grad else frozen)[_part_of(name)] += parameter.numel()
+        counts = trained if parameter.requires_grad else frozen
+        counts[_part_of(name)] += parameter.numel()
     for name, count in _flops_by_module(network.eval(), channels).items():
         flops[_part_of(name)] += count
-    known = list(PARTS)
-    names = sorted({*trained, *frozen, *flops}, key=lambda name: known.index(name) if name in known else len(known))
+    held = trained.keys() | frozen.keys() | flops.keys()
+    names = [name for name in PARTS if name in held]
+    names += sorted(held - PARTS.keys())
     return [Part(name, trained[name], frozen[name], flops[name]) for name in names]
 
 
 def _part_of(name: str) -> str:
     """Return the part of a parameter or of a module, whose name ends with a dot; what is not in `PARTS` is its own."""
-    fitting = [part for part, pattern in PARTS.items() if re.match(pattern, name)]
-    return fitting[-1] if fitting else name.split(".")[0]
+    found = name.split(".")[0]
+    for part, pattern in PARTS.items():
+        if re.match(pattern, name):
+            found = part
+    return found
 
 
 @torch.enable_grad()  # without gradients attention goes another way on a CPU than elsewhere
 def _flops_by_module(network: Segmenter, channels: int) -> dict[str, int]:
     """Return the FLOPs of every module by its name and a dot, without those of the modules within it."""
-    size, device = network.image_size, next(network.parameters()).device
+    size = network.image_size
+    device = next(network.parameters()).device
     image = torch.zeros(1, channels, size, size, device=device)
     labels = torch.zeros(1, 1, size, size, dtype=torch.uint8, device=device)
+    supports = Supports(labels, torch.ones(1, 1, device=device))
     with torch.device(device), FlopCounterMode(display=False) as counter:
-        network(image, supports=Supports(labels, torch.ones(1, 1, device=device)))
+        network(image, supports=supports)
+    counts = counter.get_flop_counts()
+    counts.pop("Global")
+    own = {name: sum(by_operator.values()) for name, by_operator in counts.items()}
+    for name, by_operator in counts.items():
+        around = [other for other in counts if name.startswith(f"{other}.")]
+        if around:
+            own[max(around, key=len)] -= sum(by_operator.values())
     root = type(network).__name__
-    found = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items() if name != "Global"}
-    own = dict(found)
-    for name, count in found.items():
-        parent = name.rpartition(".")[0]
-        while parent and parent not in found:
-            parent = parent.rpartition(".")[0]
-        if parent:
-            own[parent] -= count
     return {f"{name}.".removeprefix(f"{root}."): count for name, count in own.items()}

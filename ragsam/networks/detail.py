@@ -32,19 +32,20 @@ class ResidualBlock(nn.Module):
 
     Args:
         channels: C, a multiple of 8.
-        zero_init: start as the identity.
 
     Source: He et al., "Identity Mappings in Deep Residual Networks", 2016 (arXiv:1603.05027).
     """
 
-    def __init__(self, channels: int, *, zero_init: bool = False) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for _ in range(2):
-            layers += [nn.GroupNorm(8, channels), nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1)]
-        self.layers = nn.Sequential(*layers)
-        if zero_init:
-            _zero(layers[-1])
+        self.layers = nn.Sequential(
+            nn.GroupNorm(8, channels),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(8, channels),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
@@ -55,28 +56,28 @@ def _zero(layer: nn.Conv2d) -> None:
     nn.init.zeros_(layer.bias)
 
 
-def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """Return a convolution to `outputs` channels; at strides above 1 a residual block follows."""
-    layers = [nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1), nn.GroupNorm(8, outputs), nn.GELU()]
-    return nn.Sequential(*layers, *([ResidualBlock(outputs)] if stride > 1 else []))
-
-
 class DetailStem(nn.Module):
-    """Convolutions at strides 1, 2 and 4."""
+    """Convolutions at strides 1, 2 and 4; at strides above 1 a residual block follows."""
 
     def __init__(self) -> None:
         super().__init__()
-        widths = list(STEM_CHANNELS.values())
-        self.stages = nn.ModuleList(
-            _stage(inputs, outputs, stride)
-            for inputs, outputs, stride in zip([3, *widths], widths, (1, 2, 2), strict=False)
-        )
+        self.stages = nn.ModuleList()
+        inputs = 3
+        for stride, outputs in STEM_CHANNELS.items():
+            convolution = nn.Conv2d(inputs, outputs, 3, stride=min(stride, 2), padding=1)
+            stage = nn.Sequential(convolution, nn.GroupNorm(8, outputs), nn.GELU())
+            if stride > 1:
+                stage.append(ResidualBlock(outputs))
+            self.stages.append(stage)
+            inputs = outputs
 
     def forward(self, image: Tensor) -> dict[int, Tensor]:
         """Return features by stride: {1: [B, 16, H, W], 2: [B, 48, H/2, W/2], 4: [B, 96, H/4, W/4]}."""
-        features, x = {}, image
+        features = {}
+        x = image
         for stride, stage in zip(STEM_CHANNELS, self.stages, strict=True):
-            x = features[stride] = stage(x)
+            x = stage(x)
+            features[stride] = x
         return features
 
 
@@ -119,17 +120,17 @@ class DetailDecoder(nn.Module):
             raise ValueError(f"patch_size {patch_size} is not 4, 8, 16, 32, ..., as the detail branch needs")
         self.patch_size = patch_size
         width = dim // 8
-        channels = {patch_size // 2: dim // 4, patch_size // 4: width}  # inside SAM's own upscaling
-        inside = set(channels)
-        for stride in (8, 4, 2, 1):
-            if stride < patch_size // 4:
-                channels[stride] = FULL_CHANNELS if stride == 1 else width
-        self.skips = nn.ModuleDict(
-            {str(s): nn.Conv2d(STEM_CHANNELS[s], count, 1) for s, count in channels.items() if s <= 4}
-        )
-        self.blocks = nn.ModuleDict(
-            {str(s): ResidualBlock(channels[s], zero_init=zero_init and s in inside) for s in channels if 1 < s <= 4}
-        )
+        inside = (patch_size // 2, patch_size // 4)  # strides of SAM's own upscaling
+        channels = {4: width, 2: width, 1: FULL_CHANNELS}
+        channels |= {inside[0]: dim // 4, inside[1]: width}
+        strides = [stride for stride in (4, 2, 1) if stride <= inside[0]]
+        self.skips = nn.ModuleDict()
+        for stride in strides:
+            self.skips[str(stride)] = nn.Conv2d(STEM_CHANNELS[stride], channels[stride], 1)
+        self.blocks = nn.ModuleDict()
+        for stride in strides:
+            if stride > 1:
+                self.blocks[str(stride)] = ResidualBlock(channels[stride])
         self.narrow = nn.Conv2d(width, FULL_CHANNELS, 1)
         self.norm = nn.GroupNorm(8, FULL_CHANNELS)
         self.block = nn.Sequential(
@@ -139,28 +140,39 @@ class DetailDecoder(nn.Module):
             nn.Conv2d(FULL_CHANNELS, FULL_CHANNELS, 3, padding=1),
         )
         self.gate = nn.Conv2d(FULL_CHANNELS, width, 1)
-        rare = [0.0, *[math.log(RARITY)] * (num_classes - 1)]
-        self.prior = None if zero_init else nn.Parameter(torch.tensor(rare))
+        self.prior: nn.Parameter | None = None
         if zero_init:
-            for layer in (*(skip for stride, skip in self.skips.items() if int(stride) in inside), self.gate):
+            for layer in self._gates():
                 _zero(layer)
         else:
+            rare = torch.full((num_classes,), math.log(RARITY))
+            rare[0] = 0.0
+            self.prior = nn.Parameter(rare)
             nn.init.dirac_(self.gate.weight)
             nn.init.zeros_(self.gate.bias)
 
+    def _gates(self) -> list[nn.Conv2d]:
+        """Return the layers that are zero as long as the branch has no effect on pretrained weights."""
+        gates = [self.gate]
+        for key in (str(self.patch_size // 2), str(self.patch_size // 4)):
+            if key in self.skips:
+                gates.append(self.skips[key])
+            if key in self.blocks:
+                gates.append(self.blocks[key].layers[-1])
+        return gates
+
     def is_idle(self) -> bool:
         """Whether it still has no effect at all, as at the start on pretrained weights."""
-        inside = [str(self.patch_size // 2), str(self.patch_size // 4)]
-        gates = [self.skips[key] for key in inside if key in self.skips]
-        gates += [self.blocks[key].layers[-1] for key in inside if key in self.blocks]
-        return not any(tensor.any() for gate in (*gates, self.gate) for tensor in gate.parameters())
+        return not any(gate.weight.any() or gate.bias.any() for gate in self._gates())
 
     def skip(self, x: Tensor, stem: dict[int, Tensor], stride: int) -> Tensor:
         """Mix the stem's features of that stride into `x`, where there are any."""
         key = str(stride)
         if key in self.skips:
             x = x + self.skips[key](stem[stride])
-        return self.blocks[key](x) if key in self.blocks else x
+        if key in self.blocks:
+            x = self.blocks[key](x)
+        return x
 
     def to_full_resolution(self, x: Tensor, stem: dict[int, Tensor]) -> Tensor:
         """Carry the decoder's last features [B, C/8, H/s, W/s] to [B, 16, H, W], ready for a fusion."""

@@ -41,7 +41,8 @@ class Block(nn.Module):
         self.attn = Attention(dim, num_heads=num_heads, grid=grid, window_size=window_size)
         self.norm2 = _norm(dim)
         self.mlp = MLPBlock(embedding_dim=dim, mlp_dim=4 * dim)
-        self.mlp.lin1, self.mlp.lin2 = Linear(dim, 4 * dim), Linear(4 * dim, dim)
+        self.mlp.lin1 = Linear(dim, 4 * dim)
+        self.mlp.lin2 = Linear(4 * dim, dim)
         self.space_adapter: Adapter | None = None
         self.mlp_adapter: Adapter | None = None
         self.depth_adapter: Adapter | None = None
@@ -57,16 +58,19 @@ class Block(nn.Module):
             update = update + self.depth_adapter(self._attend_along_depth(normed, stack))
         x = x + update
         normed = self.norm2(x)
-        update = self._recomputed_mlp(normed) if self.recompute_mlp and self.training else self.mlp(normed)
+        mlp = self._recomputed_mlp if self.recompute_mlp and self.training else self.mlp
+        update = mlp(normed)
         if self.mlp_adapter is not None:
             update = update + MLP_SCALE * self.mlp_adapter(normed)
         return x + update
 
     def _recomputed_mlp(self, x: Tensor) -> Tensor:
         """Return what the MLP gives; a second layer that does not train keeps nothing, and need not run again."""
-        if any(parameter.requires_grad for parameter in self.mlp.lin2.parameters()):
+        first, second = self.mlp.lin1, self.mlp.lin2
+        if any(parameter.requires_grad for parameter in second.parameters()):
             return recomputed(self.mlp, x)
-        return self.mlp.lin2(recomputed(lambda tokens: self.mlp.act(self.mlp.lin1(tokens)), x))
+        hidden = recomputed(lambda tokens: self.mlp.act(first(tokens)), x)
+        return second(hidden)
 
     def _attend_along_depth(self, x: Tensor, stack: int) -> Tensor:
         """Let each token [B * stack, H, W, C] attend to those of its place in the slices of its stack."""
@@ -111,15 +115,10 @@ class ImageEncoder(nn.Module):
         self.patch_embed: nn.Module = PatchEmbed(patch, patch, embed_dim=embed_dim)
         side = img_size // patch_size
         self.pos_embed = nn.Parameter(torch.zeros(1, side, side, embed_dim))
-        self.blocks = nn.ModuleList(
-            Block(
-                embed_dim,
-                num_heads=num_heads,
-                window_size=0 if index in global_blocks else window_size,
-                grid=(side, side),
-            )
-            for index in range(depth)
-        )
+        self.blocks = nn.ModuleList()
+        for index in range(depth):
+            window = 0 if index in global_blocks else window_size
+            self.blocks.append(Block(embed_dim, num_heads=num_heads, window_size=window, grid=(side, side)))
         self.neck = nn.Sequential(
             nn.Conv2d(embed_dim, out_chans, 1, bias=False),
             LayerNorm2d(out_chans),
@@ -156,11 +155,17 @@ class ImageEncoder(nn.Module):
         Returns:
             [B, out_chans, h, w].
         """
+        if image is None:
+            image = x
         patches = self.patch_embed(x)
         tokens = patches + self.pos_embed
-        prompts = None if self.frequency is None else self.frequency(x if image is None else image, patches)
-        whole = self.checkpointing == "blocks" and self.training
+        if self.frequency is not None:
+            prompts = self.frequency(image, patches)
         for block in self.blocks:
-            tokens = tokens if prompts is None else tokens + next(prompts)
-            tokens = recomputed(block, tokens, stack) if whole else block(tokens, stack)
+            if self.frequency is not None:
+                tokens = tokens + next(prompts)
+            if self.checkpointing == "blocks" and self.training:
+                tokens = recomputed(block, tokens, stack)
+            else:
+                tokens = block(tokens, stack)
         return self.neck(tokens.permute(0, 3, 1, 2))

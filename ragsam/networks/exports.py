@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +15,8 @@ from ragsam.networks.segmenter import Segmenter
 
 #: Tensors in a format's names, and lines on what was left out or has to be known.
 Exported = tuple[dict[str, Tensor], list[str]]
+#: What tunes a network by layers that published formats do not have.
+_ADDED = ("adapter", "frequency")
 
 
 def to_samed(network: Segmenter) -> Exported:
@@ -29,10 +31,12 @@ def to_samed(network: Segmenter) -> Exported:
     _refuse("SAMed's format", [*_samed_obstacles(network.about), *_detail_obstacles(network)])
     if any(layer.scale != 1 for layer in lora_layers(network)):
         raise InputError("SAMed's format: its updates have the scale 1; train with alpha equal to rank")
-    state, notes = network.state_dict(), _left_out(network)
+    state = network.state_dict()
+    exported = {key: state[name] for key, name in samed_names(network).items()}
+    notes = _left_out(network)
     if network.prompt_head is not None:
         notes.append("prompt head left out: it is the base's own")
-    return {key: state[name].detach().cpu().clone() for key, name in samed_names(network).items()}, notes
+    return _copied(exported), notes
 
 
 def to_sam(network: Segmenter) -> Exported:
@@ -44,21 +48,20 @@ def to_sam(network: Segmenter) -> Exported:
         InputError: adapters, frequency prompts, a detail branch that has learnt, or a network trained with one from
             scratch.
     """
-    added = [f"{name}: a plain SAM has none" for name in ("adapter", "frequency") if name in network.about["tuning"]]
+    added = [f"{name}: a plain SAM has none" for name in _ADDED if name in network.about["tuning"]]
     _refuse("a plain SAM", [*added, *_detail_obstacles(network)])
+    left_out = PER_MASK_PARTS if network.prompt_head is not None else ()
+    exported = {}
     merge_lora(network)
-    state = {
-        name.removeprefix("sam.").replace(".linear.", "."): tensor.detach().cpu().clone()
-        for name, tensor in network.state_dict().items()
-        if name.startswith("sam.") and ".updates." not in name
-    }
+    for name, tensor in network.sam.state_dict().items():
+        if ".updates." not in name and not name.startswith(left_out):
+            exported[name.replace(".linear.", ".")] = tensor
+    state = _copied(exported)
     unmerge_lora(network)
     notes = _left_out(network)
     if network.prompt_head is not None:
         notes.append("masks: SAM's own for prompts; the class tokens are left out")
-        state = {key: tensor for key, tensor in state.items() if not key.startswith(PER_MASK_PARTS)}
-        head = network.prompt_head.state_dict().items()
-        state |= {f"mask_decoder.{name}": tensor.detach().cpu().clone() for name, tensor in head}
+        state |= _copied(network.prompt_head.state_dict(prefix="mask_decoder."))
     elif network.mask_tokens is None:
         masks = network.num_classes + 1
         notes.append(f"masks: {masks} class tokens, background first, where SAM has 4 masks for prompts")
@@ -69,31 +72,34 @@ def to_sam(network: Segmenter) -> Exported:
 
 def _samed_obstacles(about: dict[str, Any]) -> list[str]:
     """Return what SAMed's format has no place for, judged by what the network says of itself."""
-    lora, decoder = about["tuning"].get("lora"), about["tuning"].get("decoder_lora")
-    obstacles = [f"{name}: the format has none" for name in ("adapter", "frequency") if name in about["tuning"]]
+    tuning = about["tuning"]
+    obstacles = [f"{name}: the format has none" for name in _ADDED if name in tuning]
     if about["base_sha256"] is None or about["full_tuning"]:
         obstacles.append("the whole network was trained, and the format holds LoRA and decoder alone")
-    if lora is None:
+    if "lora" not in tuning:
         return [*obstacles, "no LoRA in the encoder"]
-    if set(lora.get("targets", ("q", "v"))) != {"q", "v"}:
-        obstacles.append(f"LoRA on {', '.join(lora['targets'])}: the format has query and value")
-    if lora.get("blocks") is not None:
-        obstacles.append(f"LoRA in blocks {lora['blocks']}: the format has every block")
-    ranks = [options.get("rank", 4) for options in (lora, decoder) if options is not None]
-    if len(set(ranks)) > 1:
-        obstacles.append(f"ranks {ranks[0]} and {ranks[1]} in encoder and decoder: the format has one")
-    if about["mask_tokens"] is not None:
-        obstacles.append("mask_tokens: the format has a token for the background too")
-    if about["normalisation"] != "unit":
-        obstacles.append(f"normalisation {about['normalisation']}: SAMed takes slices of 0-1 as they are")
-    if about["prompts"] == "trained":
-        obstacles.append("prompts: trained: the format has no masks for prompts")
-    return obstacles
+    lora = tuning["lora"]
+    targets = lora.get("targets", ("q", "v"))
+    blocks = lora.get("blocks")
+    rank = lora.get("rank", 4)
+    decoder_rank = tuning.get("decoder_lora", lora).get("rank", 4)
+    normalisation = about["normalisation"]
+    unfit = {
+        f"LoRA on {', '.join(targets)}: the format has query and value": set(targets) != {"q", "v"},
+        f"LoRA in blocks {blocks}: the format has every block": blocks is not None,
+        f"ranks {rank} and {decoder_rank} in encoder and decoder: the format has one": rank != decoder_rank,
+        "mask_tokens: the format has a token for the background too": about["mask_tokens"] is not None,
+        f"normalisation {normalisation}: SAMed takes slices of 0-1 as they are": normalisation != "unit",
+        "prompts: trained: the format has no masks for prompts": about["prompts"] == "trained",
+    }
+    return obstacles + [obstacle for obstacle, holds in unfit.items() if holds]
 
 
 def _detail_obstacles(network: Segmenter) -> list[str]:
     """A detail branch is left out only while it has no effect."""
-    if network.detail is None or (network.base_sha256 is not None and network.detail.is_idle()):
+    if network.detail is None:
+        return []
+    if network.base_sha256 is not None and network.detail.is_idle():
         return []
     return ["a detail branch that has learnt cannot be left out; train with detail: false"]
 
@@ -109,9 +115,17 @@ def _left_out(network: Segmenter) -> list[str]:
 
 
 def _refuse(what: str, obstacles: list[str]) -> None:
-    if obstacles:
-        more = f" ({len(obstacles) - 1} more: {'; '.join(obstacles[1:])})" if len(obstacles) > 1 else ""
-        raise InputError(f"{what} cannot hold this network: {obstacles[0]}{more}")
+    if not obstacles:
+        return
+    first, *others = obstacles
+    message = f"{what} cannot hold this network: {first}"
+    if others:
+        message += f" ({len(others)} more: {'; '.join(others)})"
+    raise InputError(message)
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.detach().cpu().clone() for key, tensor in state.items()}
 
 
 #: Formats of `ragsam export` that are state dicts, by name.

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from ragsam.errors import InputError
+from ragsam.networks.checkpoints import MASK_TOKENS
 from ragsam.networks.sam import BACKBONES
 
-MASK_TOKENS = "mask_decoder.mask_tokens.weight"
 #: Label volumes are of 8 bits.
 MOST_CLASSES = 255
 
@@ -29,12 +29,13 @@ State = Mapping[str, Tensor]
 def samed_options(state: State) -> dict[str, Any]:
     """Return the options of a network for SAMed's or SAMed_s's file: the image size is not in it."""
     _shape(state, "w_a_000", 2)
-    depths = {2 * size.depth: name for name, size in BACKBONES.items()}
-    updates = sum(_UPDATE.fullmatch(key) is not None for key in state)
-    if updates not in depths:
+    backbones = {2 * size.depth: name for name, size in BACKBONES.items()}
+    updates = _count(_UPDATE, state)
+    if updates not in backbones:
         raise InputError(f"{updates} updates w_a_*, where SAMed has 24, 48 or 64 (ViT-B, L, H); check the file")
-    size = BACKBONES[depths[updates]]
-    options = {"num_classes": _masks(state) - 1, "backbone": depths[updates]}
+    backbone = backbones[updates]
+    size = BACKBONES[backbone]
+    options: dict[str, Any] = {"num_classes": _masks(state) - 1, "backbone": backbone}
     options["lora"] = {"rank": _narrow(state, "w_a_000", size.embed_dim), "targets": ["q", "v"]}
     if "sa_a_000" in state:
         options["decoder_lora"] = {"rank": _narrow(state, "sa_a_000", size.prompt_dim)}
@@ -45,12 +46,18 @@ def sam_options(state: State) -> dict[str, Any]:
     """Return the options of a network for a full SAM: one organ, whose mask is SAM's first."""
     _, rows, columns, width = _shape(state, "image_encoder.pos_embed", 4)
     patch = _shape(state, "image_encoder.patch_embed.proj.weight", 4)[-1]
-    depth = sum(_BLOCK.fullmatch(key) is not None for key in state)
-    names = [name for name, size in BACKBONES.items() if (size.embed_dim, size.depth) == (width, depth)]
-    if not names or rows != columns or not rows or not patch:
+    depth = _count(_BLOCK, state)
+    backbones = {(size.embed_dim, size.depth): name for name, size in BACKBONES.items()}
+    backbone = backbones.get((width, depth))
+    if backbone is None or rows != columns or not rows or not patch:
         raise InputError(f"an encoder of {depth} blocks, width {width} on {rows} x {columns} patches is none of SAM's")
-    sizes = {"backbone": names[0], "patch_size": patch, "image_size": rows * patch}
-    return {"num_classes": 1, "mask_tokens": _masks(state), **sizes}
+    return {
+        "num_classes": 1,
+        "mask_tokens": _masks(state),
+        "backbone": backbone,
+        "patch_size": patch,
+        "image_size": rows * patch,
+    }
 
 
 def medical_sam_adapter_options(state: State) -> dict[str, Any]:
@@ -60,13 +67,17 @@ def medical_sam_adapter_options(state: State) -> dict[str, Any]:
     network has none either.
     """
     options = sam_options(state)
-    kinds = {kind: f"image_encoder.blocks.0.{name}_Adapter.D_fc1.weight" for kind, name in _ADAPTERS.items()}
-    adapter: dict[str, Any] = {kind: key in state for kind, key in kinds.items()}
-    if not any(adapter.values()):
-        raise InputError("no adapters in it; a full SAM without them is imported as sam")
     size = BACKBONES[options["backbone"]]
-    first = next(key for key in kinds.values() if key in state)
-    adapter["ratio"] = _narrow(state, first, size.embed_dim) / size.embed_dim
+    adapter: dict[str, Any] = {}
+    widths = []
+    for kind, name in _ADAPTERS.items():
+        key = f"image_encoder.blocks.0.{name}_Adapter.D_fc1.weight"
+        adapter[kind] = key in state
+        if key in state:
+            widths.append(_narrow(state, key, size.embed_dim))
+    if not widths:
+        raise InputError("no adapters in it; a full SAM without them is imported as sam")
+    adapter["ratio"] = widths[0] / size.embed_dim
     tables = [tensor for key, tensor in state.items() if _table(key) in _SAMS_TABLES]
     if len(tables) not in (0, 2 * size.depth):
         raise InputError(f"{len(tables)} tables of relative positions in {size.depth} blocks; check the file")
@@ -84,21 +95,25 @@ def sam_adapter_options(state: State) -> dict[str, Any]:
 
 def lost_table(key: str, tensor: Tensor) -> str | None:
     """Return why a tensor of Medical-SAM-Adapter is not taken, None where it is not known to be of no use."""
-    if _table(key) not in (None, *_SAMS_TABLES) and not tensor.any():
-        return "relative positions under another name than SAM's, all zero"
-    return None
+    if _table(key) in ("", *_SAMS_TABLES) or tensor.any():
+        return None
+    return "relative positions under another name than SAM's, all zero"
 
 
-def _table(key: str) -> str | None:
-    """Return the name of a block's table of relative positions, None of any other tensor."""
+def _table(key: str) -> str:
+    """Return the name of a block's table of relative positions, nothing of any other tensor."""
     match = _TABLE.fullmatch(key)
-    return match[1] if match else None
+    return match[1] if match else ""
+
+
+def _count(pattern: re.Pattern[str], state: State) -> int:
+    return sum(pattern.fullmatch(key) is not None for key in state)
 
 
 def _masks(state: State) -> int:
     """Return the number of a mask decoder's mask tokens."""
     rows, _ = _shape(state, MASK_TOKENS, 2)
-    mlps = sum(_HYPERNETWORK.fullmatch(key) is not None for key in state)
+    mlps = _count(_HYPERNETWORK, state)
     if rows != mlps or not 2 <= rows <= MOST_CLASSES + 1:
         raise InputError(f"{rows} mask tokens, {mlps} networks for them: no mask decoder; check the file")
     return rows
@@ -116,9 +131,10 @@ def _shape(state: State, key: str, dimensions: int) -> tuple[int, ...]:
     """Return a tensor's shape, which says what the file is made for."""
     if key not in state:
         raise InputError(f"no {key} in it; is it of this format?")
-    if state[key].ndim != dimensions:
-        raise InputError(f"{key} is {tuple(state[key].shape)}, which has not {dimensions} dimensions; check the file")
-    return tuple(state[key].shape)
+    shape = tuple(state[key].shape)
+    if len(shape) != dimensions:
+        raise InputError(f"{key} is {shape}, which has not {dimensions} dimensions; check the file")
+    return shape
 
 
 @dataclass(frozen=True)
@@ -133,7 +149,7 @@ class Format:
         full_tuning: on base weights everything counts as tuned.
         records: what stands beside the state dict in the file.
         ignore: says why a key without a place is not taken, None where that is an error.
-        absent: by the beginning or end of our tensors' names, why the file may lack them, and what stands there.
+        absent: by a part of our tensors' names, why the file may lack them, and what stands there.
     """
 
     options: Callable[[State], dict[str, Any]]

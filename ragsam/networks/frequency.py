@@ -61,6 +61,6 @@ def high_frequencies(image: Tensor, rate: float) -> Tensor:
     half = int((rows * columns * rate) ** 0.5 // 2)
     spectrum = torch.fft.fftshift(torch.fft.fft2(image.float()), dim=(-2, -1))
     keep = torch.ones(rows, columns, device=image.device)
-    middle = rows // 2, columns // 2
-    keep[middle[0] - half : middle[0] + half, middle[1] - half : middle[1] + half] = 0
+    row, column = rows // 2, columns // 2
+    keep[row - half : row + half, column - half : column + half] = 0
     return torch.fft.ifft2(torch.fft.ifftshift(spectrum * keep, dim=(-2, -1))).real.abs()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,22 +46,28 @@ def import_checkpoint(
     Raises:
         InputError: a checkpoint that is damaged or of another format, another base, or a key that nothing explains.
     """
-    form, report = FORMATS[kind], KeyReport()
+    form = FORMATS[kind]
+    report = KeyReport()
+    file = Path(path).name
     if base is not None and not Path(base).is_file():
         raise InputError(f"--base: {base}: no such file; check the path")
     if image_size is not None and image_size < 1:
         raise InputError(f"--image-size {image_size}: at least a patch of pixels is needed; leave it out for the usual")
     state = _state_of(path, form, report)
     if base is None and not form.whole:
-        raise InputError(f"{Path(path).name}: holds only what was tuned; give the SAM that it was made on with --base")
+        raise InputError(f"{file}: holds only what was tuned; give the SAM that it was made on with --base")
     try:
-        options = {"image_size": form.image_size, **form.options(state)}
-        options |= {"image_size": image_size or options["image_size"]}
-        options |= {"normalisation": normalisation or form.normalisation}
-        network = _build(base, full_tuning=form.full_tuning and base is not None, **options)
+        options = {"image_size": form.image_size, "normalisation": form.normalisation, **form.options(state)}
+        if image_size is not None:
+            options["image_size"] = image_size
+        if normalisation is not None:
+            options["normalisation"] = normalisation
+        full_tuning = form.full_tuning and base is not None
+        with torch.random.fork_rng(devices=[]):  # the random weights are not kept
+            network = Segmenter(base=base, full_tuning=full_tuning, detail=False, fusion=None, **options)
         fill(network, state, NAMES[kind](network), report, form)
-    except InputError as error:
-        raise InputError(f"{Path(path).name}: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{file}: {error}") from error
     return network, report
 
 
@@ -79,16 +84,13 @@ def fill(
         InputError: a key without a place, a tensor that is missing, misshapen, not finite, or not the base's where the
             format leaves the base as it was.
     """
-    own, trained = network.state_dict(), set(network.trainable_state())
-    strange = {key: form.ignore(key, state[key]) for key in state if key not in names}
-    if unknown := [key for key, reason in strange.items() if reason is None]:
-        raise InputError(f"keys that have no place, {fold(unknown)}; is it of this format?")
-    report.ignored |= {key: str(reason) for key, reason in strange.items()}
+    own = network.state_dict()
+    trained = set(network.trainable_state())
+    placed = _placed(state, names, report, form)
     loaded = {}
-    for key, tensor in state.items():
-        if key in strange:
-            continue
-        name, wanted = names[key], own[names[key]]
+    for key, tensor in placed.items():
+        name = names[key]
+        wanted = own[name]
         if tensor.shape != wanted.shape and not differs_in_size_alone(name, tensor.shape, wanted.shape):
             raise InputError(f"{key} is {tuple(tensor.shape)}, the network needs {tuple(wanted.shape)}; check the file")
         if not tensor.numel() or not tensor.is_floating_point() or not tensor.float().isfinite().all():
@@ -101,33 +103,47 @@ def fill(
         else:
             loaded[name] = resize(name, tensor, wanted.shape)
             report.resized.append(key)
-    held = {names[key] for key in state if key in names}
-    report.missing |= {name: _why_absent(name, form) for name in own if name in trained.union(names.values()) - held}
+    needed = trained.union(names.values()) - {names[key] for key in placed}
+    for name in own:
+        if name in needed:
+            report.missing[name] = _why_absent(name, form)
     network.load_state_dict(loaded, strict=False)
 
 
 def _state_of(path: str | os.PathLike[str], form: Format, report: KeyReport) -> dict[str, Tensor]:
     """Return a checkpoint's state dict; where the format has records beside it they are accounted for."""
     content = read_checkpoint(path)
+    file = Path(path).name
     if form.records and isinstance(content, dict) and STATE in content:
-        if unknown := sorted(map(str, set(content) - {STATE, *form.records})):
-            raise InputError(f"{Path(path).name}: keys that have no place, {fold(unknown)}; is it of this format?")
-        report.ignored |= {key: "records of its training" for key in content if key != STATE}
-        content = content[STATE]
+        state = content.pop(STATE)
+        unknown = sorted(map(str, set(content) - set(form.records)))
+        if unknown:
+            raise InputError(f"{file}: keys that have no place, {fold(unknown)}; is it of this format?")
+        report.ignored |= dict.fromkeys(content, "records of its training")
+        content = state
     if not is_state_dict(content):
-        raise InputError(f"{Path(path).name}: no state dict of tensors; is it of this format?")
+        raise InputError(f"{file}: no state dict of tensors; is it of this format?")
     return content
 
 
-def _build(base: str | os.PathLike[str] | None, **options: Any) -> Segmenter:
-    """Build a network to be filled: its random weights leave the global generator alone."""
-    with torch.random.fork_rng(devices=[]):
-        try:
-            return Segmenter(base=base, detail=False, fusion=None, **options)
-        except InputError:
-            raise
-        except ValueError as error:
-            raise InputError(str(error)) from error
+def _placed(
+    state: Mapping[str, Tensor], names: Mapping[str, str], report: KeyReport, form: Format
+) -> dict[str, Tensor]:
+    """Return the part of a state dict that has a place in the network; the rest is reported, or refused."""
+    placed = {}
+    unknown = []
+    for key, tensor in state.items():
+        if key in names:
+            placed[key] = tensor
+            continue
+        reason = form.ignore(key, tensor)
+        if reason is None:
+            unknown.append(key)
+        else:
+            report.ignored[key] = reason
+    if unknown:
+        raise InputError(f"keys that have no place, {fold(unknown)}; is it of this format?")
+    return placed
 
 
 def _told_as_base(key: str, tensor: Tensor, wanted: Tensor) -> str:
@@ -145,6 +161,6 @@ def _told_as_base(key: str, tensor: Tensor, wanted: Tensor) -> str:
 
 def _why_absent(name: str, form: Format) -> str:
     for part, reason in form.absent.items():
-        if name.startswith(part) or name.endswith(part):
+        if part in name:
             return reason
     raise InputError(f"lacks {name.removeprefix('sam.')}; is it of this format, and whole?")

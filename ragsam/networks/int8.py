@@ -34,7 +34,9 @@ def int8_product(x: Tensor, weight: Tensor, steps: Tensor, bias: Tensor | None) 
     """
     tokens, sizes = rounded(x.reshape(-1, x.shape[-1]).float())
     out = torch._int_mm(tokens, weight).float().mul_(sizes).mul_(steps)  # it has no public name; torchao calls it too
-    return (out if bias is None else out.add_(bias)).view(*x.shape[:-1], -1)
+    if bias is not None:
+        out.add_(bias)
+    return out.view(*x.shape[:-1], -1)
 
 
 @contextmanager

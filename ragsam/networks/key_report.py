@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -27,24 +28,30 @@ class KeyReport:
 
     def lines(self) -> list[str]:
         """Return the account: a line for each kind and reason, with all its keys, numbers folded to `*`."""
-        lines = [f"{kind}, {fold(keys)}" for kind in ("used", "resized") if (keys := getattr(self, kind))]
-        for kind in ("ignored", "missing"):
-            reasons: dict[str, list[str]] = {}
-            for key, reason in getattr(self, kind).items():
-                reasons.setdefault(reason, []).append(key)
-            lines += [f"{kind}, {fold(keys)}: {reason}" for reason, keys in reasons.items()]
+        lines = []
+        if self.used:
+            lines.append(f"used, {fold(self.used)}")
+        if self.resized:
+            lines.append(f"resized, {fold(self.resized)}")
+        for kind, reasons in (("ignored", self.ignored), ("missing", self.missing)):
+            keys_by_reason = defaultdict(list)
+            for key, reason in reasons.items():
+                keys_by_reason[reason].append(key)
+            for reason, keys in keys_by_reason.items():
+                lines.append(f"{kind}, {fold(keys)}: {reason}")
         return lines
 
 
 def fold(keys: Iterable[str]) -> str:
-    """Return how many keys there are and their names, those that differ in numbers alone told once.
+    """Return how many keys there are and their names, those that differ in numbers alone named once.
 
     >>> fold(["w_a_000", "w_a_001", "neck.0.bias"])
     '3: w_a_* (2), neck.*.bias'
     """
-    counts: dict[str, int] = {}
-    for key in keys:
-        name = _NUMBER.sub("*", key)
-        counts[name] = counts.get(name, 0) + 1
-    names = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in counts.items())
-    return f"{sum(counts.values())}: {names}"
+    counts = Counter(_NUMBER.sub("*", key) for key in keys)
+    names = []
+    for name, count in counts.items():
+        if count > 1:
+            name = f"{name} ({count})"
+        names.append(name)
+    return f"{counts.total()}: {', '.join(names)}"

@@ -11,7 +11,9 @@ from torch.backends import mkldnn
 from torch.utils.flop_counter import register_flop_formula
 
 #: oneDNN's product, where this PyTorch has it; it has no public name for plain tensors.
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if mkldnn.is_available() else None
+_ONEDNN = None
+if mkldnn.is_available():
+    _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 class Linear(nn.Linear):
@@ -22,7 +24,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `x` [..., inputs] to [..., outputs]."""
-        if not _taken(x, self.weight):
+        if not _takes_onednn(x, self.weight):
             return super().forward(x)
         out = _Product.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias)
         return out.view(*x.shape[:-1], -1)  # viewed here: what a function views itself may not be written into
@@ -34,29 +36,35 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)  # a frozen weight needs no input
-        return _product(x, weight, bias)
+        return _ONEDNN(x, weight, bias, "none", [], "")
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
-        return (
-            _product(gradient, weight.t(), None) if of_x else None,
-            gradient.t() @ x if of_weight else None,
-            gradient.sum(0) if of_bias else None,
-        )
+        x_wants, weight_wants, bias_wants = ctx.needs_input_grad
+        of_x = of_weight = of_bias = None
+        if x_wants:
+            of_x = _ONEDNN(gradient, weight.t(), None, "none", [], "")
+        if weight_wants:
+            of_weight = gradient.t() @ x
+        if bias_wants:
+            of_bias = gradient.sum(0)
+        return of_x, of_weight, of_bias
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return _ONEDNN(x, weight, bias, "none", [], "")
-
-
-def _taken(x: Tensor, weight: Tensor) -> bool:
-    if _ONEDNN is None or not mkldnn.enabled or torch.jit.is_tracing() or torch.compiler.is_compiling():
+def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False
-    alike = x.device == weight.device == torch.device("cpu") and x.dtype == weight.dtype == torch.float32
-    return alike and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
+    conditions = (
+        _ONEDNN is not None,
+        mkldnn.enabled,
+        not torch.is_autocast_enabled("cpu"),
+        x.device == weight.device == torch.device("cpu"),
+        x.dtype == weight.dtype == torch.float32,
+        x.numel() > 0,
+    )
+    return all(conditions)
 
 
 if _ONEDNN is not None:

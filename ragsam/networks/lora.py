@@ -58,14 +58,15 @@ class LoRALinear(nn.Module):
         super().__init__()
         if rank < 1:
             raise ValueError(f"LoRA rank {rank} is not positive; choose 1 or more, or leave LoRA out")
+        if alpha is None:
+            alpha = rank
         self.linear = linear
-        self.parts = dict(parts)
-        self.scale = (rank if alpha is None else alpha) / rank
+        self.parts = dict(sorted(parts.items(), key=lambda item: item[1].start))
+        self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
-        rows = range(linear.out_features)
-        self.updates = nn.ModuleDict(
-            {name: LowRank(linear.in_features, len(rows[part]), rank) for name, part in self.parts.items()}
-        )
+        self.updates = nn.ModuleDict()
+        for name, part in parts.items():
+            self.updates[name] = LowRank(linear.in_features, part.stop - part.start, rank)
         self._plain: Tensor | None = None
 
     @property
@@ -83,14 +84,21 @@ class LoRALinear(nn.Module):
         if self.merged:
             return out
         dropped = self.dropout(x)
-        updates, end = [], 0
-        for name, part in sorted(self.parts.items(), key=lambda item: item[1].start):
-            updates += [out.new_zeros(1).expand(*out.shape[:-1], part.start - end)] if part.start > end else []
-            updates.append(self.updates[name](dropped))
+        zero = out.new_zeros(1)
+        pieces = []
+        end = 0
+        for name, part in self.parts.items():
+            if part.start > end:
+                pieces.append(zero.expand(*out.shape[:-1], part.start - end))
+            pieces.append(self.updates[name](dropped))
             end = part.stop
-        updates += [out.new_zeros(1).expand(*out.shape[:-1], out.shape[-1] - end)] if out.shape[-1] > end else []
+        if out.shape[-1] > end:
+            pieces.append(zero.expand(*out.shape[:-1], out.shape[-1] - end))
         # One sum: writing into parts of the output would have the gradient copied for each.
-        return out.add(updates[0] if len(updates) == 1 else torch.cat(updates, dim=-1), alpha=self.scale)
+        update = pieces[0]
+        if len(pieces) > 1:
+            update = torch.cat(pieces, dim=-1)
+        return out.add(update, alpha=self.scale)
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -130,19 +138,23 @@ def add_lora(
     """
     if not targets or set(targets) - set(TARGETS):
         raise ValueError(f"LoRA targets {list(targets)}: choose some of {', '.join(TARGETS)}")
-    chosen = range(len(encoder.blocks)) if blocks is None else list(blocks)
-    if out := [index for index in chosen if not 0 <= index < len(encoder.blocks)]:
-        raise ValueError(f"LoRA block {out[0]}: the encoder has blocks 0 to {len(encoder.blocks) - 1}")
-    for index in chosen:
+    count = len(encoder.blocks)
+    if blocks is None:
+        blocks = range(count)
+    for index in blocks:
+        if index not in range(count):
+            raise ValueError(f"LoRA block {index}: the encoder has blocks 0 to {count - 1}")
         block = encoder.blocks[index]
         width = block.attn.qkv.in_features
-        thirds = {name: slice(i * width, (i + 1) * width) for i, name in enumerate("qkv")}
-        if fused := {name: part for name, part in thirds.items() if name in targets}:
+        thirds = {"q": slice(0, width), "k": slice(width, 2 * width), "v": slice(2 * width, 3 * width)}
+        fused = {name: part for name, part in thirds.items() if name in targets}
+        if fused:
             block.attn.qkv = LoRALinear(block.attn.qkv, fused, **options)
         if "proj" in targets:
             block.attn.proj = _whole(block.attn.proj, options)
         if "mlp" in targets:
-            block.mlp.lin1, block.mlp.lin2 = _whole(block.mlp.lin1, options), _whole(block.mlp.lin2, options)
+            block.mlp.lin1 = _whole(block.mlp.lin1, options)
+            block.mlp.lin2 = _whole(block.mlp.lin2, options)
 
 
 def add_decoder_lora(transformer: nn.Module, **options: Any) -> None:
@@ -152,19 +164,16 @@ def add_decoder_lora(transformer: nn.Module, **options: Any) -> None:
         transformer: a `TwoWayTransformer`.
         options: of `LoRALinear`.
     """
-    for attention in decoder_attentions(transformer):
-        attention.q_proj, attention.v_proj = _whole(attention.q_proj, options), _whole(attention.v_proj, options)
-
-
-def decoder_attentions(transformer: nn.Module) -> list[nn.Module]:
-    """Return the attentions of a mask decoder's transformer: of each layer its own, to the image, from the image; last.
-
-    The order: self-attention of every layer, then tokens to image of every layer, image to tokens of every layer, and
-    the final tokens to image.
-    """
-    kinds = ("self_attn", "cross_attn_token_to_image", "cross_attn_image_to_token")
-    inner = [getattr(layer, kind) for kind in kinds for layer in transformer.layers]
-    return [*inner, transformer.final_attn_token_to_image]
+    layers = transformer.layers
+    attentions = [
+        *(layer.self_attn for layer in layers),
+        *(layer.cross_attn_token_to_image for layer in layers),
+        *(layer.cross_attn_image_to_token for layer in layers),
+        transformer.final_attn_token_to_image,
+    ]
+    for attention in attentions:
+        attention.q_proj = _whole(attention.q_proj, options)
+        attention.v_proj = _whole(attention.v_proj, options)
 
 
 def lora_layers(network: nn.Module) -> list[LoRALinear]:

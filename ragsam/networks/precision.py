@@ -38,9 +38,13 @@ def autocast_dtype(precision: str, device: torch.device | str) -> torch.dtype | 
         raise InputError("precision: int8 is for segmenting alone; choose auto, float32 or bfloat16")
     if precision == "float16" and kind == "cpu":
         raise InputError("precision: float16 needs a GPU; choose bfloat16 or float32")
-    if precision == "auto":
-        precision = "float32" if kind == "cpu" else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    return _DTYPES[precision]
+    if precision != "auto":
+        return _DTYPES[precision]
+    if kind == "cpu":
+        return None
+    if torch.cuda.is_bf16_supported():
+        return torch.bfloat16
+    return torch.float16
 
 
 def is_int8(precision: str, device: torch.device | str) -> bool:
@@ -49,15 +53,19 @@ def is_int8(precision: str, device: torch.device | str) -> bool:
     Raises:
         InputError: on a GPU.
     """
-    if precision == INT8 and torch.device(device).type != "cpu":
+    if precision != INT8:
+        return False
+    if torch.device(device).type != "cpu":
         raise InputError("precision: int8 is for a CPU; choose auto, bfloat16 or float16")
-    return precision == INT8
+    return True
 
 
 def autocast(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
-    """Return the context of a `autocast_dtype`; one that is entered already stays as it is where there is none."""
-    enabled = dtype is not None or torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, dtype or torch.get_autocast_dtype(device.type), enabled=enabled)
+    """Return the context of an `autocast_dtype`; None leaves autocast as the caller has set it."""
+    if dtype is not None:
+        return torch.autocast(device.type, dtype)
+    entered = torch.get_autocast_dtype(device.type)
+    return torch.autocast(device.type, entered, enabled=torch.is_autocast_enabled(device.type))
 
 
 def scales_gradients(precision: str, device: torch.device | str) -> bool:

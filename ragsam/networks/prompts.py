@@ -59,7 +59,9 @@ class Prompts:
     def __len__(self) -> int:
         if self.points is not None:
             return len(self.points.row)
-        return len(self.boxes.top) if self.boxes is not None else len(self.masks)
+        if self.boxes is not None:
+            return len(self.boxes.top)
+        return len(self.masks)
 
 
 class PromptedMasks(NamedTuple):
@@ -78,7 +80,7 @@ class PromptedMasks(NamedTuple):
     def choose(self, *, ambiguous: bool) -> PromptedMasks:
         """Return one mask an object: the first, or, for an ambiguous prompt, the best of the other three."""
         if not ambiguous:
-            return PromptedMasks(*(part[:, :1] for part in self))
+            return PromptedMasks(self.logits[:, :1], self.coarse[:, :1], self.quality[:, :1])
         best = self.quality[:, 1:].argmax(1) + 1
         rows = torch.arange(len(best), device=best.device)
         return PromptedMasks(*(part[rows, best][:, None] for part in self))
@@ -96,7 +98,9 @@ class PromptHead(nn.Module):
     def __init__(self, decoder: MaskDecoder) -> None:
         super().__init__()
         plain = MaskDecoder(
-            transformer_dim=decoder.transformer_dim, transformer=nn.Identity(), num_multimask_outputs=NUM_MASKS - 1
+            transformer_dim=decoder.transformer_dim,
+            transformer=nn.Identity(),
+            num_multimask_outputs=NUM_MASKS - 1,
         )
         self.mask_tokens = plain.mask_tokens
         self.output_hypernetworks_mlps = plain.output_hypernetworks_mlps
@@ -117,9 +121,10 @@ def embed_prompts(encoder: PromptEncoder, prompts: Prompts) -> tuple[Tensor, Ten
 
 def boxes_of(masks: Tensor) -> BoxPrompts:
     """Return the boxes around masks [N, 1, H, W], none of them empty."""
-    ends = []
-    for axis in (3, 2):
-        line = masks.any(axis)[:, 0].float()
-        ends += [line.argmax(1), line.shape[1] - 1 - line.flip(1).argmax(1)]
-    top, bottom, left, right = (end.float() for end in ends)
-    return BoxPrompts(top, left, bottom, right)
+    rows = masks.any(3)[:, 0].float()
+    columns = masks.any(2)[:, 0].float()
+    top = rows.argmax(1)
+    left = columns.argmax(1)
+    bottom = rows.shape[1] - 1 - rows.flip(1).argmax(1)
+    right = columns.shape[1] - 1 - columns.flip(1).argmax(1)
+    return BoxPrompts(top.float(), left.float(), bottom.float(), right.float())

@@ -11,18 +11,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from torch import nn
-
-from ragsam.networks.lora import WHOLE, LoRALinear, decoder_attentions
+from ragsam.networks.lora import WHOLE, lora_layers
 from ragsam.networks.segmenter import Segmenter
 
-#: Of the attentions of a mask decoder, in the order of `decoder_attentions`.
-_DECODER_KINDS = ("sa", "cti", "cit")
-POSITION_CODE = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
-
-_ADAPTERS = {"space_adapter": "Space_Adapter", "mlp_adapter": "MLP_Adapter", "depth_adapter": "Depth_Adapter"}
-_ADAPTER = re.compile(rf"\b({'|'.join(_ADAPTERS)})\.(down|up)\.")
-_GENERATOR = {"up": "shared_mlp", "embedding": "embedding_generator", "high": "prompt_generator.proj"}
+#: SAMed_s's names of the attentions in a layer of the mask decoder's transformer.
+_DECODER_KINDS = {"sa": "self_attn", "cti": "cross_attn_token_to_image", "cit": "cross_attn_image_to_token"}
+#: Patterns in our names, and what Medical-SAM-Adapter has in their place.
+_MEDICAL_SAM_ADAPTER = {
+    r"\bspace_adapter\.": "Space_Adapter.",
+    r"\bmlp_adapter\.": "MLP_Adapter.",
+    r"\bdepth_adapter\.": "Depth_Adapter.",
+    r"_Adapter\.down\.": "_Adapter.D_fc1.",
+    r"_Adapter\.up\.": "_Adapter.D_fc2.",
+}
+#: Patterns in our names, and what SAM-Adapter has in their place.
+_SAM_ADAPTER = {
+    r"\.frequency\.up\.": ".prompt_generator.shared_mlp.",
+    r"\.frequency\.embedding\.": ".prompt_generator.embedding_generator.",
+    r"\.frequency\.high\.": ".prompt_generator.prompt_generator.proj.",
+    r"\.frequency\.blocks\.(\d+)\.": r".prompt_generator.lightweight_mlp_\1.0.",
+}
 
 
 def plain_sam_names(network: Segmenter) -> dict[str, str]:
@@ -38,65 +46,61 @@ def samed_names(network: Segmenter) -> dict[str, str]:
     from tokens to image, `cit` from image to tokens, `fati_qa` and on for the last attention, and lacks the decoder's
     transformer itself.
     """
-    places = {id(module): name for name, module in network.named_modules()}
     names = {}
-    for index, block in enumerate(network.sam.image_encoder.blocks):
-        for part, letter in enumerate("qv"):
-            number, prefix = 2 * index + part, f"{places[id(block.attn.qkv)]}.updates.{letter}"
-            names |= {f"w_{side}_{number:03d}": f"{prefix}.{side}.weight" for side in "ab"}
+    for index in range(len(network.sam.image_encoder.blocks)):
+        updates = f"sam.image_encoder.blocks.{index}.attn.qkv.updates"
+        for number, letter in ((2 * index, "q"), (2 * index + 1, "v")):
+            names[f"w_a_{number:03d}"] = f"{updates}.{letter}.a.weight"
+            names[f"w_b_{number:03d}"] = f"{updates}.{letter}.b.weight"
+    kept = ("prompt_encoder.", "mask_decoder.")
+    left_out: tuple[str, ...] = ()
     transformer = network.sam.mask_decoder.transformer
-    tuned = isinstance(transformer.final_attn_token_to_image.q_proj, LoRALinear)
-    if tuned:
-        names |= _decoder_names(transformer, places)
+    if lora_layers(transformer):
+        names |= _decoder_names(len(transformer.layers))
+        left_out = ("mask_decoder.transformer.",)
     for theirs, ours in plain_sam_names(network).items():
-        left_out = tuned and theirs.startswith("mask_decoder.transformer.")
-        if theirs.startswith(("prompt_encoder.", "mask_decoder.")) and not left_out:
+        if theirs.startswith(kept) and not theirs.startswith(left_out):
             names[theirs] = ours
     return names
 
 
-def _decoder_names(transformer: nn.Module, places: Mapping[int, str]) -> dict[str, str]:
+def _decoder_names(layers: int) -> dict[str, str]:
     """Return SAMed_s's names of the updates in a mask decoder's transformer."""
-    names, layers = {}, len(transformer.layers)
-    for index, attention in enumerate(decoder_attentions(transformer)):
-        kind, layer = divmod(index, layers)
-        for part, letter in enumerate("qv"):
-            linear = attention.q_proj if letter == "q" else attention.v_proj
-            for side in "ab":
-                last = kind == len(_DECODER_KINDS)
-                theirs = f"fati_{letter}{side}" if last else f"{_DECODER_KINDS[kind]}_{side}_{2 * layer + part:03d}"
-                names[theirs] = f"{places[id(linear)]}.updates.{WHOLE}.{side}.weight"
+    linears = {}  # by their name, a question mark for the letter of an update's two matrices
+    for kind, attention in _DECODER_KINDS.items():
+        for layer in range(layers):
+            linears[f"{kind}_?_{2 * layer:03d}"] = f"layers.{layer}.{attention}.q_proj"
+            linears[f"{kind}_?_{2 * layer + 1:03d}"] = f"layers.{layer}.{attention}.v_proj"
+    linears["fati_q?"] = "final_attn_token_to_image.q_proj"
+    linears["fati_v?"] = "final_attn_token_to_image.v_proj"
+    names = {}
+    for theirs, linear in linears.items():
+        updates = f"sam.mask_decoder.transformer.{linear}.updates.{WHOLE}"
+        names[theirs.replace("?", "a")] = f"{updates}.a.weight"
+        names[theirs.replace("?", "b")] = f"{updates}.b.weight"
     return names
 
 
 def medical_sam_adapter_names(network: Segmenter) -> dict[str, str]:
     """Return Medical-SAM-Adapter's names: SAM's, and `{MLP,Space,Depth}_Adapter.D_fc1` and `D_fc2` in every block."""
-    return {_ADAPTER.sub(_their_adapter, theirs): ours for theirs, ours in plain_sam_names(network).items()}
-
-
-def _their_adapter(match: re.Match[str]) -> str:
-    return f"{_ADAPTERS[match[1]]}.D_fc{1 if match[2] == 'down' else 2}."
+    return {_renamed(name, _MEDICAL_SAM_ADAPTER): ours for name, ours in plain_sam_names(network).items()}
 
 
 def sam_adapter_names(network: Segmenter) -> dict[str, str]:
     """Return SAM-Adapter's names: image encoder, its `prompt_generator`, mask decoder, and what it keeps of prompts."""
     names = {}
-    for theirs, ours in plain_sam_names(network).items():
-        if theirs.startswith("image_encoder.frequency."):
-            names[f"image_encoder.prompt_generator.{_their_generator(theirs.split('.', 2)[2])}"] = ours
-        elif theirs.startswith(("image_encoder.", "mask_decoder.")):
-            names[theirs] = ours
-    kept = (POSITION_CODE, "prompt_encoder.no_mask_embed.weight")
-    return names | {name.removeprefix("prompt_encoder."): f"sam.{name}" for name in kept}
+    for name, ours in plain_sam_names(network).items():
+        if name.startswith(("image_encoder.", "mask_decoder.")):
+            names[_renamed(name, _SAM_ADAPTER)] = ours
+    for name in ("pe_layer.positional_encoding_gaussian_matrix", "no_mask_embed.weight"):
+        names[name] = f"sam.prompt_encoder.{name}"
+    return names
 
 
-def _their_generator(name: str) -> str:
-    """Return SAM-Adapter's name of a part of its prompt generator, such as blocks.3.weight."""
-    part, rest = name.split(".", 1)
-    if part == "blocks":
-        index, kind = rest.split(".")
-        return f"lightweight_mlp_{index}.0.{kind}"
-    return f"{_GENERATOR[part]}.{rest}"
+def _renamed(name: str, table: Mapping[str, str]) -> str:
+    for pattern, replacement in table.items():
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 #: The tables by format.

@@ -15,11 +15,8 @@ from ragsam.networks.segmenter import Segmenter
 
 #: Parts that count classes.
 _OF_CLASSES = (*(f"sam.{part}" for part in PER_MASK_PARTS), "fusion.")
-_PROMPT_HEAD = "prompt_head."
-#: Parts that begin at exactly zero effect on pretrained weights.
-_ADDED = ("fusion.", "stem.", "detail.")
-_ADDED_WITHIN = (".updates.", "_adapter.", ".frequency.")
 _OTHER_CLASSES = "other classes than the network's"
+_SET_OPTIONS = "set its options to those of the weights"
 
 
 def load_start(
@@ -42,37 +39,45 @@ def load_start(
     """
     if about.get("base_sha256") != network.base_sha256:
         raise InputError(f"start: {base_fault(about.get('base_sha256'))}")
-    same = same_classes(network.about, about, labels)
-    own, given, report, loaded = network.trainable_state(), _with_prompt_head(network, state, about), KeyReport(), {}
-    for key, tensor in given.items():
-        if not same and key.startswith(_OF_CLASSES):
+    left_out = () if same_classes(network.about, about, labels) else _OF_CLASSES
+    own = network.trainable_state()
+    report = KeyReport()
+    loaded = {}
+    for key, tensor in _with_prompt_head(network, state, about).items():
+        if key.startswith(left_out):
             report.ignored[key] = _OTHER_CLASSES
-        elif key not in own:
-            raise InputError(f"start: {key} has no place in the network; set its options to those of the weights")
-        elif own[key].shape != tensor.shape:
-            shapes = f"is {tuple(tensor.shape)}, the network needs {tuple(own[key].shape)}"
-            raise InputError(f"start: {key} {shapes}; set its options to those of the weights")
-        else:
-            report.used.append(key)
-            loaded[key] = tensor
-    lacking = [key for key in own if key not in loaded]
-    for key in lacking:
-        if not same and key.startswith(_OF_CLASSES):
+            continue
+        if key not in own:
+            raise InputError(f"start: {key} has no place in the network; {_SET_OPTIONS}")
+        shape, needed = tuple(tensor.shape), tuple(own[key].shape)
+        if shape != needed:
+            raise InputError(f"start: {key} is {shape}, the network needs {needed}; {_SET_OPTIONS}")
+        report.used.append(key)
+        loaded[key] = tensor
+    lacking = []
+    for key in own:
+        if key in loaded:
+            continue
+        if key.startswith(left_out):
             report.missing[key] = f"{_OTHER_CLASSES}: begins anew"
         elif _begins_at_zero(key, network):
             report.missing[key] = "not in the weights: begins at zero effect"
-    if wrong := [key for key in lacking if key not in report.missing]:
-        raise InputError(f"start: the weights lack what the network needs, {fold(wrong)}; set its options to theirs")
+        else:
+            lacking.append(key)
+    if lacking:
+        raise InputError(f"start: the weights lack what the network needs, {fold(lacking)}; set its options to theirs")
     network.load_trainable_state({**own, **loaded})
     return report
 
 
 def same_classes(own: Mapping[str, Any], about: Mapping[str, Any], labels: Sequence[str]) -> bool:
     """Whether weights are for the same classes: as many, and the same names in order where they say names."""
-    if any(own.get(key) != about.get(key) for key in ("num_classes", "mask_tokens")):
-        return False
-    theirs = about.get("labels") or (about.get("preparation") or {}).get("labels")
-    return theirs is None or list(theirs) == list(labels)
+    for key in ("num_classes", "mask_tokens"):
+        if own.get(key) != about.get(key):
+            return False
+    preparation = about.get("preparation") or {}
+    theirs = about.get("labels") or preparation.get("labels") or labels
+    return list(theirs) == list(labels)
 
 
 def base_fault(wanted: str | None) -> str:
@@ -82,19 +87,24 @@ def base_fault(wanted: str | None) -> str:
     return f"made on other base weights; set `base` to the ones whose SHA-256 begins with {wanted[:12]}"
 
 
-def _with_prompt_head(network: Segmenter, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, Tensor]:
+def _with_prompt_head(
+    network: Segmenter, state: Mapping[str, Tensor], about: Mapping[str, Any]
+) -> Mapping[str, Tensor]:
     """Return weights with SAM's own masks under the name of the prompt head too, where they have them and it trains."""
+    head = network.prompt_head
+    if head is None or about.get("mask_tokens") != NUM_MASKS or not head.mask_tokens.weight.requires_grad:
+        return state
     given = dict(state)
-    trains = network.prompt_head is not None and next(network.prompt_head.parameters()).requires_grad
-    if trains and about.get("mask_tokens") == NUM_MASKS:
-        for key, tensor in state.items():
-            if key.removeprefix("sam.").startswith(PER_MASK_PARTS):
-                given[key.replace("sam.mask_decoder.", _PROMPT_HEAD, 1)] = tensor
+    for key, tensor in state.items():
+        if key.removeprefix("sam.").startswith(PER_MASK_PARTS):
+            given[key.replace("sam.mask_decoder.", "prompt_head.", 1)] = tensor
     return given
 
 
 def _begins_at_zero(key: str, network: Segmenter) -> bool:
     """Whether a tensor belongs to an addition that changes nothing until it has trained."""
-    if key.startswith(_ADDED):
-        return network.base_sha256 is not None or key.startswith("fusion.")
-    return any(part in key for part in _ADDED_WITHIN)
+    if key.startswith("fusion."):
+        return True
+    if key.startswith(("stem.", "detail.")):
+        return network.base_sha256 is not None
+    return any(part in key for part in (".updates.", "_adapter.", ".frequency."))

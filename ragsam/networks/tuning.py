@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segment_anything.modeling import Sam
-from torch import nn
 
 from ragsam.networks.adapter import Adapter, add_adapters
 from ragsam.networks.frequency import FrequencyPrompts
-from ragsam.networks.lora import LoRALinear, add_decoder_lora, add_lora
+from ragsam.networks.lora import add_decoder_lora, add_lora, lora_layers
 
 #: What can tune a SAM: the options of each way where its name is all that was given.
 USUAL: dict[str, dict[str, Any]] = {
@@ -41,11 +40,13 @@ def chosen_tuning(
     """
     if peft is None:
         return dict(own)
-    names = chosen_names(peft)
-    if unknown := [name for name in names if name not in TUNINGS]:
-        raise ValueError(f"peft {unknown[0]} is not one of {', '.join(TUNINGS)}")
-    options = {name: USUAL[name] if own.get(name) is None else own[name] for name in names}
-    return {name: options.get(name) for name in TUNINGS}
+    tuning: dict[str, Mapping[str, Any] | None] = dict.fromkeys(TUNINGS)
+    for name in chosen_names(peft):
+        if name not in TUNINGS:
+            raise ValueError(f"peft {name} is not one of {', '.join(TUNINGS)}")
+        options = own.get(name)
+        tuning[name] = USUAL[name] if options is None else options
+    return tuning
 
 
 def add_tuning(
@@ -74,7 +75,8 @@ def add_tuning(
         add_adapters(encoder, **adapter)
     if frequency is not None:
         patch_size = sam.prompt_encoder.input_image_size[0] // sam.prompt_encoder.image_embedding_size[0]
-        dim, depth = encoder.pos_embed.shape[-1], len(encoder.blocks)
+        dim = encoder.pos_embed.shape[-1]
+        depth = len(encoder.blocks)
         encoder.frequency = FrequencyPrompts(dim, depth, patch_size, **frequency)
 
 
@@ -86,10 +88,10 @@ def freeze_base(sam: Sam) -> None:
     """
     sam.image_encoder.requires_grad_(False)
     transformer = sam.mask_decoder.transformer
-    if any(isinstance(module, LoRALinear) for module in transformer.modules()):
+    if lora_layers(transformer):
         transformer.requires_grad_(False)
+    for layer in lora_layers(sam):
+        layer.updates.requires_grad_(True)
     for module in sam.modules():
-        added: nn.Module | None = module if isinstance(module, Adapter | FrequencyPrompts) else None
-        added = module.updates if isinstance(module, LoRALinear) else added
-        if added is not None:
-            added.requires_grad_(True)
+        if isinstance(module, Adapter | FrequencyPrompts):
+            module.requires_grad_(True)
