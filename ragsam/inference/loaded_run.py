@@ -33,6 +33,7 @@ class LoadedRun:
 
     def __init__(self, folder: RunFolder, cases: Sequence[Case] = (), **values: Any) -> None:
         self.folder = folder
+        values["inferer#retrieval"] = None  # supports are arguments here
         self.get = folder.parser("inference", cases=list(cases), **values).get_parsed_content
         with bad_input():
             self.card: Card = self.get("card_def")
@@ -44,7 +45,6 @@ class LoadedRun:
             if self.get("weights") is not None:
                 WeightsLoader(self.network, self.get("weights")).load()
         self._retriever: Retriever | None = None
-        self.inferer.retrieval = None  # supports are arguments here
 
     @property
     def retrieves(self) -> bool:

@@ -70,13 +70,18 @@ def classes_present(labels: np.ndarray) -> np.ndarray:
 
 def joined(parts: Sequence[Rows]) -> Rows:
     """Join rows of one kind. Masks of classes are widened: what a part does not name is annotated, and not present."""
-    result = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name not in _FILL}
-    for name, value in _FILL.items():
-        width = max(part[name].shape[1] for part in parts)
-        result[name] = np.concatenate(
-            [np.pad(part[name], ((0, 0), (0, width - part[name].shape[1])), constant_values=value) for part in parts]
-        )
+    result = {}
+    for name in parts[0]:
+        arrays = [part[name] for part in parts]
+        if name in _FILL:
+            arrays = _widened(arrays, _FILL[name])
+        result[name] = np.concatenate(arrays)
     return result
+
+
+def _widened(masks: Sequence[np.ndarray], value: bool) -> list[np.ndarray]:
+    width = max(mask.shape[1] for mask in masks)
+    return [np.pad(mask, ((0, 0), (0, width - mask.shape[1])), constant_values=value) for mask in masks]
 
 
 _FILL = {"present": False, "annotated": True}

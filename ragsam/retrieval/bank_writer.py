@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -64,13 +64,14 @@ class BankWriter:
         salt: str | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.stamps = stamps
+        self.stamps = dict(stamps or {})
         self.grow = grow
         # As JSON gives it back: a draft's head is compared with it.
         self._about: dict[str, Any] = json.loads(json.dumps({"fit": dict(fit), "keeps": list(keeps)}))
         self._old: dict[str, Any] | None = None
         self._sound = True
-        self._part, self.salt = "", salt or secrets.token_hex(16)
+        self._part = ""
+        self.salt = salt or secrets.token_hex(16)
         self._done: dict[str, str] = {}
         self._count = 0
         self._current: str | None = None
@@ -91,7 +92,7 @@ class BankWriter:
 
     def left(self) -> list[str]:
         """Return the cases of `stamps` that are not finished yet, in their order."""
-        return [case for case in self.stamps or {} if pseudonym(case, self.salt, "c") not in self._done]
+        return [case for case in self.stamps if pseudonym(case, self.salt, "c") not in self._done]
 
     def add(self, batch: Mapping[str, Any]) -> None:
         """Add the slices of a batch as `rows_of_batch` takes it; a case is finished when the next one begins.
@@ -100,13 +101,14 @@ class BankWriter:
             InputError: an item without patient, or the disk is full.
         """
         rows = rows_of_batch(batch, self.salt, self._about["keeps"])
-        names = [str(case) for case in batch["case"]]
-        starts = [0, *(index for index in range(1, len(names)) if names[index] != names[index - 1]), len(names)]
-        for start, stop in pairwise(starts):
-            if names[start] != self._current:
+        start = 0
+        for case, slices in groupby(map(str, batch["case"])):
+            if case != self._current:
                 self._finish_case()
-                self._current = names[start]
+                self._current = case
+            stop = start + len(list(slices))
             self.append({name: values[start:stop] for name, values in rows.items()})
+            start = stop
 
     def append(self, rows: Rows) -> None:
         """Add rows whose patients and cases are pseudonyms already."""
@@ -133,7 +135,8 @@ class BankWriter:
                 if stem != "slices":
                     finish_array(self.folder / name, self._count, ARRAYS[stem][0])
                 _sync(self.folder / name)
-            parts = [*(self._old["parts"] if self.grow else []), part_entry(self.folder, self._names(), self._count)]
+            parts = self._old["parts"] if self.grow else []
+            parts = [*parts, part_entry(self.folder, self._names(), self._count)]
             self._old = manifest_of(self.folder, self._about["fit"], self._about["keeps"], self.salt, parts)
             write_manifest(self.folder, self._old)
         return self._old
@@ -154,16 +157,19 @@ class BankWriter:
         if not self._goes_on(head, finished, grown):
             head = {"format": FORMAT_VERSION, "salt": self.salt, "part": secrets.token_hex(6), **self._about, **grown}
             finished = []
-        self._part, self.salt = head["part"], head["salt"]
+        self._part = head["part"]
+        self.salt = head["salt"]
         self._done = {line["case"]: line["stamp"] for line in finished}
-        self._count = finished[-1]["rows"] if finished else 0
+        sizes: dict[str, int] = {}
+        if finished:
+            self._count, sizes = finished[-1]["rows"], finished[-1]["sizes"]
         write_text_atomic(self.folder / DRAFT, "".join(json.dumps(line) + "\n" for line in (head, *finished)))
         if self._sound:
             remove_unnamed(self.folder, self._old, self._part)
-        self._open(finished[-1]["sizes"] if finished else {})
+        self._open(sizes)
 
     def _refuse_known(self, cases: set[str]) -> None:
-        for case in self.stamps or {}:
+        for case in self.stamps:
             if pseudonym(case, self._old["salt"], "c") in cases:
                 way = "leave it out, or take its patient out first with `ragsam index RUN --remove PATIENT`"
                 raise InputError(f"{case}: is in bank {self.folder.name} already; {way}")
@@ -171,15 +177,17 @@ class BankWriter:
     def _goes_on(self, head: dict[str, Any], finished: list[dict[str, Any]], grown: dict[str, Any]) -> bool:
         """Return whether a draft is of what is to be written, as far as it came, and did not become a bank's part."""
         wanted = {"format": FORMAT_VERSION, **self._about, **grown}
-        if self.stamps is None or any(head.get(name) != value for name, value in wanted.items()):
+        if not self.stamps or {**head, **wanted} != head:
             return False
-        if self._old and any(head["part"] in part["files"]["slices"]["name"] for part in self._old["parts"]):
-            return False
-        stamps = {pseudonym(case, head["salt"], "c"): self._stamp(case, head["salt"]) for case in self.stamps}
-        return all(stamps.get(line["case"]) == line["stamp"] for line in finished)
+        if self._old is not None:
+            parts = [part["files"]["slices"]["name"] for part in self._old["parts"]]
+            if f"slices-{head['part']}.csv" in parts:
+                return False
+        known = {(pseudonym(case, head["salt"], "c"), self._stamp(case, head["salt"])) for case in self.stamps}
+        return {(line["case"], line["stamp"]) for line in finished} <= known
 
     def _stamp(self, case: str, salt: str) -> str:
-        return pseudonym((self.stamps or {}).get(case, ""), salt, "s")
+        return pseudonym(self.stamps.get(case, ""), salt, "s")
 
     def _finish_case(self) -> None:
         """Note the case at hand in the draft, once all of it is on the disk."""
@@ -189,11 +197,12 @@ class BankWriter:
             file.flush()
             os.fsync(file.fileno())
         sizes = {stem: file.tell() for stem, file in self._files.items()}
-        case = pseudonym(self._current, self.salt, "c")
-        line = {"case": case, "stamp": self._stamp(self._current, self.salt), "rows": self._count, "sizes": sizes}
+        case, stamp = pseudonym(self._current, self.salt, "c"), self._stamp(self._current, self.salt)
+        line = {"case": case, "stamp": stamp, "rows": self._count, "sizes": sizes}
         with (self.folder / DRAFT).open("a", encoding="utf-8") as draft:
             draft.write(json.dumps(line) + "\n")
-        self._done[case], self._current = line["stamp"], None
+        self._done[case] = stamp
+        self._current = None
 
     def _names(self) -> dict[str, str]:
         return part_names(self._part, self._about["keeps"])
