@@ -176,40 +176,51 @@ class Retriever:
         Returns:
             The supports, on the slices' device, and the neighbours with the weights that they got, the greatest first.
         """
-        bank, device, there = self.bank, image.device, torch.from_numpy(found.rows >= 0)
-        if not self.carry or not there.any():
-            weights = torch.from_numpy(found.weights).float()
-            supports = Supports(_read(bank.labels, found.rows), weights, self._annotated(found.rows))
-            return replace(supports, patients=bank.patient_count, neighbours=there.sum(1)).to(device), found
+        if not self.carry or not (found.rows >= 0).any():
+            return self._pixel_on_pixel(found).to(image.device), found
+        bank, device = self.bank, image.device
         query = matching_image(image).nan_to_num(0.0)  # a slice that is not finite finds nothing
-        images, there = _read(bank.images, found.rows).to(device).float() / 255, there.to(device)
+        images = _read(bank.images, found.rows).to(device).float() / 255
+        there = torch.from_numpy(found.rows >= 0).to(device)
         if alter is not None:
             images, altered = alter(images, _read(bank.labels, found.rows).to(device), found.rows)
         count = min(self.neighbours, found.rows.shape[1])
         chosen, shifts = best_matches(query, images, there, count)
-        images = images.gather(1, chosen[..., None, None].expand(-1, -1, *images.shape[2:]))
         rows = np.take_along_axis(found.rows, chosen.cpu().numpy(), 1)
+        labels = _read(bank.labels, rows).to(device) if alter is None else _chosen(altered, chosen)
         annotated = self._annotated(rows)
-        if alter is None:
-            labels = _read(bank.labels, rows).to(device)
-        else:
-            labels = altered.gather(1, chosen[..., None, None].expand(-1, -1, *altered.shape[2:]))
+        classes = bank.present.shape[1]
         sound = there.any(1)
         carried = carry(
             query,
-            images,
+            _chosen(images, chosen),
             labels,
             shifts,
             there.gather(1, chosen) | ~sound[:, None],  # one without any is left out below
-            self.bank.present.shape[1],
-            None if annotated is None else annotated.to(device)[..., : self.bank.present.shape[1]],
+            classes,
+            None if annotated is None else annotated.to(device)[..., :classes],
         )
         weights = carried.weights * sound[:, None]
+        supports = Supports(
+            labels,
+            weights,
+            annotated,
+            carried.vote * sound[:, None, None, None],
+            patients=bank.patient_count,
+            neighbours=there.sum(1).clamp_max(count),
+        )
         every = torch.zeros(found.rows.shape, device=device).scatter(1, chosen, weights)
-        vote = carried.vote * sound[:, None, None, None]
-        voters, patients = there.sum(1).clamp_max(count), bank.patient_count
-        supports = Supports(labels, weights, annotated, vote, patients=patients, neighbours=voters).to(device)
-        return supports, _ordered(found, every.cpu().numpy().astype(float))
+        return supports.to(device), _ordered(found, every.cpu().numpy().astype(float))
+
+    def _pixel_on_pixel(self, found: Neighbours) -> Supports:
+        """Return the neighbours' labels as they are."""
+        return Supports(
+            _read(self.bank.labels, found.rows),
+            torch.from_numpy(found.weights).float(),
+            self._annotated(found.rows),
+            patients=self.bank.patient_count,
+            neighbours=torch.from_numpy(found.rows >= 0).sum(1),
+        )
 
     def weighed(self, supports: Supports) -> Supports:
         """Return supports with how far the bank's vote can be trusted, where the network looks at that."""
@@ -246,6 +257,11 @@ def _read(array: Any, rows: np.ndarray) -> Tensor:
     there = rows >= 0
     content[there] = array[rows[there]]
     return torch.from_numpy(content)
+
+
+def _chosen(candidates: Tensor, chosen: Tensor) -> Tensor:
+    """Return those of pictures [B, m, H, W] that `chosen` [B, k] names."""
+    return candidates.gather(1, chosen[..., None, None].expand(-1, -1, *candidates.shape[2:]))
 
 
 def _ordered(found: Neighbours, weights: np.ndarray) -> Neighbours:
