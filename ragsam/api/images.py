@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import SpatialImage
-from numpy.typing import NDArray
 
 from ragsam.data.checks.load_volume import check_loaded
 from ragsam.data.datalist import Case
@@ -33,35 +33,32 @@ def read_image(image: Any, patient: str | None = None) -> tuple[Case, SpatialIma
         InputError: something else, or an image in memory that no run can segment.
     """
     if isinstance(image, str | os.PathLike):
+        volume = None
         cases = cases_of_inputs([image])
         if len(cases) != 1:
             raise InputError(f"{Path(image).name}: {len(cases)} cases; segment one volume at a time")
-        (case,) = cases
-        return _of_patient(case, patient), None
-    name = _UNNAMED
-    if isinstance(image, SpatialImage):
-        name = case_name(image.get_filename()) or _UNNAMED
-    volume = _in_memory(image)
-    check_loaded(volume, name)
-    return _of_patient(Case(name, name, Path(name)), patient), volume
-
-
-def _of_patient(case: Case, patient: str | None) -> Case:
-    return case if patient is None else Case(case.case, patient, case.image, fill_nonfinite=case.fill_nonfinite)
+        case = cases[0]
+    else:
+        volume = _in_memory(image)
+        name = case_name(volume.get_filename()) or _UNNAMED
+        check_loaded(volume, name)
+        case = Case(name, name, Path(name))
+    if patient is not None:
+        case = replace(case, patient=patient)
+    return case, volume
 
 
 def _in_memory(image: Any) -> SpatialImage:
     """Return an image of nibabel with voxels of its own."""
     if isinstance(image, SpatialImage):
-        return type(image)(np.asanyarray(image.dataobj).copy(), image.affine, image.header)
-    if type(image).__module__.partition(".")[0] == "SimpleITK":
+        voxels = np.asanyarray(image.dataobj).copy()
+        return type(image)(voxels, image.affine, image.header, file_map=image.file_map)
+    if type(image).__module__.startswith("SimpleITK"):
         return volume_of_itk(image, _UNNAMED)
-    if isinstance(image, tuple) and len(image) == 2:
-        return _of_array(np.array(image[0]), np.asarray(image[1], dtype=np.float64))
-    raise InputError(f"{type(image).__name__}: give a path, an image of nibabel or SimpleITK, or (array, affine)")
-
-
-def _of_array(voxels: NDArray, affine: NDArray) -> SpatialImage:
+    if not isinstance(image, tuple):
+        raise InputError(f"{type(image).__name__}: give a path, an image of nibabel or SimpleITK, or (array, affine)")
+    voxels = np.array(image[0])
+    affine = np.asarray(image[1], dtype=np.float64)
     sound = affine.shape == (4, 4) and np.isfinite(affine).all() and np.linalg.det(affine) != 0
     if not sound:
         raise InputError(f"{_UNNAMED}: the affine is no (4, 4) matrix from voxels to mm, or singular; give the image's")
