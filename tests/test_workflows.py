@@ -28,7 +28,7 @@ def earlier(text):
     for name, (module, old) in EARLIER.items():
         text = text.replace(f"_target_: ragsam.bundle.{name}\n", f"_target_: ragsam.workflows.{module}.{old}\n")
     text = text.replace("  _disabled_: $not @ensemble\n", "  _disabled_: $not @ensemble\n  inferer: '@inferer'\n")
-    return text.replace("  weigh: $", "  memory: $'memory' in str(@fusion)\n  weigh: $")
+    return text.replace("  weigh: $", "  memory: $'memory' in str(@steered_by)\n  weigh: $")
 
 
 @pytest.fixture(scope="module")

@@ -33,15 +33,15 @@ def fill_metadata(metadata: dict[str, Any], card: Card, options: Mapping[str, An
     for organ in card.organs:
         classes[str(organ.value)] = organ.name
     pred |= {"spatial_shape": size, "num_channels": len(classes), "channel_def": classes}
+    source = f"{card.title}: {card.source} ({card.licence})"
+    return {**metadata, "data_source": source, "eval_metrics": {}, **installed_versions(metadata)}
+
+
+def installed_versions(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the versions that are installed, of MONAI's keys and of the packages that the metadata name."""
+    versions: dict[str, Any] = {key: _version(name) for key, name in _VERSION_KEYS.items()}
     required = {name: _version(name) for name in metadata["required_packages_version"]}
-    versions = {key: _version(name) for key, name in _VERSION_KEYS.items()}
-    return {
-        **metadata,
-        "data_source": f"{card.title}: {card.source} ({card.licence})",
-        "eval_metrics": {},
-        **versions,
-        "required_packages_version": required,
-    }
+    return {**versions, "required_packages_version": required}
 
 
 def _version(name: str) -> str:

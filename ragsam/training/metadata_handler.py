@@ -14,7 +14,7 @@ from ragsam.data.data_fingerprint import data_fingerprint
 from ragsam.data.datalist import Case
 from ragsam.files import read_json, write_json_atomic
 from ragsam.networks.checkpoints import load_metadata
-from ragsam.runs.metadata import _versions
+from ragsam.runs.metadata import installed_versions
 from ragsam.training.organ_dice import OrganDice
 
 
@@ -72,4 +72,4 @@ class RunMetadata:
         }
         content = read_json(self.path)
         content |= {"eval_metrics": {self.metric: score, **by_organ}, "data_fingerprint": self._fingerprint}
-        write_json_atomic(self.path, {**content, **_versions(content)})
+        write_json_atomic(self.path, {**content, **installed_versions(content)})
