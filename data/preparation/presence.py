@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 
+from ragsam.console.reporter import begin
 from ragsam.data.cards.model import Card
 from ragsam.data.datalist import Case
 
@@ -25,8 +25,6 @@ def organs_by_patient(cases: Sequence[Case], card: Card, *, told: bool = False) 
         InputError: a label file that cannot be read.
     """
     # Volumes are read by MONAI, some seconds to import, which a data set without label files to read does not need.
-    from tqdm import tqdm
-
     from ragsam.data.checks.check_case import scan_volume
     from ragsam.data.checks.label_counts import LabelCounts
 
@@ -42,9 +40,12 @@ def organs_by_patient(cases: Sequence[Case], card: Card, *, told: bool = False) 
             unread.append(case)
     if unread:
         logger.info("prepare: %d label files are read for the organs in them", len(unread))
-    for case in tqdm(unread, desc="prepare", unit="label", disable=not sys.stderr.isatty()):
+    shown = begin("prepare", len(unread), "label")
+    for number, case in enumerate(unread, start=1):
         counts = LabelCounts()
         scan_volume(case.label, f"{case.case} (label)", counts)
         present = counts.on_card(case.label_map).keys()
         organs_of[case.patient].update(name for name, value in card.labels.items() if value in present)
+        shown.advance(number)
+    shown.end()
     return {patient: frozenset(organs) for patient, organs in organs_of.items()}
