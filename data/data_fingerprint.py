@@ -15,10 +15,7 @@ def data_fingerprint(cases: Sequence[Case]) -> dict[str, Any]:
     """Return {"volumes", "patients", "sha256"} of cases, whose order and names do not matter.
 
     The hash is over the voxels of images and labels as their files have them, so that the same volume under another
-    name or compression is the same. Each file is read once.
-
-    Raises:
-        InputError: as `scan_volume`.
+    name or compression is the same. Each file is read once; raises InputError as `scan_volume`.
     """
     lines = []
     for case in cases:

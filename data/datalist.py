@@ -47,11 +47,7 @@ class Datalist:
     sections: dict[str, tuple[Case, ...]]
 
     def section(self, name: str) -> tuple[Case, ...]:
-        """Return the cases of a section.
-
-        Raises:
-            InputError: where the datalist has no such section, or it is empty.
-        """
+        """Return the cases of a section; raises InputError where there is none of that name, or it is empty."""
         cases = self.sections.get(name, ())
         if not cases:
             filled = filter(self.sections.get, self.sections)
@@ -92,10 +88,14 @@ def read_datalist(path: str | os.PathLike[str]) -> tuple[Datalist, list[str]]:
         raise InputError(f'{file.name}: no card; add "card": the name of a dataset card')
     if card.endswith((".yaml", ".yml")):
         card = _absolute(card, file.parent).as_posix()
-    shared = {
-        "label_map": _parse_label_map(content.get("label_map"), file.name),
-        "fill_nonfinite": _parse_fill(content.get("fill_nonfinite"), file.name),
-    }
+    shared = {"label_map": _parse_label_map(content.get("label_map"), file.name)}
+    fill = content.get("fill_nonfinite")
+    if fill is not None:
+        if type(fill) not in (int, float) or not math.isfinite(fill):
+            raise InputError(
+                f"{file.name}: fill_nonfinite is {fill!r}; it must be a number, such as -1024 for air in CT"
+            )
+        shared["fill_nonfinite"] = float(fill)
     sections: dict[str, tuple[Case, ...]] = {}
     faults: list[str] = []
     for name, part in content.items():
@@ -130,8 +130,7 @@ def write_datalist(
         label_map: values of the label files to the card's; None: that of the cases.
 
     Raises:
-        InputError: cases with different label maps, the faults that `load_datalist` would refuse, or a file that
-            cannot be written.
+        InputError: cases with different label maps, or the faults that `load_datalist` would refuse.
     """
     file = Path(path).absolute()
     for name, cases in sections.items():
@@ -179,14 +178,6 @@ def _parse_label_map(content: Any, where: str) -> dict[int, int] | None:
             )
         label_map[int(raw)] = value
     return label_map
-
-
-def _parse_fill(value: Any, where: str) -> float | None:
-    if value is None:
-        return None
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise InputError(f"{where}: fill_nonfinite is {value!r}; it must be a number, such as -1024 for air in CT")
-    return float(value)
 
 
 def _common(sections: Mapping[str, Sequence[Case]], key: str, where: str) -> Any:

@@ -9,11 +9,9 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class FixedCopies:
-    """Numbers the altered copies of slices, and gives each a seed of its own.
+    """Numbers the altered copies of slices, `views` of each, and gives each a seed of its own.
 
-    Attributes:
-        views: copies of each slice.
-        seed: of the training; with another one the copies are others.
+    `seed` is that of the training; with another one the copies are others.
     """
 
     views: int

@@ -17,8 +17,7 @@ class VolumeWindowSampler(Sampler[int]):
 
     Args:
         drawn: gives the indices of an epoch, such as a `WeightedRandomSampler`.
-        volume_of: the volume of every index.
-        sizes: bytes of every volume.
+        volume_of, sizes: the volume of every index, and the bytes of every volume.
         limit_bytes: what may be held at once; a larger volume is taken alone.
     """
 

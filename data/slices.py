@@ -63,11 +63,9 @@ class SliceDataset(Dataset, Randomizable):
 
     Args:
         data: cases with labels, or a server's items; each file is read once, and checked against the card.
-        card: the data set's card.
         preprocessing: chain from files to oriented volumes, see `ragsam.transforms.preprocessing`.
         image_size: side S of an item, pixels.
-        context_slices: neighbours on each side as channels (2.5D); 0 repeats the slice, see `context_offsets`.
-        context_distance_mm: from one channel to the next; None takes adjacent slices.
+        context_slices, context_distance_mm: the slice's neighbours as channels, see `context_offsets`.
         augmentation: random chain of one slice, for training; None gives every slice as it is.
         cache_gb: bound of the volume cache, GiB.
 
@@ -117,8 +115,7 @@ class SliceDataset(Dataset, Randomizable):
     def vote_by(self, vote: Vote) -> None:
         """Let neighbours vote on every slice from now on: its item has "vote" [K + 1, S, S], augmented with it.
 
-        Args:
-            vote: gives the votes of items before augmentation, told of each whether it is the same whenever it comes.
+        `vote` gives the votes of items before augmentation, told of each whether it is the same whenever it comes.
         """
         self._vote = vote
 

@@ -16,9 +16,7 @@ def kept_bytes(voxels: int) -> int:
 
 
 class VolumeCache:
-    """Preprocessed volumes, the least recently used dropped first.
-
-    The bound holds for a process. What a cache holds is not pickled: a worker process started afresh begins empty.
+    """Preprocessed volumes, the least recently used dropped first. A worker process that starts afresh begins empty.
 
     Args:
         load: gives (image [H, W, D] float, label [H, W, D] integer) of a case index.

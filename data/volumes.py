@@ -22,12 +22,10 @@ from ragsam.errors import InputError
 class VolumeDataset(Dataset):
     """Preprocessed volumes: an item is what the chain returns for the case's files, with `case` and `patient`.
 
-    With a card an item says which classes the case annotates: "annotated", [K + 1], bool.
-
     Args:
         data: cases, or a server's items; see `as_cases`.
-        transform: the preprocessing chain.
-        card: given, every case is checked against it before anything else.
+        card: given, every case is checked against it before anything else, and an item says which classes the case
+            annotates: "annotated", [K + 1], bool.
         labels: whether labels are loaded too.
 
     Attributes:
@@ -73,11 +71,7 @@ class VolumeDataset(Dataset):
             raise
 
     def item(self, case: Case, image: SpatialImage | None = None) -> dict[str, Any]:
-        """Return the item of a case.
-
-        Args:
-            image: the case's image, checked and in memory; None loads its file.
-        """
+        """Return the item of a case; `image` is its image where that is checked and in memory already."""
         item: dict[str, Any] = {"image": str(case.image), "case": case.case, "patient": case.patient}
         loaded = {}
         if image is None:

@@ -227,8 +227,8 @@ def write_two(folder, volume):
 
 def test_several_series_are_listed_and_never_guessed(folder, volume):
     write_two(folder, volume)
-    found = [(one.uid, one.modality, one.slices, one.shape) for one in list_series(folder)]
-    assert found == [("1.2.3.4", "CT", 4, (18, 16, 4)), ("1.2.3.5", "MR", 2, (18, 16, 2))]
+    found = [(one.uid, one.modality, one.slices) for one in list_series(folder)]
+    assert found == [("1.2.3.4", "CT", 4), ("1.2.3.5", "MR", 2)]
     line = refused(open_volume, folder, "c1")
     assert "2 DICOM series in the folder: 1.2.3.4 (CT, 4 slices); 1.2.3.5 (MR, 2 slices)" in line
     assert "--series" in line

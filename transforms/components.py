@@ -62,7 +62,6 @@ def keep_pieces(
         labels: [X, Y, Z].
         pieces: by label value (most, above_ml): so many of the largest pieces are kept, None for all, and of them
             those of at least `above_ml`. The largest piece always stays, and an organ that is not named is left alone.
-        voxel_ml: volume of a voxel.
     """
     kept = labels.copy()
     for value, box in _boxes(labels):

@@ -56,16 +56,10 @@ def slice_spacing_mm(volume: Tensor) -> float:
 
 
 def slice_channels(volume: Tensor, index: int, offsets: Sequence[float]) -> Tensor:
-    """Return the channels of a slice: the planes at its offsets.
+    """Return the channels [C, ..., H, W] of a slice of a volume [..., H, W, D]: the planes at its C offsets.
 
-    Args:
-        volume: [..., H, W, D]; slices lie along the last axis.
-        index: of the slice.
-        offsets: of `context_offsets`. Between two slices the plane is interpolated linearly, so that it lies at its
-            distance exactly; beyond the ends the outermost slice is repeated.
-
-    Returns:
-        [len(offsets), ..., H, W].
+    Between two slices the plane is interpolated linearly, so that it lies at its distance exactly; beyond the ends the
+    outermost slice is repeated.
     """
     last = volume.shape[-1] - 1
     planes = []

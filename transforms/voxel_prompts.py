@@ -48,9 +48,7 @@ class VoxelBox:
 class VoxelPrompts:
     """What is known of one object; at least one of the three.
 
-    Attributes:
-        points, box: see there.
-        mask: [X, Y, Z], bool, a draft of the object on the input's own grid; it prompts every slice that it is in.
+    `mask` [X, Y, Z] is a draft of the object on the input's own grid; it prompts every slice that it is in.
     """
 
     points: tuple[VoxelPoint, ...] = ()
@@ -81,9 +79,7 @@ class SliceBox:
 class SlicePrompts:
     """What is known of one object in one slice.
 
-    Attributes:
-        points, box: see there.
-        mask: [H, W], float, logits of a draft of the object, `MASK_LOGIT` where it is drawn; None where there is none.
+    `mask` [H, W], float, are logits of a draft of the object, `MASK_LOGIT` where it is drawn.
     """
 
     points: tuple[SlicePoint, ...] = ()
@@ -165,11 +161,7 @@ class SliceGrid:
         return axis, round(self.voxel((0, 0, number))[axis])
 
     def require_inside(self, voxel: Sequence[float], what: str) -> None:
-        """Refuse a voxel outside the file's volume.
-
-        Raises:
-            InputError: with `what`, the indices and their bounds.
-        """
+        """Refuse a voxel outside the file's volume by an InputError that begins with `what`."""
         for name, index, count in zip(_INDICES, voxel, self.file_shape, strict=True):
             if -0.5 - _TOLERANCE <= index <= count - 0.5 + _TOLERANCE:
                 continue
@@ -193,8 +185,6 @@ def prompts_by_slice(grid: SliceGrid, prompts: VoxelPrompts, what: str) -> dict[
     """Return an object's prompts slice by slice of the working volume.
 
     Args:
-        grid: of the volume.
-        prompts: in voxels of its file.
         what: how errors name the object, such as "img0007: liver".
 
     Raises:

@@ -22,11 +22,7 @@ def list_cards() -> list[str]:
 
 
 def card_text(name_or_path: str | Path) -> str:
-    """Return the yaml text of a packaged card or of a card file, unparsed; see `load_card`.
-
-    Raises:
-        InputError: unknown name, or a file that cannot be read.
-    """
+    """Return the yaml text of a packaged card or of a card file, unparsed; raises InputError as `load_card`."""
     name = str(name_or_path)
     if name.endswith((".yaml", ".yml")):
         file = Path(name_or_path)
@@ -44,9 +40,6 @@ def card_text(name_or_path: str | Path) -> str:
 
 def load_card(name_or_path: str | Path) -> Card:
     """Load a packaged card by its name, or a card of one's own by the path of its yaml file.
-
-    Args:
-        name_or_path: `btcv`, or a path that ends in `.yaml` or `.yml`.
 
     Raises:
         InputError: unknown name, missing file, not yaml, or a card that breaks the rules of `parse_card`.

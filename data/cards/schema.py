@@ -21,25 +21,29 @@ _CODE_LENGTHS = {"scheme": 16, "value": 16, "meaning": 64}  # DICOM PS3.5: SH, S
 
 
 def parse_card(content: Any, *, where: str = "card") -> Card:
-    """Turn a card's parsed yaml into a `Card`.
-
-    Args:
-        content: mapping with the keys of a card, see `docs/files.md` and `data/cards/*.yaml`.
-        where: how error messages name the card.
+    """Turn a card's parsed yaml, see `docs/files.md`, into a `Card`; `where` is how errors name it.
 
     Raises:
         InputError: unknown or missing key, organ values that are not 1..K, duplicate names, a raw value used twice,
-            a colour that is not three whole numbers 0-255, a window that does not ascend, `left_right` naming an
-            unknown organ, and the like.
+            a colour that is not three whole numbers 0-255, a window that does not ascend, and the like.
     """
     check_keys(content, _REQUIRED, _OPTIONAL, where)
     plain = {key: text(content[key], f"{where}: {key}") for key in ("name", "title", "licence", "source", "citation")}
     if "notes" in content:
         plain["notes"] = text(content["notes"], f"{where}: notes")
+    layouts = content.get("layouts", [])
+    if layouts != []:
+        layouts = texts(layouts, f"{where}: layouts")
     one_of(content["modality"], _MODALITIES, f"{where}: modality")
     if content["orientation"] != "RAS":
         raise InputError(f"{where}: orientation is {content['orientation']!r}; volumes are turned to RAS, write RAS")
     organs = _organs(content["organs"], where)
+    ignored = content.get("raw_ignored", [])
+    if ignored != []:
+        ignored = _raw_values(ignored, f"{where}: raw_ignored")
+    doubled = _doubled(chain(*(organ.raw_values for organ in organs), ignored))
+    if doubled:
+        raise InputError(f"{where}: raw value {doubled} is used twice; a value of the label files has one meaning")
     return Card(
         modality=content["modality"],
         organs=organs,
@@ -47,10 +51,10 @@ def parse_card(content: Any, *, where: str = "card") -> Card:
         orientation="RAS",
         left_right=_left_right(content.get("left_right"), organs, where),
         patient_rule=parse_patient_rule(content.get("patient_rule"), f"{where}: patient_rule"),
-        raw_ignored=_ignored(content.get("raw_ignored", []), organs, where),
+        raw_ignored=tuple(ignored),
         split=parse_split(content.get("split"), f"{where}: split"),
         protocol=one_of(content.get("protocol", "clinical"), PROTOCOLS, f"{where}: protocol"),
-        layouts=_layouts(content.get("layouts", []), f"{where}: layouts"),
+        layouts=tuple(one_of(name, LAYOUTS, f"{where}: layouts") for name in layouts),
         **plain,
     )
 
@@ -108,16 +112,6 @@ def _raw_values(content: Any, where: str) -> tuple[int, ...]:
     return tuple(content)
 
 
-def _ignored(content: Any, organs: tuple[Organ, ...], where: str) -> tuple[int, ...]:
-    ignored: tuple[int, ...] = ()
-    if content != []:
-        ignored = _raw_values(content, f"{where}: raw_ignored")
-    doubled = _doubled([*chain.from_iterable(organ.raw_values for organ in organs), *ignored])
-    if doubled:
-        raise InputError(f"{where}: raw value {doubled} is used twice; a value of the label files has one meaning")
-    return ignored
-
-
 def _doubled(values: Iterable[Any]) -> str:
     """Return what is there more than once, sorted."""
     count = Counter(values)
@@ -165,9 +159,3 @@ def _left_right(content: Any, organs: tuple[Organ, ...], where: str) -> tuple[tu
     if len(set(named)) != len(named):
         raise InputError(f"{where}: left_right names an organ twice; an organ has one counterpart")
     return tuple(map(tuple, content))
-
-
-def _layouts(content: Any, where: str) -> tuple[str, ...]:
-    if content == []:
-        return ()
-    return tuple(one_of(name, LAYOUTS, where) for name in texts(content, where))

@@ -54,13 +54,11 @@ class CaseCheck:
 def read_volume_checked(path: str | Path, case: str, *, fill_nonfinite: float | None = None) -> SpatialImage:
     """Open a volume after reading its file once in full and checking it; its data are not loaded.
 
-    Args:
-        path: whatever `open_volume` opens.
-        case: how errors name it.
-        fill_nonfinite: given, NaN and infinite voxels are warned of, not refused; whoever reads them fills them.
+    What is odd without being a fault is a warning, as are NaN and infinite voxels where `fill_nonfinite` is given:
+    whoever reads them fills them.
 
     Raises:
-        InputError: as `scan_volume`. What is odd without being a fault is a warning.
+        InputError: as `scan_volume`.
     """
     image, told = scan_volume(path, case, fill_nonfinite=fill_nonfinite)
     for line in told:
@@ -153,8 +151,14 @@ def examine_case(case: Case, card: Card, *readers: SlabReader, keep: bool = Fals
         faults.append(str(error))
     if label is not None:
         wrong = counts.faults(case.case, card, case.label_map)
-        if image is not None:
-            wrong += _geometry_faults(case.case, image, label)
+        if image is not None and image.shape != label.shape:
+            grids = f"image is {image.shape}, label is {label.shape}"
+            wrong.append(f"{case.case}: {grids}; export the label on the image's grid")
+        elif image is not None:
+            off = np.abs(image.affine - label.affine).max()
+            if off > _AFFINE_TOLERANCE:
+                differ = f"affines of image and label differ by {off:.3g}"
+                wrong.append(f"{case.case}: {differ}; export the label on the image's grid")
         if not wrong:
             label_voxels = counts.on_card(case.label_map)
         faults += wrong
@@ -240,12 +244,3 @@ def _must_be_finite(image: SpatialImage) -> bool:
     if not isinstance(image.dataobj, ArrayProxy) or not np.issubdtype(image.get_data_dtype(), np.integer):
         return False
     return bool(np.isfinite([image.dataobj.slope, image.dataobj.inter]).all())
-
-
-def _geometry_faults(case: str, image: SpatialImage, label: SpatialImage) -> list[str]:
-    if image.shape != label.shape:
-        return [f"{case}: image is {image.shape}, label is {label.shape}; export the label on the image's grid"]
-    worst = np.abs(image.affine - label.affine).max()
-    if worst > _AFFINE_TOLERANCE:
-        return [f"{case}: affines of image and label differ by {worst:.3g}; export the label on the image's grid"]
-    return []

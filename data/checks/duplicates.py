@@ -39,7 +39,12 @@ def find_duplicates(fingerprints: Sequence[Fingerprint | None]) -> list[Duplicat
     if len(known) < 2:
         return []
     prints = [fingerprints[index] for index in known]
-    thumbnails = np.stack(list(map(_thumbnail, prints)))
+    thumbnails = np.empty((len(prints), BINS**3), np.float32)
+    for thumbnail, fingerprint in zip(thumbnails, prints, strict=True):  # averaged to 8 x 8 x 8, mean 0, length 1
+        profile = fingerprint.profiles[2].astype(np.float32)
+        small = (pooling(len(profile), BINS) @ profile).ravel()
+        small -= small.mean()
+        thumbnail[:] = small / (np.linalg.norm(small) or 1.0)
     digests = np.array([fingerprint.digest for fingerprint in prints])
     alike = (thumbnails @ thumbnails.T >= _COARSE) | (digests == digests[:, None])
     found = []
@@ -63,14 +68,6 @@ def similarity(first: Fingerprint, second: Fingerprint) -> float:
         if min(len(planes_1), len(planes_2)) >= _MIN_PLANES:
             best = max(best, _axis_similarity(planes_1.astype(np.float32), planes_2.astype(np.float32)))
     return min(_NEARLY, best)
-
-
-def _thumbnail(fingerprint: Fingerprint) -> NDArray[np.float32]:
-    """Return the volume averaged to 8 x 8 x 8, mean 0 and length 1."""
-    profile = fingerprint.profiles[2].astype(np.float32)
-    small = (pooling(len(profile), BINS) @ profile).ravel()
-    small -= small.mean()
-    return small / (np.linalg.norm(small) or 1.0)
 
 
 def _axis_similarity(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

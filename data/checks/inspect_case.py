@@ -25,12 +25,8 @@ _SAMPLED_VOXELS = 500_000
 class CaseInspection:
     """What was found of a case; everything after `warnings` is None where its file is at fault.
 
-    Attributes:
-        shape, spacing_mm: (3,), in the file's axis order.
-        orientation: where the file's axes point, such as LPS.
-        voxel_type: as stored, such as int16.
-        intensity: {"min", "p0.5", "p5", "p50", "p95", "p99.5", "max"}.
-        organs_ml: {organ: volume} of the organs that the case annotates.
+    `shape` and `spacing_mm` are in the file's axis order, `orientation` is where its axes point, such as LPS,
+    `intensity` has "min", "p0.5", "p5", "p50", "p95", "p99.5" and "max", and `organs_ml` the organs annotated.
     """
 
     case: str
@@ -48,10 +44,7 @@ class CaseInspection:
 
 
 def inspect_case(case: Case, section: str, card: Card) -> CaseInspection:
-    """Check a case and measure it, reading each of its files once.
-
-    Whatever goes wrong is a fault of the case, so that the others go on.
-    """
+    """Check a case and measure it; whatever goes wrong is a fault of the case, so that the others go on."""
     intensity = IntensityReader()
     fingerprint = FingerprintReader()
     try:

@@ -14,9 +14,6 @@ def load_volume_checked(path: str | Path, case: str, *, fill_nonfinite: float | 
     """Load a volume as `read_volume_checked` opens one, its voxels in memory; its file is read once.
 
     NaN and infinite voxels come out as `fill_nonfinite` where that is given.
-
-    Raises:
-        InputError: as `scan_volume`.
     """
     image, told = scan_volume(path, case, fill_nonfinite=fill_nonfinite, keep=True)
     for line in told:
@@ -25,10 +22,6 @@ def load_volume_checked(path: str | Path, case: str, *, fill_nonfinite: float | 
 
 
 def check_loaded(image: SpatialImage, case: str) -> None:
-    """Check a volume in memory as one from a file.
-
-    Raises:
-        InputError: as `scan_volume`.
-    """
+    """Check a volume in memory as `read_volume_checked` does one from a file."""
     for line in scan_opened(image, Path(), case):
         warnings.warn(line, stacklevel=2)

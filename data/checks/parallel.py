@@ -35,7 +35,7 @@ def run_each(
         function: must be picklable, as its items and results; an exception that it lets out stops the work.
         jobs: processes; 1 works in this process.
         crashed: gives the result of an item whose process died (killed for its memory, a fault in a decoder).
-        done: called with the number of items that are done, as it grows.
+        done: called with the number of items done, as it grows.
     """
     results: dict[int, Result] = {}
 

@@ -27,9 +27,7 @@ _CUT = "the file is cut short (voxels are missing); copy it again"
 class Slab(NamedTuple):
     """Whole slices, or rows of one slice where a slice alone is too large.
 
-    Attributes:
-        voxels: [X, rows, slices] in the file's orientation, scaled.
-        rows, slices: where they lie along the second and third axis.
+    `voxels` [X, rows, slices] are in the file's orientation, scaled; `rows` and `slices` tell where they lie.
     """
 
     voxels: NDArray

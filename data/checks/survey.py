@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,6 @@ from ragsam.data.datalist import Case, Datalist
 _OUTLIER = 3.5  # robust deviations, Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993)
 _MIN_SPREAD = 0.05  # of the logarithm: volumes within some per cent of each other are alike, however close the rest
 _MIN_VALUES = 8
-
-
-class Entry(NamedTuple):
-    """A case and its section, as it travels to a process."""
-
-    case: Case
-    section: str
 
 
 def survey(
@@ -45,7 +38,7 @@ def survey(
     Returns:
         The content of the JSON summary, as described in `docs/files.md`. It holds no NaN.
     """
-    entries = [Entry(case, section) for section, cases in datalist.sections.items() for case in cases]
+    entries = [(case, section) for section, cases in datalist.sections.items() for case in cases]
     look = partial(_inspect, card=card)
     cases = run_each(look, entries, jobs=jobs, crashed=lambda entry: failed_case(*entry), done=done)
     organs = {organ: _organ(cases, organ) for organ in card.labels}
@@ -74,8 +67,8 @@ def survey(
 def volume_range_ml(volumes_ml: Sequence[float]) -> tuple[float, float] | None:
     """Return the volumes beyond which one stands out: 3.5 robust deviations of the logarithm from the median.
 
-    The deviation is 1.4826 times the median absolute one, at least 0.05. Fewer than 8 volumes, empty ones left out,
-    have no range: None.
+    The deviation is 1.4826 times the median absolute one, at least 0.05. Fewer than 8 volumes (none of them 0) have no
+    range: None.
     """
     if len(volumes_ml) < _MIN_VALUES:
         return None
@@ -85,8 +78,8 @@ def volume_range_ml(volumes_ml: Sequence[float]) -> tuple[float, float] | None:
     return float(np.exp(median - reach)), float(np.exp(median + reach))
 
 
-def _inspect(entry: Entry, card: Card) -> CaseInspection:
-    return inspect_case(entry.case, entry.section, card)
+def _inspect(entry: tuple[Case, str], card: Card) -> CaseInspection:
+    return inspect_case(*entry, card)
 
 
 def _organ(cases: Sequence[CaseInspection], organ: str) -> dict[str, int | float | list[float] | None]:

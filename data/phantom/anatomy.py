@@ -91,14 +91,9 @@ class _Pen:
 
 
 def draw_parts(rng: np.random.Generator, contrast: Contrast) -> tuple[list[Part], list[Part]]:
-    """Draw a patient's parts in painting order: what the lungs cut off first, then what lies over everything.
+    """Draw a patient's parts in painting order: those to paint before the lungs, which cut them off, and those after.
 
-    Args:
-        rng: the patient's random numbers.
-        contrast: Hounsfield values.
-
-    Returns:
-        Parts to paint before the lungs and parts to paint after them; later parts cover earlier ones.
+    Later parts cover earlier ones.
     """
     pen, hu = _Pen(rng), contrast.hu
     liver_at, spleen_at = pen.shift(8), pen.shift(8)

@@ -19,16 +19,10 @@ _POWER = 2.4  # of the body's superellipse
 def paint(
     rng: np.random.Generator, points: Points, contrast: Contrast, labels: dict[str, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Draw a patient and sample it at given points.
-
-    Args:
-        rng: the patient's random numbers.
-        points: [3, N], mm in the standard body.
-        contrast: the patient's Hounsfield values.
-        labels: organ names to label values.
+    """Draw a patient and sample it at points [3, N], mm in the standard body.
 
     Returns:
-        Hounsfield values without noise, [N], and labels, [N].
+        Hounsfield values without noise, [N], and labels, [N], by the values that `labels` gives organs.
     """
     hu, label = np.full(points.shape[1], FAT_HU, np.float32), np.zeros(points.shape[1], np.uint8)
     early, late = draw_parts(rng, contrast)

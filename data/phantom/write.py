@@ -68,15 +68,14 @@ def make_phantom(
 def write_phantoms(
     folder: str | Path, *, training: int = 24, validation: int = 2, test: int = 6, seed: int = 0
 ) -> Path:
-    """Write made patients as NIfTI files with a datalist; of every 8 patients 2 are stored flipped and 1 oblique.
+    """Write made patients as NIfTI files with a datalist, whose path is returned.
+
+    Of every 8 patients 2 are stored flipped and 1 oblique.
 
     Args:
         folder: gets `images/`, `labels/` and `datalist.json`; files of the same name are replaced.
         training, validation, test: numbers of patients.
         seed: first patient's seed is `1000 * seed`, the next ones count up from there.
-
-    Returns:
-        The datalist's path.
 
     Raises:
         InputError: a negative number, more than 1000 patients, or a folder that cannot be written.

@@ -17,11 +17,7 @@ DATASET = "dataset.json"
 
 
 def check_dataset_json(source: Path, card: Card) -> None:
-    """Refuse several channels, and labels that the card does not know or whose raw values it numbers otherwise.
-
-    Raises:
-        InputError: one of these faults, or a file that cannot be read.
-    """
+    """Refuse several channels, and labels that the card does not know or whose raw values it numbers otherwise."""
     content = _dataset(source)
     channels = content.get("channel_names") or content.get("modality")
     if isinstance(channels, Mapping) and len(channels) > 1:

@@ -74,11 +74,7 @@ def folders_below(source: Path) -> Iterator[Path]:
 
 
 def pair_up(images: Mapping[str, Path], labels: Mapping[str, Path], where: str) -> list[Pair]:
-    """Return the cases in the order of their names.
-
-    Raises:
-        InputError: an image without label, a label without image, or neither.
-    """
+    """Return the cases by name; raises InputError for an image without label, a label without image, or neither."""
     faults = [f"{case}: image without label" for case in sorted(images.keys() - labels.keys())]
     faults += [f"{case}: label without image" for case in sorted(labels.keys() - images.keys())]
     if faults:
@@ -94,16 +90,13 @@ def pair_up(images: Mapping[str, Path], labels: Mapping[str, Path], where: str) 
 def pair_scattered(
     images: Sequence[Volumes], labels: Sequence[Volumes], where: str, *, look: str
 ) -> tuple[list[Pair], int]:
-    """Pair volumes that lie in several folders.
+    """Pair volumes that lie in several folders; return the cases, and the number of images left out.
 
     A folder of images none of which has a label holds unlabelled cases: they are left out. Where one has, all must.
 
     Args:
         images, labels: those of each folder.
         where, look: how errors name the whole, and what was looked for.
-
-    Returns:
-        The cases, and the number of images left out.
 
     Raises:
         InputError: as `pair_up`, and where a case lies in two folders.

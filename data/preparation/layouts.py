@@ -37,11 +37,7 @@ class _Layout:
 
 
 def detect_layout(source: Path, card: Card) -> str:
-    """Return the name of the layout that a folder has.
-
-    Raises:
-        InputError: none or several fit, or one that the card does not expect.
-    """
+    """Return a folder's layout; raises InputError where none or several fit, or one that the card does not expect."""
     if not source.is_dir():
         raise InputError(f"{source.name}: no such folder; check the path")
     fitting = [name for name, layout in _LAYOUTS.items() if layout.fits(source)]

@@ -16,13 +16,8 @@ logger = logging.getLogger(__name__)
 def organs_by_patient(cases: Sequence[Case], card: Card, *, told: bool = False) -> dict[str, frozenset[str]]:
     """Return the organs of every patient: those annotated where a case says so, else those in its label file.
 
-    Label files are read in full, images are not; a bar shows how far it is.
-
-    Args:
-        told: a case without `annotated` is known to annotate every organ; no file is read.
-
-    Raises:
-        InputError: a label file that cannot be read.
+    Label files are read in full, images are not; a bar shows how far it is. Where the annotation is `told`, a case
+    without `annotated` has every organ, and no file is read.
     """
     # Volumes are read by MONAI, some seconds to import, which a data set without label files to read does not need.
     from ragsam.data.checks.check_case import scan_volume

@@ -26,18 +26,15 @@ def split_cases(
     test: int | None = None,
     rows: Rows | None = None,
 ) -> dict[str, list[Case]]:
-    """Split by the card, or by the numbers of patients asked for.
+    """Split by the card, or by the numbers of patients asked for, into `training`, `validation` and `test`.
 
     Args:
-        cases: in any order.
+        cases: in any order, which they keep.
         card: its split is taken for a section that no number is asked for; a card without one: a fifth of the
             patients for the test, a tenth for validation.
         seed: of the patients dealt by number.
         validation, test: numbers of patients.
         rows: the data set's manifest, for a split that goes by one of its columns.
-
-    Returns:
-        Cases under `training`, `validation` and `test`, in the order given.
 
     Raises:
         InputError: as `split_by_patient`; a case or patient of the card's split that is not among the cases.
@@ -82,12 +79,9 @@ def _members(part: SplitPart, cases: Sequence[Case], rows: Rows | None, what: st
 def split_by_patient(
     cases: Sequence[Case], *, validation: int, test: int, seed: int, fixed: Mapping[str, str] | None = None
 ) -> dict[str, list[Case]]:
-    """Deal patients to test, validation and training.
+    """Deal patients to test, validation and training, by their names and the seed alone.
 
-    Args:
-        cases: in any order; the split depends on the patients' names and the seed alone.
-        validation, test: numbers of patients to deal.
-        fixed: sections of patients that are not dealt.
+    `fixed` has the sections of patients that are not dealt.
 
     Raises:
         InputError: a negative number, or no patient left for training.

@@ -28,7 +28,6 @@ def patients_of(
     A patient is never taken from a file's header, where it may be a person's name.
 
     Args:
-        source: the data set's folder.
         table: CSV with the columns `case,patient` (or `case,inferred_subject`).
         rows: the data set's manifest, where it has one.
 
@@ -64,11 +63,7 @@ def first_of(names: Sequence[str]) -> str:
 
 
 def read_manifest(source: Path) -> Rows:
-    """Return the rows of `manifest.csv` by case.
-
-    Raises:
-        InputError: no such file, no column `case`, or a case named twice.
-    """
+    """Return the rows of `manifest.csv` by case; raises InputError for none, or a case without name or named twice."""
     columns, lines = _read_table(source / MANIFEST)
     if "case" not in columns:
         raise InputError(f"{MANIFEST}: no column case; name it in the first line")

@@ -54,13 +54,7 @@ class SliceHeader:
 
 @dataclass(frozen=True)
 class Series:
-    """The images of one series, in no order.
-
-    Attributes:
-        uid: Series Instance UID.
-        modality: such as CT.
-        headers: one a file.
-    """
+    """The images of one series, in no order: its Series Instance UID, modality, and a header for each file."""
 
     uid: str
     modality: str
@@ -70,12 +64,6 @@ class Series:
     def slices(self) -> int:
         """Number of image files."""
         return len(self.headers)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(columns, rows, slices), by the first image."""
-        first = self.headers[0]
-        return (first.columns or 0, first.rows or 0, self.slices)
 
 
 def is_dicom_folder(path: Path) -> bool:
