@@ -189,11 +189,13 @@ class SliceDataset(Dataset, Randomizable):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return the items of a batch, as torch's loaders ask for them: their neighbours are found together."""
         self._seed_worker()
-        items = [self._read_slice(self.keys[index]) for index in indices]
+        items = []
+        for index in indices:
+            item = self._read_slice(self.keys[index])
+            if self.augmentation is not None and self._copies is not None:
+                item["copy"] = self._copies.draw(index, self.R)
+            items.append(item)
         if self.augmentation is not None:
-            if self._copies is not None:
-                drawn = [self._copies.draw(index, self.R) for index in indices]
-                items = [{**item, "copy": copy} for item, copy in zip(items, drawn, strict=True)]
             items = self.augment(items)
         for item in items:
             item["image"] = pad_to_window(torch.as_tensor(item["image"]), self.image_size).clamp(0, 1)
@@ -220,19 +222,18 @@ class SliceDataset(Dataset, Randomizable):
         tracking = get_track_meta()
         set_track_meta(False)
         try:
-            cropped = [max(item["label"].shape[1:]) > self.image_size for item in items]
-            items = [
-                self._seeded(self.crop, item)(item)[0] if crop else item
-                for item, crop in zip(items, cropped, strict=True)
-            ]
-            items = [
-                {**item, **{name: pad_to_window(item[name], self.image_size) for name in ("image", "label")}}
-                for item in items
-            ]
+            seen = []
+            uncropped = []
+            for item in items:
+                uncropped.append(max(item["label"].shape[1:]) <= self.image_size)
+                if not uncropped[-1]:
+                    item = self._seeded(self.crop, item)(item)[0]
+                padded = {name: pad_to_window(item[name], self.image_size) for name in ("image", "label")}
+                seen.append({**item, **padded})
             if self._vote is not None:
-                votes = self._vote(items, [not crop for crop in cropped])
-                items = [{**item, "vote": vote} for item, vote in zip(items, votes, strict=True)]
-            return [self._seeded(self.augmentation, item)(item) for item in items]
+                for item, vote in zip(seen, self._vote(seen, uncropped), strict=True):
+                    item["vote"] = vote
+            return [self._seeded(self.augmentation, item)(item) for item in seen]
         finally:
             set_track_meta(tracking)
 
