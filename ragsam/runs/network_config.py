@@ -12,6 +12,7 @@ import yaml
 
 from ragsam.errors import InputError
 from ragsam.networks import Segmenter
+from ragsam.runs.settings import LOADER
 
 #: What of a `network_def` is no option of `Segmenter`.
 _NO_OPTIONS = ("_target_", "num_classes", "weights", "preparation")
@@ -46,7 +47,7 @@ def network_options(text: str, num_classes: int) -> dict[str, Any]:
     Raises:
         InputError: a config without `network_def`, or with an expression in it.
     """
-    config = yaml.safe_load(text)
+    config = yaml.load(text, LOADER)
     if not isinstance(config, Mapping) or not isinstance(config.get("network_def"), Mapping):
         raise InputError("the bundle's config has no `network_def`; take it from a bundle of this package")
     options: dict[str, Any] = {"num_classes": num_classes}
@@ -69,7 +70,7 @@ def input_channels(text: str) -> int:
     Args:
         text: a config of a bundle.
     """
-    return channels_of(yaml.safe_load(text))
+    return channels_of(yaml.load(text, LOADER))
 
 
 def channels_of(config: Mapping[str, Any]) -> int:
