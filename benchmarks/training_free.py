@@ -182,7 +182,7 @@ def trial(
     """Return Dice of cases by a bank of the training cases, see `segmented`; what is done is not done again."""
     if not (folder / "result.json").exists():
         write_datalist(folder / "bank.json", data.card, {"training": list(training)})
-        bank, *_ = index_run(None, folder / "bank", data=folder / "bank.json", knobs=SETS[name]["bank"])
+        bank, *_ = index_run(None, folder / "bank", data=folder / "bank.json", options=SETS[name]["bank"])
         write_json_atomic(folder / "result.json", segmented(data, bank, cases, run, ways))
     return read_json(folder / "result.json")
 

@@ -14,7 +14,7 @@ PLAIN_VIT_B = {"backbone": "vit_b", "image_size": 512, "base": "a/sam_vit_b.pth"
 
 
 def trained(**knobs):
-    about = describe("sam_lora", card="synapse8", knobs={**PLAIN_VIT_B, **knobs})
+    about = describe("sam_lora", card="synapse8", options={**PLAIN_VIT_B, **knobs})
     return {part["name"]: part["trained"] for part in about["parts"]}, about
 
 
@@ -52,7 +52,7 @@ def test_base_weights_freeze_the_encoder_and_need_not_be_there():
     assert about["base"] == "sam_vit_b.pth"
     assert parts["image encoder"] == parts["prompt head"] == 0
     assert parts["detail branch"] > 0
-    alone = describe("sam_lora", card="synapse8", knobs={**PLAIN_VIT_B, "base": None})
+    alone = describe("sam_lora", card="synapse8", options={**PLAIN_VIT_B, "base": None})
     assert alone["base"] is None
     assert alone["frozen"] == 0
 
@@ -67,7 +67,7 @@ def test_a_run_is_described_by_its_own_card_and_file(run):
     about = describe(run)
     assert (about["name"], about["card"], about["measured"]) == ("run", "hippocampus", True)
     assert about["weights_bytes"] == (run / "models" / "model.safetensors").stat().st_size
-    again = describe(run, knobs={"detail": False})
+    again = describe(run, options={"detail": False})
     assert again["measured"] is False
     assert again["weights_bytes"] < about["weights_bytes"]
 

@@ -143,7 +143,7 @@ def test_runs_that_cannot_be_averaged_are_refused(run, coronal, study, tmp_path)
 )
 def test_knobs_of_other_things_are_refused(run, study, tmp_path, knobs, told):
     with pytest.raises(InputError, match=told):
-        segment_with_run(run, [study], tmp_path, knobs=knobs)
+        segment_with_run(run, [study], tmp_path, options=knobs)
 
 
 def test_knobs_hold_for_one_time(run, study, segmented, tmp_path):

@@ -104,14 +104,14 @@ def test_it_learns_in_half_precision_with_gradients_added_up(halved):
 def test_a_run_segments_in_the_precision_that_is_asked_for(run, study, tmp_path):
     precisions = ("float32", "bfloat16", "int8")
     for precision in precisions:
-        segment_with_run(run, [study], tmp_path / precision, knobs={"precision": precision})
+        segment_with_run(run, [study], tmp_path / precision, options={"precision": precision})
     for path in (tmp_path / "float32").glob("*.nii.gz"):
         whole, *others = (np.asarray(nib.load(tmp_path / p / path.name).dataobj) for p in precisions)
         assert all(np.mean(whole == labels) > 0.99 for labels in others)
     with pytest.raises(InputError, match="float16 needs a GPU"):
-        segment_with_run(run, [study], tmp_path / "float16", knobs={"precision": "float16"})
+        segment_with_run(run, [study], tmp_path / "float16", options={"precision": "float16"})
     with pytest.raises(InputError, match="precision: 'half' is unknown; choose one of auto"):
-        segment_with_run(run, [study], tmp_path / "unknown", knobs={"precision": "half"})
+        segment_with_run(run, [study], tmp_path / "unknown", options={"precision": "half"})
     assert not (tmp_path / "unknown" / "provenance.json").exists()
 
 

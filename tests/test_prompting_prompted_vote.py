@@ -172,7 +172,7 @@ def test_segmenting_is_opt_in_and_told(name, weights, study, tmp_path):
 
 
 def test_a_run_that_saw_other_slices_is_told(weights, study, tmp_path, caplog):
-    bank, *_ = index_run(None, tmp_path / "bank", data=study, knobs={"image_size": 48})
+    bank, *_ = index_run(None, tmp_path / "bank", data=study, options={"image_size": 48})
     segment_values("hippocampus", bank, weights["run"])
     segment_values("hippocampus", bank, weights["file"])
     told = "--base run: image_size was 32 in its training and is 48 in the bank; it may answer worse"

@@ -29,7 +29,7 @@ def cross_validate(
     bundle: str | os.PathLike[str],
     datalist: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    knobs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
     *,
     folds: int,
     resume: bool = False,
@@ -41,7 +41,7 @@ def cross_validate(
 
     Args:
         output: gets `fold-0.json`, `fold-0/`, the run, `predictions-fold-0/`, and so on, and `evaluation/`.
-        knobs: of every run.
+        options: of every run.
         folds: how many.
         resume: go on with what was begun there.
 
@@ -60,7 +60,7 @@ def cross_validate(
         sections = fold_sections(data, fold_of, fold)
         own = place / f"fold-{fold}.json"
         write_datalist(own, data.card, sections)
-        run = train_run(bundle, own, place / f"fold-{fold}", knobs, resume=resume)
+        run = train_run(bundle, own, place / f"fold-{fold}", options, resume=resume)
         predictions, retrieval = place / f"predictions-fold-{fold}", retrieves(run)
         if retrieval:
             index_run(run)

@@ -29,18 +29,18 @@ logger = logging.getLogger(__name__)
 
 MARK = "demo.json"
 #: Fits six minutes on two cores, data, training, two segmentations and the report together.
-PHANTOM_KNOBS = {"epochs": 8, "steps_per_epoch": 25, "validate_every": 8}
+PHANTOM_OPTIONS = {"epochs": 8, "steps_per_epoch": 25, "validate_every": 8}
 
 
 def run_demo(
-    output: str | os.PathLike[str], *, datalist: str | os.PathLike[str] | None = None, **knobs: Any
+    output: str | os.PathLike[str], *, datalist: str | os.PathLike[str] | None = None, **options: Any
 ) -> dict[str, Any]:
     """Train, index, segment with and without retrieval, evaluate and report.
 
     Args:
         output: folder for everything; an older demo there is replaced.
         datalist: data to use; None makes phantoms.
-        knobs: of the bundle's training.
+        options: of the bundle's training.
 
     Returns:
         {"report": path, "picture": path, "with": mean Dice, "without": mean Dice, "seconds": by step}.
@@ -69,10 +69,10 @@ def run_demo(
     if datalist is None:
         logger.info("1 of 5: making phantom patients")
         datalist = write_phantoms(output / "data")
-        knobs = {**PHANTOM_KNOBS, **knobs}
+        options = {**PHANTOM_OPTIONS, **options}
     clock = step("data", clock)
     logger.info("2 of 5: training")
-    run = make_run("sam_lora", datalist, output / "run", knobs)
+    run = make_run("sam_lora", datalist, output / "run", options)
     run_config(run, "train")
     clock = step("train", clock)
     logger.info("3 of 5: building the support bank")

@@ -26,21 +26,21 @@ _NUMBERS = ("trained", "frozen", "flops")
 
 
 def describe(
-    bundle: str | os.PathLike[str], *, card: str | None = None, knobs: Mapping[str, Any] | None = None
+    bundle: str | os.PathLike[str], *, card: str | None = None, options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return what a bundle's network consists of. No memory is taken for its weights, and base weights are not read.
 
     Args:
         bundle: a bundle's or run's folder, or the name of a packaged bundle.
         card: of the data set, which gives the number of classes; None takes a run's own.
-        knobs: values by the name of a knob of `train.yaml`.
+        options: values by the name of an option of `train.yaml`.
 
     Returns:
         name, card, network (what a weights file would say of it), base (name of the base weights, or None), parts
         (name, trained, frozen, flops), their sums, weights_bytes, and measured: whether that is the size of a file.
 
     Raises:
-        InputError: no bundle, no card, or knobs that do not go together.
+        InputError: no bundle, no card, or options that do not go together.
     """
     folder = find_bundle(bundle)
     run = RunFolder(folder, "train")
@@ -48,16 +48,16 @@ def describe(
         raise InputError(f"--card: {folder.name} is for any data set, whose card gives the classes; name one")
     data = load_card(card if card is not None else run.card_path)
     text = run.text("train")
-    text = set_options(text, checked_options(text, knobs or {}))
-    options = network_options(text, data.num_classes)
-    network = _counted(options)
+    text = set_options(text, checked_options(text, options or {}))
+    given = network_options(text, data.num_classes)
+    network = _counted(given)
     parts = [asdict(part) for part in count_parts(network, channels=input_channels(text))]
-    measured = run.weights.is_file() and card is None and not knobs
+    measured = run.weights.is_file() and card is None and not options
     return {
         "name": Path(bundle).name or folder.resolve().name,
         "card": data.name,
         "network": {name: value for name, value in network.about.items() if name != "base_sha256"},
-        "base": Path(options["base"]).name if options.get("base") else None,
+        "base": Path(given["base"]).name if given.get("base") else None,
         "parts": parts,
         **{number: sum(part[number] for part in parts) for number in _NUMBERS},
         "weights_bytes": run.weights.stat().st_size if measured else _tensor_bytes(network),

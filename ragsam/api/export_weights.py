@@ -41,8 +41,8 @@ def export_state_dict(form: str, run: str | os.PathLike[str], output: str | os.P
     return [*notes, *_input_notes(RunFolder(run).content("inference"))]
 
 
-def _input_notes(knobs: dict[str, Any]) -> list[str]:
+def _input_notes(options: dict[str, Any]) -> list[str]:
     """Return what the format's own code does otherwise with a slice than this run."""
-    if knobs.get("context_slices"):
+    if options.get("context_slices"):
         return ["input: the slice below, the slice, the slice above as channels, where the original repeats the slice"]
     return []

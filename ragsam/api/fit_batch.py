@@ -24,7 +24,7 @@ def largest_batch(
     bundle: str | os.PathLike[str],
     datalist: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    knobs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> int:
     """Return the largest power of two, `LARGEST` at most, that a training can have for a batch.
 
@@ -34,7 +34,7 @@ def largest_batch(
         InputError: not even one slice fits, or whatever else would stop the training.
     """
     return largest_that_fits(
-        lambda size: try_training(bundle, datalist, output, {**(knobs or {}), "batch_size": size}), memory_limit()
+        lambda size: try_training(bundle, datalist, output, {**(options or {}), "batch_size": size}), memory_limit()
     )
 
 

@@ -35,7 +35,7 @@ def write_bank(
     add: str | os.PathLike[str] | None = None,
     section: str = "training",
     data: str | os.PathLike[str] | None = None,
-    knobs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Put labelled slices into a bank, one volume after the other.
 
@@ -48,7 +48,7 @@ def write_bank(
             `data`.
         section: of the datalist.
         data: without a run, datalist of the cases that the bank is made of.
-        knobs: without a run, values of `INDEX_KNOBS`.
+        options: without a run, values of `INDEX_OPTIONS`.
 
     Returns:
         The bank's manifest.
@@ -64,7 +64,7 @@ def write_bank(
     elif growing:
         parser = packaged_parser(grown_values(folder, add))
     else:
-        parser = packaged_parser(bank_values(data, section, knobs or {}))
+        parser = packaged_parser(bank_values(data, section, options or {}))
     get = parser.get_parsed_content
     with bad_input():
         network = get("network")
@@ -192,7 +192,7 @@ def index_run(
     add: str | os.PathLike[str] | None = None,
     section: str = "training",
     data: str | os.PathLike[str] | None = None,
-    knobs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Path, int, int]:
     """Put the labelled slices of a run's training patients into a bank, or those of more patients beside them.
 
@@ -200,7 +200,7 @@ def index_run(
         run: a trained run; None needs `output`, and `data` or `add`.
         output: folder of the bank; None takes the run's own `bank/`.
         add: datalist whose `section` is added to the bank that is there; nothing of that bank is encoded again.
-        data, knobs: without a run, see `write_bank`.
+        data, options: without a run, see `write_bank`.
 
     Returns:
         The folder, and how many slices of how many patients it holds.
@@ -209,5 +209,5 @@ def index_run(
         InputError: as `write_bank`.
     """
     folder = Path(output) if output else RunFolder(run, "train").bank
-    manifest = write_bank(run, folder, add=add, section=section, data=data, knobs=knobs)
+    manifest = write_bank(run, folder, add=add, section=section, data=data, options=options)
     return folder, manifest["slices"], manifest["patients"]

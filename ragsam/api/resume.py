@@ -28,16 +28,16 @@ def can_resume(run: Path) -> bool:
     return False
 
 
-def require_same_training(run: Path, datalist: str | os.PathLike[str], knobs: Mapping[str, Any]) -> None:
+def require_same_training(run: Path, datalist: str | os.PathLike[str], options: Mapping[str, Any]) -> None:
     """Check that a command names the data and the options that a run was made with.
 
     Raises:
         InputError: another datalist, or an option of another value.
     """
     text = RunFolder(run, "train").text("train")
-    options = read_options(text)
-    for name, value in given_values(text, load_datalist(datalist).path, knobs).items():
-        have = _value(options, name)
+    begun = read_options(text)
+    for name, value in given_values(text, load_datalist(datalist).path, options).items():
+        have = _value(begun, name)
         if have != value:
             what = "--data" if name == "datalist" else f"--set {name}"
             raise InputError(f"{what}: {value!r}, but {run.name} was begun with {have!r}; resume it with its own")

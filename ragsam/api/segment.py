@@ -23,7 +23,7 @@ from ragsam.runs.templates import find_bundle
 logger = logging.getLogger(__name__)
 
 #: How a run looks at whole volumes, and how their labels are tidied.
-SEGMENT_KNOBS = ("test_shift", "test_mirror", "test_scales", "keep_pieces", "fill_holes", "precision")
+SEGMENT_OPTIONS = ("test_shift", "test_mirror", "test_scales", "keep_pieces", "fill_holes", "precision")
 
 
 def segment_with_run(
@@ -41,7 +41,7 @@ def segment_with_run(
     ensemble: Sequence[str | os.PathLike[str]] = (),
     uncertainty: bool = False,
     probabilities: bool = False,
-    knobs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> list[Case]:
     """Write a label volume for every input, on the input's own grid.
 
@@ -59,20 +59,20 @@ def segment_with_run(
         ensemble: other runs, of the same card, whose probabilities are averaged with this one's.
         uncertainty: write `uncertainty/CASE.nii.gz` too, the entropy of the classes' probabilities, 0 to 1.
         probabilities: write `probabilities/CASE/ORGAN.nii.gz` too.
-        knobs: values of `SEGMENT_KNOBS`, for this time; None leaves the run's own.
+        options: values of `SEGMENT_OPTIONS`, for this time; None leaves the run's own.
 
     Returns:
         The segmented cases.
 
     Raises:
         InputError: two inputs of one name, a bank that does not fit the run, `dicom_seg` with an input that is not
-            DICOM, an unknown knob, or another run that is none or for other organs; and, once the other inputs are
+            DICOM, an unknown option, or another run that is none or for other organs; and, once the other inputs are
             segmented, an input that cannot be read.
     """
     cases = cases_of_inputs(inputs, section=section, series=series)
     folder = RunFolder(find_bundle(BUNDLE) if run is None else run)
     values: dict[str, Any] = {"output_dir": str(Path(output).absolute()), "retrieval": retrieval}
-    values |= _segment_knobs(folder, knobs or {})
+    values |= _segment_options(folder, options or {})
     if run is None:
         values |= segment_values(card, bank, base)
     if dicom_seg:
@@ -114,11 +114,11 @@ def _run(folder: RunFolder, cases: Sequence[Case], values: Mapping[str, Any]) ->
         return get("dataset").faults
 
 
-def _segment_knobs(run: RunFolder, knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the knobs that may be set when a run segments, each of the right kind."""
-    if unknown := sorted(set(knobs) - set(SEGMENT_KNOBS)):
-        raise InputError(f"--set {unknown[0]}: no knob of segmenting; there are {', '.join(SEGMENT_KNOBS)}")
-    return checked_options(run.text("inference"), knobs)
+def _segment_options(run: RunFolder, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that may be set when a run segments, each of the right kind."""
+    if unknown := sorted(set(options) - set(SEGMENT_OPTIONS)):
+        raise InputError(f"--set {unknown[0]}: no knob of segmenting; there are {', '.join(SEGMENT_OPTIONS)}")
+    return checked_options(run.text("inference"), options)
 
 
 def told_faults(faults: Sequence[str], segmented: int) -> str:

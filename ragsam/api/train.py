@@ -48,7 +48,7 @@ def train_run(
     bundle: str | os.PathLike[str],
     datalist: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    knobs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
     *,
     resume: bool = False,
 ) -> Path:
@@ -58,15 +58,15 @@ def train_run(
         resume: go on with the run of `output` after the last epoch that it finished; where there is none, begin.
 
     Raises:
-        InputError: as `make_run`, a faulty case, or a run that was begun with other data or knobs.
+        InputError: as `make_run`, a faulty case, or a run that was begun with other data or options.
     """
     run = Path(output)
     again, resume = resume, resume and can_resume(run)
     if resume:
-        require_same_training(run, datalist, knobs or {})
+        require_same_training(run, datalist, options or {})
         remove_drafts(run)
     else:
-        make_run(bundle, datalist, output, knobs, again=again)
+        make_run(bundle, datalist, output, options, again=again)
     try:
         run_config(run, "train", resume=resume)
     except InputError:

@@ -110,7 +110,7 @@ def try_training(
     bundle: str | os.PathLike[str],
     datalist: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    knobs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> TrainingEstimate:
     """Train for a few steps in a temporary folder, validate the largest volume, and estimate what the whole takes.
 
@@ -119,7 +119,7 @@ def try_training(
     """
     require_free(Path(output))
     with tempfile.TemporaryDirectory(prefix="ragsam-check-") as folder:
-        run = make_run(bundle, datalist, Path(folder) / "run", knobs)
+        run = make_run(bundle, datalist, Path(folder) / "run", options)
         estimate = _try_run(run, Path(output))
     if estimate.free_bytes < estimate.disk_bytes:
         free, needed = (size / 1e6 for size in (estimate.free_bytes, estimate.disk_bytes))

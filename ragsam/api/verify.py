@@ -93,7 +93,7 @@ def verify_bundle(bundle: str | os.PathLike[str]) -> Verification:
 
 
 def _network_faults(run: RunFolder) -> list[str]:
-    """Compare the networks of the configs, knobs filled in."""
+    """Compare the networks of the configs, options filled in."""
     texts = {name: run.text(name) for name in CONFIGS}
     options = {name: network_options(text, 1) for name, text in texts.items()}
     faults = []

@@ -13,7 +13,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("demo", help="the whole main job, on made patients or given data")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"))
     parser.add_argument("--data", type=Path, metavar="DATALIST", help="data to use instead of phantoms")
-    add_options(parser, "set a knob of the training")
+    add_options(parser, "set an option of the training")
     parser.set_defaults(job=run)
 
 

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     from ragsam.api.describe import describe, description_text
     from ragsam.files import write_json_atomic
 
-    about = describe(args.bundle, card=args.card, knobs=chosen_options(args))
+    about = describe(args.bundle, card=args.card, options=chosen_options(args))
     say(description_text(about))
     if args.json:
         write_json_atomic(args.json, about)

@@ -40,11 +40,11 @@ def run(args: argparse.Namespace) -> None:
         say(line)
     if args.output:
         say(f"weights: {args.output}")
-        say(f"next: ragsam train sam_lora --data DATALIST --output RUN --set start={args.output}{_base_knob(args)}")
+        say(f"next: ragsam train sam_lora --data DATALIST --output RUN --set start={args.output}{_base_option(args)}")
     if args.run:
         say(f"run: {args.run}")
         say(f"next: ragsam segment {args.run} INPUT --output DIR")
 
 
-def _base_knob(args: argparse.Namespace) -> str:
+def _base_option(args: argparse.Namespace) -> str:
     return f" --set base={args.base}" if args.base else ""

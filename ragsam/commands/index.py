@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         add=args.add,
         section=args.section or "training",
         data=args.data,
-        knobs=chosen_options(args),
+        options=chosen_options(args),
     )
     say(f"bank: {folder}, {slices} slices of {patients} patients")
     if args.data:

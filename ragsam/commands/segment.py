@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         ensemble=args.ensemble,
         uncertainty=args.uncertainty,
         probabilities=args.probabilities,
-        knobs=chosen_options(args),
+        options=chosen_options(args),
     )
     say(f"label volumes: {len(cases)} in {args.output}")
 

@@ -50,16 +50,16 @@ def run(args: argparse.Namespace) -> None:
     from ragsam.report.training import CURVES_NAME, read_log, training_table
     from ragsam.runs.recipes import recipe
 
-    knobs = (recipe(args.recipe) if args.recipe else {}) | chosen_options(args)
+    options = (recipe(args.recipe) if args.recipe else {}) | chosen_options(args)
     if args.fit_batch:
-        knobs["batch_size"] = _fitting_batch(args, knobs)
+        options["batch_size"] = _fitting_batch(args, options)
     if args.check:
-        _try(args, knobs)
+        _try(args, options)
         return
     if args.folds is not None:
-        _train_folds(args, knobs)
+        _train_folds(args, options)
         return
-    folder = train_run(args.bundle, args.data, args.output, knobs, resume=args.resume)
+    folder = train_run(args.bundle, args.data, args.output, options, resume=args.resume)
     for line in training_table(read_log(folder / "log.csv")):
         say(line)
     say(f"run: {folder}")
@@ -67,29 +67,29 @@ def run(args: argparse.Namespace) -> None:
     say(f"next: ragsam index {folder}")
 
 
-def _fitting_batch(args: argparse.Namespace, knobs: dict[str, Any]) -> int:
+def _fitting_batch(args: argparse.Namespace, options: dict[str, Any]) -> int:
     from ragsam.api.fit_batch import largest_batch
 
     if args.resume:
         raise InputError("--fit-batch: not with --resume; a training goes on with its own batch_size")
-    size = largest_batch(args.bundle, args.data, args.output, knobs)
+    size = largest_batch(args.bundle, args.data, args.output, options)
     say(f"batch_size: {size}, the largest power of two that the memory holds")
     return size
 
 
-def _try(args: argparse.Namespace, knobs: dict[str, Any]) -> None:
+def _try(args: argparse.Namespace, options: dict[str, Any]) -> None:
     from ragsam.api.try_training import estimate_lines, try_training
 
     if args.resume or args.folds is not None:
         raise InputError("--check: not with --resume or --folds; try one training that is not begun")
-    for line in estimate_lines(try_training(args.bundle, args.data, args.output, knobs)):
+    for line in estimate_lines(try_training(args.bundle, args.data, args.output, options)):
         say(line)
 
 
-def _train_folds(args: argparse.Namespace, knobs: dict[str, Any]) -> None:
+def _train_folds(args: argparse.Namespace, options: dict[str, Any]) -> None:
     from ragsam.api.cross_validate import cross_validate
 
-    metrics = cross_validate(args.bundle, args.data, args.output, knobs, folds=args.folds, resume=args.resume)
+    metrics = cross_validate(args.bundle, args.data, args.output, options, folds=args.folds, resume=args.resume)
     dice = metrics["summary"]["mean"]["dice"]
     if dice["mean"] is not None:
         say(f"mean Dice {dice['mean']:.4f} (n = {dice['n']} patients, each by the run that never saw them)")

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 BUNDLE = "sam_lora"
 #: How a bank's slices are prepared and found; what may be set when it is made without a run.
-INDEX_KNOBS = ("image_size", "spacing_mm", "slice_axis", "descriptor", "carry")
+INDEX_OPTIONS = ("image_size", "spacing_mm", "slice_axis", "descriptor", "carry")
 #: Of a bank's `fit`, what a config takes by the same names.
 _OF_BANK = ("image_size", "slice_axis", "context_slices", "context_distance_mm", "spacing_mm", "descriptor", "carry")
 _LEAST_SIZE = 16
@@ -35,37 +35,37 @@ _NETWORK = {
 }
 
 
-def bank_values(datalist: str | os.PathLike[str], section: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
+def bank_values(datalist: str | os.PathLike[str], section: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of `train.yaml` to make a bank of a datalist's labelled cases.
 
-    The image size, where it is not among the knobs, is found as for a run.
+    The image size, where it is not among the options, is found as for a run.
 
     Args:
         section: of the datalist.
-        knobs: values of `INDEX_KNOBS`.
+        options: values of `INDEX_OPTIONS`.
 
     Raises:
-        InputError: faulty datalist or card, an unknown knob or one of another kind, or a descriptor that looks at an
+        InputError: faulty datalist or card, an unknown option or one of another kind, or a descriptor that looks at an
             encoder.
     """
-    unknown = sorted(set(knobs) - set(INDEX_KNOBS))
+    unknown = sorted(set(options) - set(INDEX_OPTIONS))
     if unknown:
-        raise InputError(f"--set {unknown[0]}: no knob of a bank; there are {', '.join(INDEX_KNOBS)}")
+        raise InputError(f"--set {unknown[0]}: no knob of a bank; there are {', '.join(INDEX_OPTIONS)}")
     data = load_datalist(datalist)
     text = RunFolder(find_bundle(BUNDLE), "train").text("train")
-    values = checked_options(text, knobs)
+    values = checked_options(text, options)
     require_plain(data.path, data.card)
-    options = read_options(text) | values
+    slices = read_options(text) | values
     free = [name for name, descriptor in DESCRIPTORS.items() if not descriptor.needs_embedding]
-    if options["descriptor"] not in free:
-        raise InputError(f"--set descriptor: {options['descriptor']!r}; without a run choose one of {', '.join(free)}")
-    if options["slice_axis"] not in (0, 1, 2):
-        raise InputError(f"--set slice_axis: {options['slice_axis']} is none; 0 sagittal, 1 coronal, 2 axial")
-    if options["image_size"] < _LEAST_SIZE:
-        raise InputError(f"--set image_size: {options['image_size']}; at least {_LEAST_SIZE} pixels")
+    if slices["descriptor"] not in free:
+        raise InputError(f"--set descriptor: {slices['descriptor']!r}; without a run choose one of {', '.join(free)}")
+    if slices["slice_axis"] not in (0, 1, 2):
+        raise InputError(f"--set slice_axis: {slices['slice_axis']} is none; 0 sagittal, 1 coronal, 2 axial")
+    if slices["image_size"] < _LEAST_SIZE:
+        raise InputError(f"--set image_size: {slices['image_size']}; at least {_LEAST_SIZE} pixels")
     if "image_size" not in values:
         cases = data.section(section)
-        values["image_size"] = fitting_image_size(cases, options["spacing_mm"], options["slice_axis"])
+        values["image_size"] = fitting_image_size(cases, slices["spacing_mm"], slices["slice_axis"])
     return {**values, "datalist": str(data.path), "card": data.card}
 
 

@@ -46,7 +46,7 @@ def make_run(
     bundle: str | os.PathLike[str],
     datalist: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    knobs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
     *,
     again: bool = False,
 ) -> Path:
@@ -56,7 +56,7 @@ def make_run(
     larger slices are seen through windows. Where it starts with weights, the network's options are theirs.
 
     Args:
-        knobs: options of `train.yaml` by name.
+        options: of `train.yaml`, by name.
         again: write a run that is there already anew.
 
     Raises:
@@ -70,21 +70,21 @@ def make_run(
     data = load_datalist(datalist)
     require_plain(target.absolute(), data.path)
     text = _text(source, "train")
-    values = given_values(text, data.path, knobs or {})
+    values = given_values(text, data.path, options or {})
     if values.get("start"):
         card = load_card(data.card)
         values = start_options(Path(values["start"]), values, card.num_classes)
     if "image_size" not in values:
         cases = data.section("training")
-        options = read_options(text) | values
-        values["image_size"] = fitting_image_size(cases, options.get("spacing_mm"), options.get("slice_axis", 2))
+        slices = read_options(text) | values
+        values["image_size"] = fitting_image_size(cases, slices.get("spacing_mm"), slices.get("slice_axis", 2))
     write_run(source, target, data.card, values)
     return target
 
 
-def given_values(text: str, datalist: Path, knobs: Mapping[str, Any]) -> dict[str, Any]:
+def given_values(text: str, datalist: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that a command gives a training's config, checked, with the datalist, paths absolute."""
-    values: dict[str, Any] = {"datalist": str(datalist), **checked_options(text, knobs)}
+    values: dict[str, Any] = {"datalist": str(datalist), **checked_options(text, options)}
     paths = {"base": Path.absolute, "start": start_file}
     for name, whole in paths.items():
         if values.get(name):

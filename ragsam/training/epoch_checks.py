@@ -9,29 +9,29 @@ from ignite.engine import Engine, Events
 from ragsam.errors import InputError
 
 
-def require_reached(engine: Engine, knob: str, first_epoch: Any) -> None:
+def require_reached(engine: Engine, option: str, first_epoch: Any) -> None:
     """Have a trainer refuse, when it starts, an epoch that it would never come to.
 
     Args:
-        knob: what names the epoch, for the message.
+        option: what names the epoch, for the message.
 
     Raises:
         InputError: at once, for what is not a whole number from 1 on.
     """
     if type(first_epoch) is not int or first_epoch < 1:
-        raise InputError(f"{knob}: {first_epoch!r} is not a whole number from 1 on")
-    engine.add_event_handler(Events.STARTED, _refuse, knob, first_epoch)
+        raise InputError(f"{option}: {first_epoch!r} is not a whole number from 1 on")
+    engine.add_event_handler(Events.STARTED, _refuse, option, first_epoch)
 
 
-def refuse_unreached(knob: str, first_epoch: int, epochs: int) -> None:
+def refuse_unreached(option: str, first_epoch: int, epochs: int) -> None:
     """Refuse an epoch beyond the last one.
 
     Raises:
         InputError: there is no such epoch.
     """
     if first_epoch > epochs:
-        raise InputError(f"{knob}: there is no epoch {first_epoch}, the last one is {epochs}")
+        raise InputError(f"{option}: there is no epoch {first_epoch}, the last one is {epochs}")
 
 
-def _refuse(engine: Engine, knob: str, first_epoch: int) -> None:
-    refuse_unreached(knob, first_epoch, engine.state.max_epochs)
+def _refuse(engine: Engine, option: str, first_epoch: int) -> None:
+    refuse_unreached(option, first_epoch, engine.state.max_epochs)

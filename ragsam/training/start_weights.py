@@ -1,4 +1,4 @@
-"""Trainings that begin with weights: the knobs that these need, and the handler that loads them."""
+"""Trainings that begin with weights: the options that these need, and the handler that loads them."""
 
 from __future__ import annotations
 
