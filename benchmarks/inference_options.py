@@ -32,13 +32,13 @@ from ragsam.files import write_json_atomic
 PLAIN = "as it stands"
 OPTIONS: dict[str, dict[str, Any]] = {
     PLAIN: {},
-    "test_shift=3": {"knobs": {"test_shift": 3}},
-    "test_mirror=true": {"knobs": {"test_mirror": True}},
-    "test_scales=[0.9, 1.1]": {"knobs": {"test_scales": [0.9, 1.1]}},
-    "keep_pieces=true": {"knobs": {"keep_pieces": True}},
-    "fill_holes=true": {"knobs": {"fill_holes": True}},
-    "precision=bfloat16": {"knobs": {"precision": "bfloat16"}},
-    "precision=int8": {"knobs": {"precision": "int8"}},
+    "test_shift=3": {"options": {"test_shift": 3}},
+    "test_mirror=true": {"options": {"test_mirror": True}},
+    "test_scales=[0.9, 1.1]": {"options": {"test_scales": [0.9, 1.1]}},
+    "keep_pieces=true": {"options": {"keep_pieces": True}},
+    "fill_holes=true": {"options": {"fill_holes": True}},
+    "precision=bfloat16": {"options": {"precision": "bfloat16"}},
+    "precision=int8": {"options": {"precision": "int8"}},
 }
 
 
@@ -71,7 +71,7 @@ def main() -> None:
     for count in range(1, len(args.ensemble) + 1):
         options[f"ensemble of {count + 1}"] = {"ensemble": args.ensemble[:count]}
     if args.ensemble:
-        best = {"ensemble": args.ensemble, "knobs": {"test_shift": 3, "keep_pieces": True}}
+        best = {"ensemble": args.ensemble, "options": {"test_shift": 3, "keep_pieces": True}}
         options[f"ensemble of {len(args.ensemble) + 1}, test_shift=3, keep_pieces=true"] = best
     results = {name: measure(args, name, chosen) for name, chosen in options.items()}
     plain = results[PLAIN]["metrics"]

@@ -103,9 +103,9 @@ def test_the_command(capsys, tmp_path):
     [
         ({}, "^--card: sam_lora is for any data set"),
         ({"card": "nothing"}, "nothing"),
-        ({"card": "synapse8", "knobs": {"base": "x", "backbone": "vit_x"}}, "^network: backbone 'vit_x' is unknown"),
-        ({"card": "synapse8", "knobs": {"base": "x", "image_size": 40, "patch_size": 16}}, "^network: .*multiple"),
-        ({"card": "synapse8", "knobs": {"bse": "x"}}, "^--set bse: no such option; did you mean base"),
+        ({"card": "synapse8", "options": {"base": "x", "backbone": "vit_x"}}, "^network: backbone 'vit_x' is unknown"),
+        ({"card": "synapse8", "options": {"base": "x", "image_size": 40, "patch_size": 16}}, "^network: .*multiple"),
+        ({"card": "synapse8", "options": {"bse": "x"}}, "^--set bse: no such option; did you mean base"),
     ],
 )
 def test_what_cannot_be_described_is_told(options, words):
