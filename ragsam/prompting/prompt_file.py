@@ -1,4 +1,4 @@
-"""Files of prompts: what a person asks of some volumes, as JSON; the format is told in docs/prompts.md."""
+"""Files of prompts: what a person asks of some volumes, as JSON; docs/prompts.md describes the format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AXES = ("i", "j", "k")
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A draft of an object: the voxels of a label volume that have a value, or all that are not 0 where it is None."""
+    """A draft of an object: the voxels of a label volume with a value, or, for None, all that are not 0."""
 
     path: Path
     value: int | None = None
@@ -28,14 +28,14 @@ class MaskFile:
 
 @dataclass(frozen=True)
 class ObjectPrompts:
-    """What is asked for one object of a volume.
+    """The prompts for one object of a volume.
 
     Attributes:
-        name: of an organ, or whatever the object is called.
+        name: of an organ, or any name for the object.
         organ: whether it is an organ of the card.
         points, box, mask: the prompts, in voxels of the volume's file.
         propagate: follow the object from the prompted slices through the volume.
-        refine: begin with the automatic result for the organ.
+        refine: start from the automatic result for the organ.
     """
 
     name: str
@@ -52,10 +52,10 @@ def read_prompts(path: str | os.PathLike[str], card: Card) -> dict[str, tuple[Ob
 
     Args:
         path: JSON; paths in it are relative to it.
-        card: the organs that there are.
+        card: with the known organs.
 
     Raises:
-        InputError: no JSON of this kind, an unknown organ, a number that is none, or an object without prompts.
+        InputError: no JSON of this kind, an unknown organ, an invalid number, or an object without prompts.
     """
     file = Path(path).absolute()
     content = read_json(file)
@@ -79,11 +79,13 @@ def read_objects(asked: Any, where: str, folder: Path, card: Card) -> tuple[Obje
     """
     if not isinstance(asked, list) or not asked:
         raise InputError(f"{where}: a case has a list of objects, at least one; see docs/prompts.md")
-    objects = tuple(_object(one, f"{where}: object {n}", folder, card) for n, one in enumerate(asked, start=1))
-    names = [one.name for one in objects]
-    if double := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"{where}: {double[0]} stands twice; put its prompts together")
-    return objects
+    objects = {}
+    for number, entry in enumerate(asked, start=1):
+        found = _object(entry, f"{where}: object {number}", folder, card)
+        if found.name in objects:
+            raise InputError(f"{where}: {found.name} stands twice; put its prompts together")
+        objects[found.name] = found
+    return tuple(objects.values())
 
 
 def _object(asked: Any, where: str, folder: Path, card: Card) -> ObjectPrompts:
@@ -91,65 +93,76 @@ def _object(asked: Any, where: str, folder: Path, card: Card) -> ObjectPrompts:
     if ("organ" in asked) == ("object" in asked):
         raise InputError(f"{where}: name it by either organ or object")
     organ = "organ" in asked
-    name = asked["organ" if organ else "object"]
+    name = asked.get("organ", asked.get("object"))
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"{where}: its name is not a text")
-    if organ and name not in card.labels:
+    known = name in card.labels
+    if organ and not known:
         raise InputError(f"{where}: {name} is no organ of the card {card.name}; it has {', '.join(card.labels)}")
-    if not organ and name in card.labels:
+    if known and not organ:
         raise InputError(f'{where}: {name} is an organ of the card; write it as "organ"')
-    points = asked.get("points", [])
-    if not isinstance(points, list):
+    if not isinstance(asked.get("points", []), list):
         raise InputError(f"{where}: points are a list")
-    flags = {flag: _flag(asked.get(flag, False), f"{where}: {flag}") for flag in ("propagate", "refine")}
-    found = ObjectPrompts(
-        name,
-        organ,
-        tuple(_point(one, f"{where}: point {n}") for n, one in enumerate(points, start=1)),
-        _box(asked["box"], f"{where}: box") if "box" in asked else None,
-        _mask(asked["mask"], f"{where}: mask", folder) if "mask" in asked else None,
-        **flags,
-    )
-    if not found.points and found.box is None and found.mask is None:
+    propagate = _flag(asked.get("propagate", False), f"{where}: propagate")
+    refine = _flag(asked.get("refine", False), f"{where}: refine")
+    points = []
+    for number, entry in enumerate(asked.get("points", []), start=1):
+        points.append(_point(entry, f"{where}: point {number}"))
+    box = None
+    if "box" in asked:
+        box = _box(asked["box"], f"{where}: box")
+    mask = None
+    if "mask" in asked:
+        mask = _mask(asked["mask"], f"{where}: mask", folder)
+    if not (points or box or mask):
         raise InputError(f"{where}: no prompt; give points, a box or a mask")
-    if found.refine and not (organ and found.mask is None):
+    if refine and (mask or not organ):
         raise InputError(f"{where}: refine begins with the automatic result of an organ; leave out refine or the mask")
-    return found
+    return ObjectPrompts(name, organ, tuple(points), box, mask, propagate=propagate, refine=refine)
 
 
 def _point(asked: Any, where: str) -> VoxelPoint:
     _require_keys(asked, {*_AXES, "inside"}, where, needed=_AXES)
     inside = _flag(asked.get("inside", True), f"{where}: inside")
-    return VoxelPoint(*(_number(asked[axis], f"{where}: {axis}") for axis in _AXES), inside=inside)
+    place = [_number(asked[axis], f"{where}: {axis}") for axis in _AXES]
+    return VoxelPoint(*place, inside=inside)
 
 
 def _box(asked: Any, where: str) -> VoxelBox:
     _require_keys(asked, set(_AXES), where, needed=_AXES)
+    sides = []
     for axis in _AXES:
-        if not isinstance(asked[axis], list) or len(asked[axis]) != 2:
+        ends = asked[axis]
+        if not isinstance(ends, list) or len(ends) != 2:
             raise InputError(f"{where}: {axis} is not [first, last], the box's outermost voxels")
-    return VoxelBox(*(tuple(_number(end, f"{where}: {axis}") for end in asked[axis]) for axis in _AXES))
+        first = _number(ends[0], f"{where}: {axis}")
+        last = _number(ends[1], f"{where}: {axis}")
+        sides.append((first, last))
+    return VoxelBox(*sides)
 
 
 def _mask(asked: Any, where: str, folder: Path) -> MaskFile:
     _require_keys(asked, {"file", "value"}, where, needed=("file",))
+    file = asked["file"]
     value = asked.get("value")
-    if not isinstance(asked["file"], str) or not (value is None or type(value) is int):
+    if not isinstance(file, str) or type(value) not in (int, type(None)):
         raise InputError(f"{where}: file is a path, value a whole number")
-    return MaskFile(folder / asked["file"], value)
+    return MaskFile(folder / file, value)
 
 
 def _require_keys(asked: Any, known: set[str], where: str, needed: Sequence[str] = ()) -> None:
     if not isinstance(asked, Mapping):
         raise InputError(f"{where}: not an object with {', '.join(sorted(known))}")
-    if unknown := sorted(set(asked) - known):
+    unknown = sorted(set(asked) - known)
+    if unknown:
         raise InputError(f"{where}: {unknown[0]} is unknown; there are {', '.join(sorted(known))}")
-    if missing := [key for key in needed if key not in asked]:
+    missing = sorted(set(needed) - set(asked))
+    if missing:
         raise InputError(f"{where}: {missing[0]} is missing; it needs {', '.join(needed)}")
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not math.isfinite(value):
         raise InputError(f"{where}: {value!r} is not a number; give an array index of the input's file")
     return float(value)
 

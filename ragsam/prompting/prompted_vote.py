@@ -1,12 +1,13 @@
-"""The vote sharpened by SAM: what the neighbours say of an organ prompts SAM, whose mask is averaged with it.
+"""The vote sharpened by SAM: the neighbours' vote for an organ prompts SAM, whose mask is averaged with it.
 
-Mask, box and point are made from the vote alone; no person and no reference takes part. Nothing is trained.
+Mask, box and point are made from the vote alone, without a person or a reference. Nothing is trained.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +33,40 @@ from ragsam.transforms.voxel_prompts import MASK_LOGIT
 
 logger = logging.getLogger(__name__)
 
-#: What of the vote prompts SAM, and SAM's part in the mean of both.
-KINDS, PART = ("mask", "box", "point"), 0.5
-#: A mask of SAM's that overlaps less with the vote's, as an intersection over union, is not taken.
+#: The vote's prompts to SAM.
+KINDS = ("mask", "box", "point")
+#: SAM's share in the mean of both.
+PART = 0.5
+#: SAM's mask is discarded if its intersection over union with the vote's is lower.
 LEAST_OVERLAP = 0.5
 #: Pixels of SAM's input over which the vote is averaged to find the surest place.
 _PATCH = 5
-_MOST_OBJECTS, _MOST_PIXELS = 16, 2**20
+#: Objects that are decoded, and pixels that are encoded, in one batch.
+_MOST_OBJECTS = 16
+_MOST_PIXELS = 2**20
+#: What a weights file says of the network beside its tuning.
+_NETWORK_OPTIONS = (
+    "num_classes",
+    "backbone",
+    "image_size",
+    "patch_size",
+    "detail",
+    "fusion",
+    "prompts",
+    "mask_tokens",
+    "normalisation",
+)
 
 
 class PromptedVote(VotingNetwork):
-    """Segments by the vote of its supports, each organ in a slice sharpened by what SAM answers to it.
+    """Segments by the vote of its supports, each organ in a slice sharpened by SAM's answer to it.
 
     Args:
         num_classes, image_size: see `VotingNetwork`.
         sam: a network that answers prompts, at its own image size.
-        repeated: whether it was made for the slice alone, in all channels.
-        kinds: of `KINDS`, what it is prompted by.
-        part: its part in the mean, 0 to 1.
+        repeated: whether it takes the slice alone, repeated in all channels.
+        kinds: its prompts, of `KINDS`.
+        part: its share in the mean, 0 to 1.
         least_overlap: see `LEAST_OVERLAP`.
     """
 
@@ -80,44 +97,54 @@ class PromptedVote(VotingNetwork):
 
     @torch.no_grad()
     def answers(self, image: Tensor, vote: Tensor, objects: Tensor) -> Tensor:
-        """Return what SAM answers to the vote about objects [N, 2], see `objects_of`: logits [N, H, W]."""
-        found = [self._answer(image, vote, part) for part in objects.split(_MOST_OBJECTS) if len(part)]
-        return torch.cat(found) if found else vote.new_zeros(0, *vote.shape[2:])
+        """Return SAM's answers to the vote for objects [N, 2], see `objects_of`: logits [N, H, W]."""
+        found = [vote.new_zeros(0, *vote.shape[2:])]
+        for start in range(0, len(objects), _MOST_OBJECTS):
+            found.append(self._answer(image, vote, objects[start : start + _MOST_OBJECTS]))
+        return torch.cat(found)
 
     def _answer(self, image: Tensor, vote: Tensor, objects: Tensor) -> Tensor:
         rows, organs = objects.unbind(1)
-        size = (self.sam.image_size, self.sam.image_size)
-        drafts = F.interpolate(organ_odds(vote[rows], organs), size, mode="bilinear", align_corners=False)
-        seen = (drafts > 0).flatten(1).any(1)[:, None, None, None]
-        drafts = torch.where(seen, drafts, -drafts)  # one lost by resizing has no box, and is not taken
-        masks = self.sam.decode_prompted(self._embedded(image, rows), self._prompts(drafts))
-        answers = masks.choose(ambiguous=self.kinds == ("point",)).logits.float().where(seen, -MASK_LOGIT)
-        return F.interpolate(answers, vote.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-
-    def _prompts(self, drafts: Tensor) -> Prompts:
-        """Return prompts of the objects of drafts, logits [N, 1, S, S], none of them empty."""
-        masks = drafts > 0
-        points = surest_points(drafts) if "point" in self.kinds else None
-        coarse = coarse_logits(drafts, self.sam.sam.prompt_encoder.mask_input_size) if "mask" in self.kinds else None
-        return Prompts(points, boxes_of(masks) if "box" in self.kinds else None, coarse)
+        drafts = _resized(organ_odds(vote[rows], organs), (self.sam.image_size, self.sam.image_size))
+        kept = (drafts > 0).flatten(1).any(1)[:, None, None, None]
+        drafts = torch.where(kept, drafts, -drafts)  # one lost by resizing has no box; its answer is discarded
+        points = boxes = masks = None
+        if "point" in self.kinds:
+            points = surest_points(drafts)
+        if "box" in self.kinds:
+            boxes = boxes_of(drafts > 0)
+        if "mask" in self.kinds:
+            masks = coarse_logits(drafts, self.sam.sam.prompt_encoder.mask_input_size)
+        found = self.sam.decode_prompted(self._embedded(image, rows), Prompts(points, boxes, masks))
+        logits = found.choose(ambiguous=self.kinds == ("point",)).logits.float()
+        return _resized(logits.where(kept, -MASK_LOGIT), vote.shape[2:])[:, 0]
 
     def _embedded(self, image: Tensor, rows: Tensor) -> Embedded:
-        """Encode the slices of some rows, each once, as SAM takes them."""
+        """Encode the slices of some rows, each once, in SAM's own size and channels."""
         slices, places = rows.unique(return_inverse=True)
         image = image[slices]
         if self.repeated:
-            image = image[:, image.shape[1] // 2][:, None].expand(-1, 3, -1, -1)
+            middle = image.shape[1] // 2
+            image = image[:, middle : middle + 1].expand(-1, 3, -1, -1)
         size = self.sam.image_size
-        image = F.interpolate(image.float(), (size, size), mode="bilinear", align_corners=False)
-        parts = [self.sam.embed(part) for part in image.split(max(1, _MOST_PIXELS // size**2))]
-        stem = parts[0].stem and {
-            stride: torch.cat([part.stem[stride] for part in parts])[places] for stride in parts[0].stem
-        }
-        return Embedded(torch.cat([part.embedding for part in parts])[places], stem)
+        image = _resized(image.float(), (size, size))
+        batch_size = max(1, _MOST_PIXELS // size**2)
+        parts = [self.sam.embed(part) for part in image.split(batch_size)]
+        embedding = torch.cat([part.embedding for part in parts])[places]
+        if parts[0].stem is None:
+            return Embedded(embedding, None)
+        stem = {}
+        for stride in parts[0].stem:
+            stem[stride] = torch.cat([part.stem[stride] for part in parts])[places]
+        return Embedded(embedding, stem)
+
+
+def _resized(images: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(images, tuple(size), mode="bilinear", align_corners=False)
 
 
 def surest_points(drafts: Tensor) -> PointPrompts:
-    """Return, for drafts [N, 1, S, S], the pixel of each about which it is surest, in the mean over a patch."""
+    """Return the pixel of each draft [N, 1, S, S] whose surrounding patch has the highest mean probability."""
     sure = F.avg_pool2d(drafts.sigmoid(), _PATCH, stride=1, padding=_PATCH // 2)
     place = sure.masked_fill(drafts <= 0, -1).flatten(1).argmax(1, keepdim=True)
     side = drafts.shape[-1]
@@ -125,32 +152,35 @@ def surest_points(drafts: Tensor) -> PointPrompts:
 
 
 def objects_of(vote: Tensor) -> Tensor:
-    """Return [N, 2]: slice and organ, wherever logits [B, K + 1, H, W] give an organ most of a pixel."""
+    """Return [N, 2]: slice and organ, for every organ with more than half of a pixel by logits [B, K + 1, H, W]."""
     there = (vote.exp() > 0.5).flatten(2).any(2)
     there[:, 0] = False
     return torch.nonzero(there)
 
 
 def mixed(vote: Tensor, objects: Tensor, answers: Tensor, *, part: float, least_overlap: float) -> Tensor:
-    """Return logits [B, K + 1, H, W] of a vote's with answers about objects averaged into it, as shares.
+    """Return logits [B, K + 1, H, W] of the vote averaged with the answers, as probabilities.
 
-    Background is what the organs leave.
+    Background takes the rest.
 
     Args:
-        vote: logits [B, K + 1, H, W], the logarithms of shares.
+        vote: logits [B, K + 1, H, W], logarithms of probabilities.
         objects: [N, 2], see `objects_of`.
         answers: logits [N, H, W].
         part, least_overlap: see `PromptedVote`.
     """
     if not len(objects):
         return vote
-    shares, (rows, organs) = vote.exp(), objects.unbind(1)
+    shares = vote.exp()
+    rows, organs = objects.unbind(1)
     own = shares[rows, organs]
-    both, either = (op(answers > 0, own > 0.5).sum((1, 2)) for op in (torch.logical_and, torch.logical_or))
-    weight = part * (both >= least_overlap * either)[:, None, None]
+    intersection = torch.logical_and(answers > 0, own > 0.5).sum((1, 2))
+    union = torch.logical_or(answers > 0, own > 0.5).sum((1, 2))
+    weight = part * (intersection >= least_overlap * union)[:, None, None]
     shares[rows, organs] = (1 - weight) * own + weight * answers.sigmoid()
-    organs = shares[:, 1:]
-    shares = torch.cat([1 - organs.sum(1, keepdim=True), organs], dim=1).clamp_min(TINY)
+    foreground = shares[:, 1:]
+    background = 1 - foreground.sum(1, keepdim=True)
+    shares = torch.cat([background, foreground], dim=1).clamp_min(TINY)
     return (shares / shares.sum(1, keepdim=True)).log()
 
 
@@ -158,7 +188,7 @@ def prompted_vote(num_classes: int, *, image_size: int, base: str | os.PathLike[
     """Return the vote sharpened by the weights of a file or a run; see `load_answering`."""
     networks = logging.getLogger("ragsam.networks")
     level = networks.level
-    networks.setLevel(logging.WARNING)  # what a network says of its training is not for this
+    networks.setLevel(logging.WARNING)  # its remarks on training do not apply here
     try:
         sam, repeated = load_answering(base)
     finally:
@@ -175,8 +205,8 @@ def load_answering(base: str | os.PathLike[str]) -> tuple[Segmenter, bool]:
     """Return a network that answers prompts, and whether it takes the slice repeated in all channels.
 
     Args:
-        base: SAM's own checkpoint (`.pth`, `.pt`); weights of ours that stand alone (`.safetensors`), such as `ragsam
-            import medsam` writes; or a run.
+        base: SAM's own checkpoint (`.pth`, `.pt`); complete weights of this package (`.safetensors`), such as those of
+            `ragsam import medsam`; or a run.
 
     Raises:
         InputError: none of them, weights that answer no prompts, or a network that takes a stack of slices.
@@ -218,17 +248,20 @@ def _of_file(path: Path) -> tuple[Segmenter, bool]:
     about = load_metadata(path)
     if about.get("base_sha256") is not None:
         raise InputError(f"--base {path.name}: holds only what was tuned on a SAM; name the run that it is of")
-    names = ("num_classes", "backbone", "image_size", "patch_size", "detail", "fusion", "prompts", "mask_tokens")
-    if lacking := [name for name in (*names, "tuning", "normalisation") if name not in about]:
-        raise InputError(f"--base {path.name}: says nothing of {lacking[0]}; make it anew with this version")
-    options = {name: about[name] for name in (*names, "normalisation")}
-    network = _built({**options, **about["tuning"]})
-    network.load_trainable_state(load_weights(path)[0])
-    context = about.get("context_slices", (about.get("preparation") or {}).get("context_slices"))
+    try:
+        options = {name: about[name] for name in _NETWORK_OPTIONS} | about["tuning"]
+    except KeyError as error:
+        (missing,) = error.args
+        raise InputError(f"--base {path.name}: says nothing of {missing}; make it anew with this version") from error
+    network = _built(options)
+    state, _ = load_weights(path)
+    network.load_trainable_state(state)
+    preparation = about.get("preparation") or {}
+    context = about.get("context_slices", preparation.get("context_slices"))
     return network, context == 0
 
 
 def _built(options: dict[str, Any]) -> Segmenter:
-    """Build a network to be filled: its random weights leave the global generator alone."""
+    """Build a network whose weights are loaded next, without drawing from the global generator."""
     with torch.random.fork_rng(devices=[]):
         return Segmenter(**options)

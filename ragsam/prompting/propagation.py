@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
+from itertools import pairwise
 
 from ragsam.prompting.prompted_volume import SliceMask, mask_box
 from ragsam.transforms.voxel_prompts import SlicePrompts
@@ -18,9 +17,8 @@ class Following:
     """How a slice's mask prompts the next slice, and when the object has ended.
 
     Attributes:
-        margin: pixels that the box around the mask is widened by, so that the object may grow; None gives the mask
-            alone.
-        lowest_quality: a mask that the network thinks worse of, as an intersection over union, ends the object.
+        margin: pixels by which the box around the mask is widened, so that the object may grow; None gives no box.
+        lowest_quality: a mask with a lower estimated intersection over union ends the object.
         least_overlap: share of the smaller of two neighbouring masks that lies in the other; less ends the object.
     """
 
@@ -32,53 +30,58 @@ class Following:
 def propagate(
     answer: Answer, found: Mapping[int, SliceMask], depth: int, following: Following | None = None
 ) -> dict[int, SliceMask]:
-    """Follow an object through a volume, both ways from every slice that it was found in.
+    """Follow an object through a volume, in both directions from every slice in which it was found.
 
-    Each slice's mask, as logits with the box around it, prompts the next. A way ends before a slice whose mask is
-    empty, overlaps the last one too little, or is thought too bad; half-way to another slice that the object was found
-    in; and at the volume's end. A slice in which nothing was found starts no way.
+    Each slice's mask, as logits with the box around it, prompts the next. It ends before a slice whose mask is empty,
+    overlaps the last one too little, or has too low a quality; half-way to another slice in which the object was found;
+    and at the volume's end. An empty slice is not followed.
 
     Args:
         answer: gives the object that prompts mean in a slice, such as `PromptedVolume.answer`.
         found: the object by number of slice.
-        depth: slices of the volume.
+        depth: number of slices of the volume.
         following: see there.
 
     Returns:
-        The object by number of slice, those of `found` among them as they were.
+        The object by number of slice, those of `found` among them unchanged.
     """
     following = following or Following()
     masks = dict(found)
     seeds = sorted(found)
-    for index, seed in enumerate(seeds):
-        before = seeds[index - 1] if index else None
-        after = seeds[index + 1] if index + 1 < len(seeds) else None
-        # Slices half-way between two seeds go to the lower one.
-        first = 0 if before is None else (before + seed) // 2 + 1
-        last = depth - 1 if after is None else (seed + after) // 2
-        for way in (range(seed - 1, first - 1, -1), range(seed + 1, last + 1)):
-            masks |= _follow(answer, found[seed], way, following)
+    # Half-way slices between two seeds go to the lower one.
+    ends = [(lower + upper) // 2 for lower, upper in pairwise(seeds)]
+    firsts = [0, *(end + 1 for end in ends)]
+    lasts = [*ends, depth - 1]
+    for seed, first, last in zip(seeds, firsts, lasts, strict=False):
+        down = range(seed - 1, first - 1, -1)
+        up = range(seed + 1, last + 1)
+        masks |= _follow(answer, found[seed], down, following)
+        masks |= _follow(answer, found[seed], up, following)
     return dict(sorted(masks.items()))
 
 
-def _follow(answer: Answer, start: SliceMask, way: Sequence[int], following: Following) -> dict[int, SliceMask]:
-    """Return what is found along a way of slices, until the object ends."""
+def _follow(answer: Answer, start: SliceMask, numbers: Sequence[int], following: Following) -> dict[int, SliceMask]:
+    """Return the object in slices of these numbers, one after the other, until it ends."""
     masks: dict[int, SliceMask] = {}
     last = start
-    for number in way:
-        if not bool(last.mask.any()):
+    for number in numbers:
+        if not last.mask.any():
             break
-        box = None if following.margin is None else mask_box(last.mask, following.margin)
+        box = None
+        if following.margin is not None:
+            box = mask_box(last.mask, following.margin)
         found = answer(number, SlicePrompts(box=box, mask=last.logits))
         if has_ended(last, found, following):
             break
-        masks[number] = last = found
+        masks[number] = found
+        last = found
     return masks
 
 
 def has_ended(last: SliceMask, found: SliceMask, following: Following) -> bool:
-    """Return whether an object is no longer there: its mask is empty, elsewhere, or thought too bad."""
+    """Return whether an object is no longer there: its mask is empty, elsewhere, or of too low a quality."""
     smaller = min(int(last.mask.sum()), int(found.mask.sum()))
-    if not smaller or found.quality < following.lowest_quality:
+    if smaller == 0 or found.quality < following.lowest_quality:
         return True
-    return int(torch.count_nonzero(last.mask & found.mask)) < following.least_overlap * smaller
+    overlap = int((last.mask & found.mask).sum())
+    return overlap < following.least_overlap * smaller

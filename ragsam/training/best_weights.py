@@ -1,4 +1,4 @@
-"""Checkpoints: the best weights are kept, written whole or not at all."""
+"""The weights of the best validation, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ logger = logging.getLogger(__name__)
 class BestWeights:
     """Keeps the weights of the best validation as `model.safetensors`, and the same as `model.pt` for MONAI's tools.
 
-    Of several processes, whose weights and scores are the same, the first writes.
+    Weights and scores are the same in all processes; the first one writes.
 
     Args:
-        network: what trains.
+        network: the network that is trained.
         path: the safetensors file; `model.pt` is written beside it.
-        metadata: what else the weights were made for than the network tells itself, kept in the file.
+        metadata: kept in the file beside what the network says of itself.
         metric: name of the key metric in the evaluator.
-        tolerance: a later validation this close to the best replaces it: such a difference is noise on a few patients,
-            and the learning rate has fallen since.
+        tolerance: a later validation this close to the best replaces it: so small a difference is noise on a few
+            patients, and the learning rate has fallen since.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class BestWeights:
         self.tolerance = tolerance
 
     def attach(self, engine: Engine) -> None:
-        """Register with the evaluator, in whose state the best score is kept."""
+        """Register with the evaluator, whose state keeps the best score."""
         engine.state.best_kept = float("-inf")
         engine.state_dict_user_keys.append("best_kept")
         engine.add_event_handler(Events.COMPLETED, self.keep_if_better)
 
     def keep_if_better(self, engine: Engine) -> None:
-        """Write the weights where the metric is the best so far, or as good."""
+        """Write the weights if the metric is within the tolerance of the best so far."""
         value = float(engine.state.metrics[self.metric])
         best = engine.state.best_kept
         if not value >= best - self.tolerance:  # nan is no score

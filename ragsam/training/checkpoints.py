@@ -1,4 +1,4 @@
-"""Resuming: after every epoch all that a training needs to go on is kept, in one file that is replaced whole."""
+"""Resuming: after every epoch all that a training needs to continue is kept, in one file that is replaced whole."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _BANK_NAME = "bank"
 
 
 class Checkpoints:
-    """Keeps the last finished epoch's state as `last.pt`, and goes on from it when a training is resumed.
+    """Keeps the last finished epoch's state as `last.pt`, from which a training is resumed.
 
-    Kept are the weights that train, the optimizer, the schedule, the scaler of half precision, and of both engines
-    where they are and what their handlers put under `state_dict_user_keys`. The bank is kept beside it whenever it was
-    built anew. Random numbers need no keeping, see `EpochSeeds`. An epoch that was interrupted begins again.
+    Kept are the trainable weights, the optimizer, the schedule, the gradient scaler, and the state of both engines with
+    what their handlers put under `state_dict_user_keys`. The bank is kept beside it whenever it was rebuilt. Random
+    numbers need no keeping, see `EpochSeeds`. An epoch that was interrupted begins again.
 
     Args:
         folder: of `last.pt` and `bank/`.
-        network: what trains.
+        network: the network that is trained.
         optimizer, lr_scheduler: of the training.
         validator: the evaluator, which knows the best score so far.
         retriever: its bank is kept; None for a training without retrieval.
-        resume: go on from `last.pt`, if there is one.
+        resume: continue from `last.pt`, if there is one.
 
     Raises:
         InputError: at the start, for a state that is damaged or of a training of another length, or too little space.
@@ -77,24 +77,29 @@ class Checkpoints:
         engine.add_event_handler(Events.EPOCH_COMPLETED, keep)
 
     def start(self, engine: Engine) -> None:
-        """Load the last state, where the training is resumed and has one."""
+        """Load the last state if the training is resumed and has one."""
         if idist.get_rank() == 0:
             remove_drafts(self.folder)
-            require_space(self.folder, training_bytes(self.parts["network"].network))
-        if not self.resume or not (self.folder / LAST_NAME).is_file():
+            network = self.parts["network"].network
+            require_space(self.folder, training_bytes(network))
+        last = self.folder / LAST_NAME
+        if not (self.resume and last.is_file()):
             return
-        state = read_checkpoint(self.folder / LAST_NAME)
+        state = read_checkpoint(last)
         _check_length(state, engine)
         Checkpoint.load_objects(self.parts, state)
-        if self.retriever is not None and (self.folder / _BANK_NAME).is_dir():  # neighbours may come later
-            self._kept_bank = Bank.open(self.folder / _BANK_NAME)
+        bank_folder = self.folder / _BANK_NAME
+        if self.retriever is not None and bank_folder.is_dir():  # neighbours may come later
+            self._kept_bank = Bank.open(bank_folder)
             self.retriever.attach(self._kept_bank)
         logger.info("train: resumed after epoch %d of %d", engine.state.epoch, engine.state.max_epochs)
 
     def keep_bank(self, engine: Engine) -> None:
-        """Write the bank where it is another than the one that was written last."""
-        bank = self.retriever.bank if self.retriever is not None else None
-        if bank is not None and bank is not self._kept_bank and idist.get_rank() == 0:
+        """Write the bank if it differs from the one that was written last."""
+        if self.retriever is None or idist.get_rank() > 0:
+            return
+        bank = self.retriever.bank
+        if bank is not self._kept_bank:
             bank.save(self.folder / _BANK_NAME)
             self._kept_bank = bank
 
@@ -105,31 +110,33 @@ class Checkpoints:
 
 
 class TrainableState:
-    """A network's weights that train, as a state dict: with base weights the others are in the base's own file."""
+    """A network's trainable weights as a state dict; the frozen ones are in the base's own file."""
 
     def __init__(self, network: Segmenter) -> None:
         self.network = network
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the weights that train."""
+        """Return the trainable weights."""
         return self.network.trainable_state()
 
     def load_state_dict(self, state: dict[str, torch.Tensor], **_: Any) -> None:
-        """Load the weights that train."""
+        """Load the trainable weights."""
         self.network.load_trainable_state(state)
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what a killed process left half written in a folder."""
+    """Remove the files that a killed process left half written in a folder."""
     for path in folder.rglob(".tmp-*"):
         path.unlink(missing_ok=True)
 
 
 def _check_length(state: Mapping[str, Any], engine: Engine) -> None:
-    """Refuse the state of a training of another length: its learning rate would run another way."""
-    kept, own = state.get("trainer", {}), engine.state
-    lengths = {"epochs": (kept.get("max_epochs"), own.max_epochs)}
-    lengths["steps_per_epoch"] = (kept.get("epoch_length"), own.epoch_length)
-    for name, (theirs, ours) in lengths.items():
-        if theirs != ours:
-            raise InputError(f"{LAST_NAME}: of a training with {name} {theirs}, not {ours}; resume it with its own")
+    """Refuse the state of a training of another length: its learning rate would run differently."""
+    trainer = state.get("trainer", {})
+    lengths = {
+        "epochs": (trainer.get("max_epochs"), engine.state.max_epochs),
+        "steps_per_epoch": (trainer.get("epoch_length"), engine.state.epoch_length),
+    }
+    for name, (kept, given) in lengths.items():
+        if kept != given:
+            raise InputError(f"{LAST_NAME}: of a training with {name} {kept}, not {given}; resume it with its own")

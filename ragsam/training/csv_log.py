@@ -1,4 +1,4 @@
-"""A run's log: one row a validation, as CSV, with the time that training alone has taken."""
+"""A run's log as CSV: one row per validation, with the time that training alone has taken."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import os
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,17 @@ _NOTHING: dict[str, Any] = {"seconds": 0.0, "slices": 0, "steps": 0, "sums": {}}
 
 
 class History:
-    """Logs loss, time and score. It stands before the handler that validates, so that validation does not count.
+    """Logs loss, time and score; attached before the handler that validates, so that validation is not timed.
 
     A row has `COLUMNS`, the loss's parts as `loss_NAME` and each organ's Dice as `dice_NAME`, empty where the organ did
-    not occur. Losses are means since the row before. Memory is the peak so far, of the GPU where there is one.
+    not occur. Losses are means since the previous row. Memory is the peak so far, of the GPU where there is one.
 
     Args:
         path: the CSV file, rewritten whole at every row.
         validator: the evaluator whose key metric is the score.
-        optimizer: tells the learning rate.
-        loss: tells its parts, as `parts` after each step.
-        dice: tells each organ's Dice.
+        optimizer: for the learning rate.
+        loss: has its `parts` after each step.
+        dice: for each organ's Dice.
         organs: their names.
     """
 
@@ -63,7 +64,7 @@ class History:
         return self._trainer.state.history["rows"]
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer, in whose state the rows are kept, and with the evaluator to know its score."""
+        """Register with the trainer, whose state keeps the rows, and with the evaluator for its score."""
         self._trainer = engine
         engine.state.history = {"rows": [], "seconds": 0.0, "since": {**_NOTHING, "sums": {}}}
         engine.state_dict_user_keys.append("history")
@@ -77,14 +78,18 @@ class History:
 
     def _count(self, engine: Engine) -> None:
         since = engine.state.history["since"]
-        parts = {f"loss_{name}": part for name, part in getattr(self.loss, "parts", {}).items()}
-        for name, part in {"loss": engine.state.output["loss"], **parts}.items():
-            since["sums"][name] = since["sums"].get(name, 0.0) + part.item()
+        losses = {"loss": engine.state.output["loss"]}
+        for name, part in getattr(self.loss, "parts", {}).items():
+            losses[f"loss_{name}"] = part
+        sums = since["sums"]
+        for name, loss in losses.items():
+            sums[name] = sums.get(name, 0.0) + loss.item()
         since["steps"] += 1
         since["slices"] += len(engine.state.batch["image"]) * idist.get_world_size()
 
     def _end(self, engine: Engine) -> None:
-        history, passed = engine.state.history, time.monotonic() - self._since
+        history = engine.state.history
+        passed = time.monotonic() - self._since
         history["seconds"] += passed
         history["since"]["seconds"] += passed
 
@@ -96,27 +101,31 @@ class History:
             write_text_atomic(self.path, csv_text(history["rows"]))
 
     def _row(self, engine: Engine) -> dict[str, Any]:
-        state, since = self._trainer.state, self._trainer.state.history["since"]
-        process, gpu = peak_memory()
-        means = {name: round(total / max(since["steps"], 1), 6) for name, total in since["sums"].items()}
-        row = {
-            "epoch": state.epoch,
-            "step": state.iteration,
-            "train_seconds": round(state.history["seconds"], 2),
-            "loss": means.pop("loss", None),
-            "score": round(float(engine.state.metrics[engine.state.key_metric_name]), 6),
-            "learning_rate": self.optimizer.param_groups[0]["lr"] if self.optimizer else None,
-            "slices_per_second": round(since["slices"] / since["seconds"], 2) if since["seconds"] else None,
-            "memory_gb": round((gpu or process) / 1e9, 2),
-        }
-        found = self.dice.by_organ if self.dice else []
-        organs = dict(zip((f"dice_{name}" for name in self.organs), found, strict=False))
-        return {**row, **means, **{name: None if dice is None else round(dice, 6) for name, dice in organs.items()}}
+        state = self._trainer.state
+        since = state.history["since"]
+        score = float(engine.state.metrics[engine.state.key_metric_name])
+        process_bytes, gpu_bytes = peak_memory()
+        row = dict.fromkeys(COLUMNS)
+        row["epoch"] = state.epoch
+        row["step"] = state.iteration
+        row["train_seconds"] = round(state.history["seconds"], 2)
+        row["score"] = round(score, 6)
+        row["memory_gb"] = round((gpu_bytes or process_bytes) / 1e9, 2)
+        if self.optimizer is not None:
+            row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        if since["seconds"]:
+            row["slices_per_second"] = round(since["slices"] / since["seconds"], 2)
+        for name, total in since["sums"].items():
+            row[name] = round(total / since["steps"], 6)
+        if self.dice is not None:
+            for name, dice in zip(self.organs, self.dice.by_organ, strict=False):
+                row[f"dice_{name}"] = None if dice is None else round(dice, 6)
+        return row
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as CSV, with every column that one of them has; what is None is left empty."""
-    columns = dict.fromkeys(name for row in rows for name in row)
+    """Return rows as CSV with the columns of all of them; None is left empty."""
+    columns = dict.fromkeys(chain.from_iterable(rows))
     table = io.StringIO()
     writer = csv.DictWriter(table, list(columns), lineterminator="\n")
     writer.writeheader()

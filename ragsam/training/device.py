@@ -1,4 +1,4 @@
-"""A network on the device that trains it, as fast as that allows."""
+"""A network placed on the device that trains it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ def place(
 
     Args:
         channels_last: store the weights of convolutions with channels last.
-        compiled: have torch compile the image encoder, where nearly all of the time goes; its first batches, and the
-            first of every other size, take minutes.
+        compiled: have torch compile the image encoder, which takes nearly all of the time; the first batch of every
+            size takes minutes.
     """
     device = torch.device(device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
-    network.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+    network.to(device)
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
     if compiled:
         network.sam.image_encoder.compile()
     return network

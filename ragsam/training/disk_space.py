@@ -1,4 +1,4 @@
-"""Disk space: whether a training can write what it will have to."""
+"""Disk space: whether there is room for what a training writes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from ragsam.errors import InputError
 
 
 def training_bytes(network: nn.Module) -> int:
-    """Return what a training writes without its bank: the weights twice, and a state of weights and Adam's moments.
+    """Return what a training writes without its bank.
 
-    All but the log is replaced whole, so that the older file and the newer are there at once.
+    These are the trainable weights in two formats, and a checkpoint of the weights and Adam's two moments. Each file is
+    replaced whole, so that the old one and the new one exist at once.
     """
-    held = sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
-    return 2 * (2 * held + 3 * held)
+    weights = 0
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            weights += parameter.nbytes
+    checkpoint = 3 * weights
+    return 2 * (2 * weights + checkpoint)
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the free space where a folder is, or will be."""
+    """Return the free space at a folder that exists or will be made."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -33,7 +38,8 @@ def require_space(folder: Path, needed: int) -> None:
     Raises:
         InputError: there is not.
     """
-    if (free := free_bytes(folder)) < needed:
+    free = free_bytes(folder)
+    if free < needed:
         raise InputError(
             f"{folder}: {free / 1e6:.0f} MB are free, the training needs about {needed / 1e6:.0f}; free some space, or "
             "choose another output"

@@ -1,7 +1,7 @@
-"""Several processes at one training or evaluation: who draws, who writes, and one loss over the batches of all.
+"""Training or evaluation in several processes: each draws its share, the first writes, and one loss spans all batches.
 
-`torchrun` starts them; the overlays `multi_gpu_train.yaml` and `multi_gpu_evaluate.yaml` name what is here. Nothing is
-different in a process that is alone.
+`torchrun` starts them; the overlays `multi_gpu_train.yaml` and `multi_gpu_evaluate.yaml` name what is here. Nothing
+changes for a process that is alone.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import ignite.distributed as idist
 import torch
@@ -28,17 +28,19 @@ Item = TypeVar("Item")
 
 
 def join_processes() -> None:
-    """Meet the other processes that `torchrun` started; from now on the first one alone tells how far it is.
+    """Join the other processes that `torchrun` started; from now on only the first one reports progress.
 
     Raises:
         InputError: not started by `torchrun`.
     """
     if "LOCAL_RANK" not in os.environ:
         raise InputError("multi_gpu: not started by torchrun; leave the overlay out, or start it with torchrun")
+    backend = "gloo"
     if torch.cuda.is_available():
+        backend = "nccl"
         torch.cuda.set_device(own_device())
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group(backend)
     if dist.get_rank() > 0:
         logging.getLogger("ragsam").setLevel(logging.WARNING)
 
@@ -51,7 +53,9 @@ def part_processes() -> None:
 
 def own_device() -> torch.device:
     """Return the GPU of this process, or the CPU where there is none."""
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
 
 def process_count() -> int:
@@ -60,22 +64,23 @@ def process_count() -> int:
 
 
 def own_share(items: Sequence[Item], *, whole: bool = False) -> list[Item]:
-    """Return every n-th item for the n-th process, so that each has about as many.
+    """Return this process's equal share of the items.
 
-    Where there are fewer items than processes the first one is had more than once: a process without any would keep the
-    others waiting.
+    With fewer items than processes the first item is in several shares: a process without any would keep the others
+    waiting.
 
     Args:
         items: the same in every process.
-        whole: share nothing out: every process has all items.
+        whole: give all items to every process.
     """
     if whole:
         return list(items)
-    return list(items[idist.get_rank() :: idist.get_world_size()]) or list(items[:1])
+    share = items[idist.get_rank() :: idist.get_world_size()]
+    return list(share or items[:1])
 
 
 def distributed(network: Segmenter) -> DistributedDataParallel:
-    """Return the network as it trains in several processes: gradients are averaged.
+    """Return the network for training in several processes, which average their gradients.
 
     Raises:
         InputError: a network that learns to answer prompts.
@@ -86,10 +91,10 @@ def distributed(network: Segmenter) -> DistributedDataParallel:
 
 
 class OwnDraws(Sampler[int]):
-    """This process's part of what the first one draws for all: of every batch over all processes an equal part.
+    """This process's share of the indices that the first process draws for all: an equal part of every joint batch.
 
     Args:
-        drawn: gives the indices of an epoch for all processes, as many for each.
+        drawn: draws the indices of an epoch for all processes, equally many for each.
     """
 
     def __init__(self, drawn: Sampler[int]) -> None:
@@ -99,19 +104,23 @@ class OwnDraws(Sampler[int]):
         return len(self.drawn) // idist.get_world_size()
 
     def __iter__(self) -> Iterator[int]:
-        indices: list[Any] = [list(self.drawn) if idist.get_rank() == 0 else None]
-        if idist.get_world_size() > 1:
-            dist.broadcast_object_list(indices, src=0, device=idist.device() if idist.backend() == "nccl" else None)
-        yield from indices[0][idist.get_rank() :: idist.get_world_size()]
+        rank = idist.get_rank()
+        processes = idist.get_world_size()
+        shared = [None]
+        if rank == 0:
+            shared = [list(self.drawn)]
+        if processes > 1:
+            dist.broadcast_object_list(shared, src=0, device=idist.device())
+        yield from shared[0][rank::processes]
 
 
 class GatheredLoss(nn.Module):
-    """A loss of the batches of all processes as one, so that a Dice over the batch is what one process would have.
+    """The loss of the batches of all processes together, so that a Dice over the batch is that of a single process.
 
-    Every process has the same loss, and the average of their gradients is its gradient.
+    The loss is the same in every process; the average of the processes' gradients is its gradient.
 
     Args:
-        loss: of what a network gives and `Target`.
+        loss: takes the network's output and a `Target`.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -120,15 +129,17 @@ class GatheredLoss(nn.Module):
 
     def forward(self, prediction: Tensor | Answered, target: Target) -> Tensor:
         """Return the loss, a scalar."""
-        if idist.get_world_size() > 1:
-            prediction = _gathered(prediction)
-            target = Target(idist.all_gather(target.label), idist.all_gather(target.annotated.long()).bool())
-        return self.loss(prediction, target)
+        if idist.get_world_size() == 1:
+            return self.loss(prediction, target)
+        label = idist.all_gather(target.label)
+        annotated = idist.all_gather(target.annotated.long()).bool()
+        if isinstance(prediction, Answered):  # with supports; prompts are not trained in several processes
+            gathered = Answered(_gathered(prediction.logits), plain=_gathered(prediction.plain))
+        else:
+            gathered = _gathered(prediction)
+        return self.loss(gathered, Target(label, annotated))
 
 
-def _gathered(prediction: Any) -> Any:
-    """Return logits [B, ...] of all processes, one after the other; of several kinds of logits each."""
-    if isinstance(prediction, Answered):
-        parts = prediction._asdict()
-        return Answered(**{name: _gathered(part) if isinstance(part, Tensor) else part for name, part in parts.items()})
-    return torch.cat(all_gather(prediction.contiguous()))
+def _gathered(logits: Tensor) -> Tensor:
+    """Return the logits [B, ...] of all processes, one after the other, with their gradients."""
+    return torch.cat(all_gather(logits.contiguous()))

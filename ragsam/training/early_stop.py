@@ -1,4 +1,4 @@
-"""Early stopping: a training ends where validation has got no better for a while."""
+"""Early stopping: a training ends once validation has not improved for a while."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ logger = logging.getLogger(__name__)
 
 
 class EarlyStop:
-    """Ends a training after a number of validations in a row that were no better than the best before them.
+    """Ends a training after a number of validations in a row without a better score.
 
-    How many there were is kept in the trainer's state, so that a training that is resumed counts on.
+    The count is kept in the trainer's state, so that a resumed training continues it.
 
     Args:
         validator: the evaluator whose key metric is the score.
-        patience: validations.
+        patience: number of validations.
     """
 
     def __init__(self, validator: Engine, patience: int) -> None:
@@ -25,7 +25,7 @@ class EarlyStop:
         self._trainer: Engine | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer; after the handler that resumes, so that what had ended does not begin again."""
+        """Register with a trainer; after the handler that resumes, so that a stopped training does not start again."""
         self._trainer = engine
         engine.state.early_stop = {"best": float("-inf"), "stale": 0}
         engine.state_dict_user_keys.append("early_stop")
@@ -34,15 +34,19 @@ class EarlyStop:
 
     def count(self, engine: Engine) -> None:
         """Count a validation."""
-        state, score = self._trainer.state.early_stop, float(engine.state.metrics[engine.state.key_metric_name])
-        better = score > state["best"]  # nan is no better
-        state["stale"] = 0 if better else state["stale"] + 1
-        state["best"] = score if better else state["best"]
+        state = self._trainer.state.early_stop
+        score = float(engine.state.metrics[engine.state.key_metric_name])
+        if score > state["best"]:  # nan is no better
+            state["best"] = score
+            state["stale"] = 0
+        else:
+            state["stale"] += 1
         self.stop_where_due(self._trainer)
 
     def stop_where_due(self, engine: Engine) -> None:
-        """End the training where patience is over."""
-        if engine.state.early_stop["stale"] >= self.patience:
-            epoch = engine.state.epoch
-            logger.info("train: no better for %d validations, stopped after epoch %d", self.patience, epoch)
-            engine.terminate()
+        """End the training if the patience has run out."""
+        if engine.state.early_stop["stale"] < self.patience:
+            return
+        epoch = engine.state.epoch
+        logger.info("train: no better for %d validations, stopped after epoch %d", self.patience, epoch)
+        engine.terminate()

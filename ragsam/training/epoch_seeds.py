@@ -1,4 +1,4 @@
-"""Randomness by epoch: what an epoch draws depends on the seed and its number alone, not on what went before."""
+"""Randomness by epoch: what an epoch draws depends only on the seed and the epoch's number."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ragsam.data.slices import SliceDataset
 
 
 class EpochSeeds:
-    """Seeds every source of random numbers at the start of each epoch, so that a training can go on at any epoch.
+    """Seeds every source of random numbers at the start of each epoch, so that a training can resume at any epoch.
 
     Seeded are Python's, numpy's and torch's generators, on all devices, and the random transforms of the slices. Worker
-    processes draw their seeds from torch's, and so do samplers. Of several trainers each has seeds of its own.
+    processes and samplers draw their seeds from torch's. Each of several processes has seeds of its own.
 
     Args:
         seed: of the training.
@@ -26,7 +26,7 @@ class EpochSeeds:
         self.dataset = dataset
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer; after the handlers that draw at an epoch's start, its batches come later still."""
+        """Register with a trainer; after the handlers that draw at an epoch's start, before its batches."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.start)
 
     def start(self, engine: Engine) -> None:
@@ -37,6 +37,9 @@ class EpochSeeds:
 
 
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
-    """Return the seed of an epoch in a process, 32 bits; those of neighbours have nothing in common."""
-    numbers = [seed % 2**32, epoch, *([rank] if rank else [])]
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    """Return the seed, 32 bits, of an epoch in a process; neighbouring epochs' seeds are unrelated."""
+    numbers = [seed % 2**32, epoch]
+    if rank:  # the first process draws as one that is alone
+        numbers.append(rank)
+    (state,) = np.random.SeedSequence(numbers).generate_state(1)
+    return int(state)

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from ragsam.errors import InputError
 
-_LEFT_OUT = -1  # class of a pixel that cross entropy passes over
+_IGNORED = -1  # class of a pixel that the cross entropy leaves out
 
 
 class Target(NamedTuple):
-    """What a batch is trained towards.
+    """The labels of a batch.
 
     Attributes:
         label: [B, 1, H, W], int64, class of each pixel.
-        annotated: [B, K + 1], bool, the classes that each sample annotates; background is always among them.
+        annotated: [B, K + 1], bool, the classes annotated in each sample; background always is.
     """
 
     label: Tensor
@@ -29,19 +29,19 @@ class Target(NamedTuple):
 
 
 class PartialDiceCELoss(nn.Module):
-    """Dice plus cross entropy, in which a sample says nothing of the classes that it does not annotate.
+    """Dice plus cross entropy, in which a sample does not count for the classes that it does not annotate.
 
-    Such a class is left out of that sample's softmax, so the gradient of its logits is exactly zero, and out of the
-    Dice over the batch; a class that no sample annotates is left out of the mean over classes. A pixel that carries
-    such a class all the same is left out altogether. Where everything is annotated this is MONAI's `DiceCELoss` with
-    `to_onehot_y`, `softmax` and `batch`. Logits of less than 32 bits are brought to them first.
+    Such a class is left out of that sample's softmax, so that the gradient of its logits is exactly zero, and out of
+    the Dice over the batch; a class that no sample annotates is left out of the mean over classes. A pixel labelled
+    with such a class all the same is ignored. Where everything is annotated this is MONAI's `DiceCELoss` with
+    `to_onehot_y`, `softmax` and `batch`. It is worked out in float32.
 
     SAMed's loss is `dice_weight=0.8, cross_entropy_weight=0.2, dice_squared=True` on a network that trains with
     `coarse_training`.
 
     Args:
-        dice_weight, cross_entropy_weight: what each part is multiplied by.
-        class_weights: K + 1, background first: weights of the means over pixels and over classes; None weighs all
+        dice_weight, cross_entropy_weight: factors of the two parts.
+        class_weights: K + 1, background first: weights of the means over pixels and over classes; None weights all
             alike.
         dice_squared: squares the terms of the Dice's denominator.
 
@@ -49,7 +49,7 @@ class PartialDiceCELoss(nn.Module):
         parts: the last batch's `cross_entropy` and `dice`, not weighted.
 
     Raises:
-        InputError: a weight below 0, or none above it.
+        InputError: a negative weight, or no positive one.
     """
 
     def __init__(
@@ -64,32 +64,36 @@ class PartialDiceCELoss(nn.Module):
         _check_weights("dice_weight and cross_entropy_weight", [dice_weight, cross_entropy_weight])
         if class_weights is not None:
             _check_weights("class_weights", class_weights)
+            class_weights = torch.tensor(class_weights, dtype=torch.float32)
         self.dice = DiceLoss(batch=True, reduction="none", squared_pred=dice_squared)
         self.dice_weight = dice_weight
         self.cross_entropy_weight = cross_entropy_weight
-        self.class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.class_weights = class_weights
         self.parts: dict[str, Tensor] = {}
 
     def forward(self, logits: Tensor, target: Target) -> Tensor:
         """Return the loss, a scalar.
 
         Args:
-            logits: [B, K + 1, h, w]; labels of another size are brought to theirs, each pixel taking the class at its
-                middle.
+            logits: [B, K + 1, h, w]; labels of another size are resized to it.
 
         Raises:
             InputError: class weights for another number of classes.
         """
-        label, annotated = at_size(target.label, logits.shape[-2:]), target.annotated
+        label = at_size(target.label, logits.shape[-2:])
+        annotated = target.annotated
+        weights = self._class_weights(logits)
         masked = logits.float().masked_fill(~annotated[:, :, None, None], float("-inf"))
-        # A value of a class that is not annotated: the pixel is known to be unreliable, nothing is learnt there.
+        # A pixel with a class that is not annotated is known to be unreliable: nothing is learnt there.
         known = annotated.gather(1, label.flatten(1)).view_as(label)
-        weights = self._class_weights(masked)
-        cross_entropy = _mean_cross_entropy(masked, label.where(known, _LEFT_OUT)[:, 0], weights)
+        cross_entropy = _mean_cross_entropy(masked, label.where(known, _IGNORED)[:, 0], weights)
         classes = F.one_hot(label[:, 0], logits.shape[1]).movedim(-1, 1)
-        by_class = self.dice(masked.softmax(1) * known, (classes * known).to(masked.dtype)).flatten()
-        told = annotated.any(0)
-        dice = by_class[told].mean() if weights is None else _mean(by_class[told], weights[told])
+        reference = (classes * known).to(masked.dtype)
+        by_class = self.dice(masked.softmax(1) * known, reference).flatten()
+        counted = annotated.any(0)
+        dice = by_class[counted].mean()
+        if weights is not None:
+            dice = _weighted_mean(by_class[counted], weights[counted])
         self.parts = {"cross_entropy": cross_entropy.detach(), "dice": dice.detach()}
         return self.cross_entropy_weight * cross_entropy + self.dice_weight * dice
 
@@ -105,25 +109,28 @@ class PartialDiceCELoss(nn.Module):
 
 
 def at_size(label: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring labels [B, 1, H, W] to a size, each pixel taking the class nearest to its middle."""
+    """Resize labels [B, 1, H, W], each pixel taking the class nearest to its centre."""
     if label.shape[-2:] == tuple(size):
         return label
     return F.interpolate(label.float(), tuple(size), mode="nearest-exact").to(label.dtype)
 
 
 def _mean_cross_entropy(logits: Tensor, label: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the mean over the pixels that count; 0 where none does."""
-    total = F.cross_entropy(logits, label, weight=weights, ignore_index=_LEFT_OUT, reduction="sum")
-    counted = label != _LEFT_OUT
-    count = counted.sum() if weights is None else (weights[label.clamp_min(0)] * counted).sum()
-    return total / count.clamp_min(torch.finfo(total.dtype).tiny)
+    """Return the mean over the pixels that are not ignored; 0 where all are."""
+    total = F.cross_entropy(logits, label, weight=weights, ignore_index=_IGNORED, reduction="sum")
+    counted = label != _IGNORED
+    if weights is not None:
+        counted = weights[label.clamp_min(0)] * counted
+    return total / counted.sum().clamp_min(torch.finfo(total.dtype).tiny)
 
 
-def _mean(values: Tensor, weights: Tensor) -> Tensor:
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp_min(torch.finfo(values.dtype).tiny)
 
 
 def _check_weights(name: str, weights: Sequence[float]) -> None:
-    plain = isinstance(weights, Sequence) and all(isinstance(w, int | float) and 0 <= w < math.inf for w in weights)
-    if not plain or not any(weights):
+    valid = isinstance(weights, Sequence) and any(weights)
+    if valid:
+        valid = all(isinstance(weight, int | float) and 0 <= weight < math.inf for weight in weights)
+    if not valid:
         raise InputError(f"{name}: {weights} are not numbers from 0 on, one of them above it")

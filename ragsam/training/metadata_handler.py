@@ -1,9 +1,10 @@
-"""What a run's metadata.json says beyond its template: data set, versions, and what its weights were worth."""
+"""What a run's metadata.json adds to its template: the data, the versions, and the scores of the weights."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,14 @@ from ragsam.training.organ_dice import OrganDice
 
 
 class RunMetadata:
-    """Writes into a run's metadata what its weights were worth and what they saw, whenever new weights are kept.
+    """Writes the weights' scores and data into a run's metadata whenever new weights are kept.
 
-    Stands behind `BestWeights`. Of several processes the first writes. Weights that lie outside of the bundle leave its
-    metadata as they are.
+    Attached after `BestWeights`; only the first process writes. Weights outside the bundle leave its metadata as it is.
 
     Args:
         path: `configs/metadata.json` of the bundle.
-        weights: `models/model.safetensors`, whose own score tells whether it was just written.
-        dice: the key metric, which knows its organs.
+        weights: `models/model.safetensors`, whose own score says whether it was just written.
+        dice: the key metric, for each organ's Dice.
         metric: its name.
         organs: names, in order.
         training, validation: cases, for the fingerprints.
@@ -49,27 +49,31 @@ class RunMetadata:
         self.dice = dice
         self.metric = metric
         self.organs = list(organs)
-        self.data = {"training": training, "validation": validation}
-        self._fingerprint: dict[str, Any] | None = None
+        self.training = training
+        self.validation = validation
 
     def attach(self, engine: Engine) -> None:
         """Register with the evaluator."""
         engine.add_event_handler(Events.COMPLETED, self.write)
 
+    @cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        return {"training": data_fingerprint(self.training), "validation": data_fingerprint(self.validation)}
+
     def write(self, engine: Engine) -> None:
         """Write the scores of the validation that has just kept its weights."""
-        if idist.get_rank() != 0 or self.path.resolve().parents[1] != self.weights.resolve().parents[1]:
+        bundle = self.path.resolve().parents[1]
+        if idist.get_rank() > 0 or self.weights.resolve().parents[1] != bundle:
             return
         score = round(float(engine.state.metrics[self.metric]), 6)
         if not self.weights.is_file() or load_metadata(self.weights).get(self.metric) != score:
             return
-        if self._fingerprint is None:
-            self._fingerprint = {name: data_fingerprint(cases) for name, cases in self.data.items()}
-        by_organ = {
-            f"val_dice_{name}": round(value, 6)
-            for name, value in zip(self.organs, self.dice.by_organ, strict=True)
-            if value is not None
-        }
+        scores = {self.metric: score}
+        for name, dice in zip(self.organs, self.dice.by_organ, strict=True):
+            if dice is not None:
+                scores[f"val_dice_{name}"] = round(dice, 6)
         content = read_json(self.path)
-        content |= {"eval_metrics": {self.metric: score, **by_organ}, "data_fingerprint": self._fingerprint}
-        write_json_atomic(self.path, {**content, **installed_versions(content)})
+        content["eval_metrics"] = scores
+        content["data_fingerprint"] = self._fingerprint
+        content |= installed_versions(content)
+        write_json_atomic(self.path, content)

@@ -1,11 +1,12 @@
-"""A training in MLflow: every step's loss, and what the log has."""
+"""A training in MLflow: every step's loss, and the rows of the log."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ EXPERIMENT = "ragsam"
 
 
 class MLflowLog:
-    """Sends a training to MLflow; it stands after the handler that logs.
+    """Sends a training to MLflow; attached after the handler that logs.
 
-    A resumed training goes on with the run of its folder's name that is not finished. Where MLflow cannot be reached
-    any more the training goes on without it, and says so once.
+    A resumed training continues the unfinished MLflow run of its folder's name. Where MLflow can no longer be reached
+    the training goes on without it and warns once.
 
     Args:
         tracking_uri: of a server, or `sqlite:///FILE`.
-        run: the run's folder, after which MLflow's run is named. Nothing else of it is sent.
+        run: the run's folder, whose name MLflow's run takes; nothing else of it is sent.
         validator: the evaluator.
 
     Raises:
@@ -42,7 +43,7 @@ class MLflowLog:
         self._handler: Any = None
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer and the evaluator; of several processes the first sends."""
+        """Register with the trainer and the evaluator; only the first process sends."""
         if idist.get_rank() > 0:
             return
         self._trainer = engine
@@ -52,46 +53,60 @@ class MLflowLog:
         self.validator.add_event_handler(Events.COMPLETED, self.send_row)
 
     def start(self, engine: Engine) -> None:
-        """Begin a run, or find the one to go on with."""
+        """Start an MLflow run, or find the one to continue."""
         if importlib.util.find_spec("mlflow") is None:
             raise InputError("mlflow: not installed; install the extra `mlflow`, or leave --set mlflow out")
         from monai.handlers import MLFlowHandler
 
-        options = {"iteration_log": False, "epoch_log": False, "experiment_name": EXPERIMENT}
         try:
-            self._handler = MLFlowHandler(self.tracking_uri, run_name=self.run_name, **options)
+            self._handler = MLFlowHandler(
+                self.tracking_uri,
+                iteration_log=False,
+                epoch_log=False,
+                experiment_name=EXPERIMENT,
+                run_name=self.run_name,
+            )
             self._handler.start(engine)
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"mlflow: {self.tracking_uri} cannot be used ({reason}); check --set mlflow") from error
+            raise InputError(
+                f"mlflow: {self.tracking_uri} cannot be used ({_reason(error)}); check --set mlflow"
+            ) from error
 
     def send_loss(self, engine: Engine) -> None:
         """Send a step's loss."""
         self._send({"step/loss": engine.state.output["loss"].item()}, engine.state.iteration)
 
     def send_row(self, engine: Engine) -> None:
-        """Send what the log has of a validation."""
+        """Send the log's row of a validation."""
         row = dict(self._trainer.state.history["rows"][-1])
         step = row.pop("step")
-        self._send({name: value for name, value in row.items() if value is not None}, step)
+        self._send(row, step)
 
     def finish(self, engine: Engine) -> None:
-        """Tell that the training has come to its end."""
-        if self._handler is not None:
-            self._try(self._handler.close)
+        """Mark MLflow's run as finished."""
+        with self._reachable():
+            if self._handler is not None:
+                self._handler.close()
 
-    def _send(self, metrics: Mapping[str, float], step: int) -> None:
+    def _send(self, metrics: Mapping[str, float | None], step: int) -> None:
         if self._handler is None:
             return
         run_id = self._handler.cur_run.info.run_id
-        for name, value in metrics.items():
-            self._try(self._handler.client.log_metric, run_id, name, float(value), step=step)
+        with self._reachable():
+            for name, value in metrics.items():
+                if value is not None:
+                    self._handler.client.log_metric(run_id, name, float(value), step=step)
 
-    def _try(self, what: Any, *args: Any, **options: Any) -> None:
-        if self._handler is None:
-            return
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        """Send nothing more after an error."""
         try:
-            what(*args, **options)
+            yield
         except Exception as error:
-            logger.warning("mlflow: nothing more is sent (%s)", " ".join(str(error).split())[:200])
+            logger.warning("mlflow: nothing more is sent (%s)", _reason(error))
             self._handler = None
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says, in a line."""
+    return " ".join(str(error).split())[:200]

@@ -1,4 +1,4 @@
-"""Training on one encoding of a batch: classes with supports and without, answers to prompts, and the loss of all."""
+"""Training on one encoding of a batch: classes with and without supports, answers to prompts, and the joint loss."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ragsam.networks.precision import autocast, autocast_dtype
 from ragsam.networks.prompts import PromptedMasks
 from ragsam.networks.segmenter import Embedded, Segmenter
+from ragsam.networks.supports import Supports
 from ragsam.prompting.refinement import organ_odds
 from ragsam.training.batches import prepare_slices
 from ragsam.training.losses import Target
@@ -21,12 +22,12 @@ from ragsam.training.simulated_prompts import DrawnPrompts, corrected, draw_prom
 
 
 class Answered(NamedTuple):
-    """What a network gives for a batch with supports or prompts.
+    """A network's output for a batch with supports or prompts.
 
     Attributes:
-        logits: of all classes, as without prompts; steered by the supports, where there are any.
-        groups: the objects with their prompts, and the masks given for them.
-        plain: of all classes, without the supports; None where there are none.
+        logits: of all classes, without prompts; steered by the supports, if there are any.
+        groups: the objects with their prompts, and the masks predicted for them.
+        plain: logits of all classes without the supports; None for a batch without supports.
     """
 
     logits: Tensor
@@ -38,7 +39,7 @@ class PromptDrawing:
     """Puts prompts for the organs of its slices into every training batch, as `drawn`; see `draw_prompts`.
 
     Args:
-        network: the segmenter that trains.
+        network: the segmenter that is trained.
     """
 
     def __init__(self, network: Segmenter) -> None:
@@ -58,18 +59,19 @@ class PromptDrawing:
 def prepare_prompted_slices(
     batch: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
 ) -> tuple[Tensor, Target, tuple[()], dict[str, Any]]:
-    """Return what `prepare_slices` does, with "drawn", a tuple of `DrawnPrompts`, beside "supports"."""
+    """Return the result of `prepare_slices`, with "drawn", a tuple of `DrawnPrompts`, beside "supports"."""
     image, target, args, options = prepare_slices(batch, device, non_blocking, **kwargs)
-    return image, target, args, {**options, "drawn": tuple(group.to(device) for group in batch.get("drawn", ()))}
+    options["drawn"] = tuple(group.to(device) for group in batch.get("drawn", ()))
+    return image, target, args, options
 
 
 class PromptedInferer(Inferer):
-    """Runs a network on a training batch: its classes, with supports and without, and the prompts that were drawn.
+    """Runs a network on a training batch: the classes with and without supports, and the prompts that were drawn.
 
     A network that learns from both kinds of logits stays as good without supports as one that never had any.
 
     Args:
-        precision: of the network's arithmetic, see `autocast_dtype`; what it gives is float32, and so is the loss.
+        precision: of the network's arithmetic, see `autocast_dtype`; its output and the loss are float32.
     """
 
     def __init__(self, precision: str = "float32") -> None:
@@ -81,56 +83,57 @@ class PromptedInferer(Inferer):
     ) -> Tensor | Answered:
         """Return the logits of slices [B, C, S, S], or `Answered`; the encoder runs once."""
         with autocast(autocast_dtype(self.precision, inputs.device), inputs.device):
-            return _float(self._run(inputs, network, drawn, options))
-
-    @staticmethod
-    def _run(
-        inputs: Tensor, network: nn.Module, drawn: Sequence[DrawnPrompts], options: dict[str, Any]
-    ) -> Tensor | Answered:
-        supports = options.get("supports")
-        if not drawn:
+            supports = options.get("supports")
+            if drawn:
+                return _answer(inputs, network, drawn, supports, options.get("embedding"))
             if supports is None:
-                return network(inputs, **options)
+                return network(inputs, **options).float()
             steered, plain = network(inputs, **options, both=True)
-            return Answered(steered, plain=plain)
-        embedded, plain = network.embed(inputs, options.get("embedding")), None
-        if supports is None:
-            logits = network.decode(embedded)
-        else:
-            logits, plain = network.decode_both(embedded, supports)
-        groups = []
-        for group in drawn:
-            if group.prompts is None:
-                group = _refining(group, logits.detach().float(), network.sam.prompt_encoder.mask_input_size)
-            stem = embedded.stem and {stride: features[group.rows] for stride, features in embedded.stem.items()}
-            chosen = Embedded(embedded.embedding[group.rows], stem)
-            groups.append((group, network.decode_prompted(chosen, group.prompts)))
-        return Answered(logits, tuple(groups), plain)
+            return Answered(steered.float(), plain=plain.float())
 
 
-def _float(given: Tensor | Answered) -> Tensor | Answered:
-    if isinstance(given, Tensor):
-        return given.float()
-    groups = tuple((drawn, PromptedMasks(*(part.float() for part in masks))) for drawn, masks in given.groups)
-    return Answered(given.logits.float(), groups, None if given.plain is None else given.plain.float())
-
-
-def _refining(drawn: DrawnPrompts, logits: Tensor, mask_size: Sequence[int]) -> DrawnPrompts:
-    """Return objects prompted by what logits [B, K + 1, h, w] make of them, and clicks where that is wrong."""
-    odds = organ_odds(logits[drawn.rows], drawn.organs)
-    return corrected(drawn, F.interpolate(odds, drawn.objects.shape[2:], mode="bilinear"), mask_size)
+def _answer(
+    inputs: Tensor,
+    network: Segmenter,
+    drawn: Sequence[DrawnPrompts],
+    supports: Supports | None,
+    embedding: Tensor | None,
+) -> Answered:
+    """Decode one encoding of a batch for all classes and for every group of prompted objects."""
+    embedded = network.embed(inputs, embedding)
+    plain = None
+    if supports is None:
+        logits = network.decode(embedded).float()
+    else:
+        steered, without = network.decode_both(embedded, supports)
+        logits = steered.float()
+        plain = without.float()
+    mask_size = network.sam.prompt_encoder.mask_input_size
+    groups = []
+    for objects in drawn:
+        if objects.prompts is None:  # the network's own result is corrected
+            odds = organ_odds(logits.detach()[objects.rows], objects.organs)
+            drafts = F.interpolate(odds, objects.objects.shape[2:], mode="bilinear")
+            objects = corrected(objects, drafts, mask_size)
+        stem = embedded.stem
+        if stem is not None:
+            stem = {stride: features[objects.rows] for stride, features in stem.items()}
+        chosen = Embedded(embedded.embedding[objects.rows], stem)
+        masks = network.decode_prompted(chosen, objects.prompts)
+        groups.append((objects, PromptedMasks(*map(Tensor.float, masks))))
+    return Answered(logits, tuple(groups), plain)
 
 
 class PromptedLoss(nn.Module):
-    """Adds to the loss of the classes that of the classes without supports, and that of prompted objects.
+    """The sum of the loss of the classes, that of the classes without supports, and that of prompted objects.
 
     Args:
-        classes: of the logits of all classes.
+        classes: the loss of the logits of all classes.
         weight: of `object_loss`.
 
     Attributes:
-        parts: those of `classes` for the last batch, with supports where there are any; the loss without them as
-            `plain`; and the mean loss of its objects as `prompts`, not weighted.
+        parts: those of `classes` for the last batch, with supports if there are any; the loss without them as `plain`;
+            and the mean loss of its objects as `prompts`, not weighted.
     """
 
     def __init__(self, classes: nn.Module, *, weight: float = 1.0) -> None:
@@ -140,11 +143,9 @@ class PromptedLoss(nn.Module):
         self.parts: dict[str, Tensor] = {}
 
     def forward(self, prediction: Tensor | Answered, target: Target) -> Tensor:
-        """Return the loss, a scalar, of what a `PromptedInferer` gave."""
-        if not isinstance(prediction, Answered):
-            loss = self.classes(prediction, target)
-            self.parts = getattr(self.classes, "parts", {})
-            return loss
+        """Return the loss, a scalar, of the output of a `PromptedInferer`."""
+        if isinstance(prediction, Tensor):
+            prediction = Answered(prediction)
         loss = self.classes(prediction.logits, target)
         self.parts = dict(getattr(self.classes, "parts", {}))
         if prediction.plain is not None:
@@ -153,9 +154,10 @@ class PromptedLoss(nn.Module):
             loss = loss + plain
         if prediction.groups:
             objects = sum(len(drawn.rows) for drawn, _ in prediction.groups)
-            prompted = sum(
-                object_loss(masks, drawn) * (len(drawn.rows) / objects) for drawn, masks in prediction.groups
-            )
+            prompted = 0
+            for drawn, masks in prediction.groups:
+                share = len(drawn.rows) / objects
+                prompted = prompted + object_loss(masks, drawn) * share
             self.parts["prompts"] = prompted.detach()
             loss = loss + self.weight * prompted
         return loss
@@ -165,21 +167,24 @@ def object_loss(masks: PromptedMasks, drawn: DrawnPrompts) -> Tensor:
     """Return the mean loss of prompted objects, a scalar.
 
     A mask's loss is its sigmoid cross entropy plus its Dice loss. For a lone click the best of the three masks counts,
-    else the first. To it comes the squared error of the quality, which should be the mask's true intersection over
+    otherwise the first. Added is the squared error of the quality, which should be the mask's true intersection over
     union; that of two empty masks is 1.
 
     Source: Kirillov et al., arXiv:2304.02643, appendix A.
     """
     chosen = slice(1, None) if drawn.ambiguous else slice(0, 1)
-    logits, quality = masks.logits[:, chosen].float(), masks.quality[:, chosen].float()
+    logits = masks.logits[:, chosen].float()
+    quality = masks.quality[:, chosen].float()
     truth = drawn.objects.to(logits.dtype).expand_as(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((2, 3))
     chance = logits.sigmoid()
     dice = 1 - (2 * (chance * truth).sum((2, 3)) + 1) / ((chance + truth).sum((2, 3)) + 1)
-    return (entropy + dice).amin(1).mean() + (quality - true_overlap(logits > 0, drawn.objects)).square().mean()
+    error = quality - true_overlap(logits > 0, drawn.objects)
+    return (entropy + dice).amin(1).mean() + error.square().mean()
 
 
 def true_overlap(masks: Tensor, objects: Tensor) -> Tensor:
-    """Return the IoU [N, M] of masks [N, M, H, W] with objects [N, 1, H, W]; 1 where none has a pixel."""
-    both, either = ((op(masks, objects)).sum((2, 3)) for op in (torch.logical_and, torch.logical_or))
-    return torch.where(either > 0, both / either.clamp_min(1), 1.0)
+    """Return the IoU [N, M] of masks [N, M, H, W] with objects [N, 1, H, W]; 1 where both are empty."""
+    intersection = torch.logical_and(masks, objects).sum((2, 3))
+    union = torch.logical_or(masks, objects).sum((2, 3))
+    return torch.where(union > 0, intersection / union.clamp_min(1), 1.0)

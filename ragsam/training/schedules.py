@@ -1,4 +1,4 @@
-"""How the learning rate runs over a training."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ def warm_polynomial(optimizer: Optimizer, learning_rate: float, steps: int) -> L
 
     The fall would reach 0 after a quarter more steps than there are: SAMed stops after 160 of 200 epochs.
 
-    Source: SAMed (Zhang and Liu, arXiv:2304.13785), its published training script's facts.
+    Source: SAMed (Zhang and Liu, arXiv:2304.13785), its published training script.
     """
-    warm, whole = min(250, max(steps // 10, 1)), 1.25 * steps
+    warm_up = min(250, max(steps // 10, 1))
+    whole = 1.25 * steps
 
     def factor(step: int) -> float:
-        return (step + 1) / warm if step < warm else (1 - (step - warm) / whole) ** 0.9
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return (1 - (step - warm_up) / whole) ** 0.9
 
     return LambdaLR(optimizer, factor)
 
@@ -36,7 +39,7 @@ def cosine(optimizer: Optimizer, learning_rate: float, steps: int) -> LRSchedule
 
 
 def constant(optimizer: Optimizer, learning_rate: float, steps: int) -> LRScheduler:
-    """Return a learning rate that stays."""
+    """Return a constant learning rate."""
     return LambdaLR(optimizer, lambda step: 1.0)
 
 

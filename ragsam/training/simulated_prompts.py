@@ -1,9 +1,10 @@
-"""Prompts as a person would give them, drawn from labels; for training. All is drawn by torch's global generator."""
+"""Prompts as a person would give them, drawn from labels for training, all by torch's global generator."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,9 @@ from ragsam.networks.prompts import INSIDE, OUTSIDE, BoxPrompts, PointPrompts, P
 from ragsam.prompting.prompted_volume import coarse_logits
 from ragsam.transforms.voxel_prompts import MASK_LOGIT
 
-#: What objects are prompted by, and how often beside each other: a lone click in the object; some clicks in it and
-#: around it; a box; a draft; a draft with clicks that correct it; the same of the network's own automatic result; the
-#: draft with its box that a neighbouring slice gives.
+#: Kinds of prompts and their relative frequencies: a lone click in the object; some clicks in it and around it; a box;
+#: a draft; a draft with clicks that correct it; the network's own automatic result with such clicks; the mask and box
+#: of a neighbouring slice.
 KINDS = {
     "click": 1.0,
     "clicks": 0.3,
@@ -25,12 +26,13 @@ KINDS = {
     "refinement": 1.0,
     "following": 1.0,
 }
-#: Kinds in one step, each for its part of the slices.
+#: Kinds in one step, each for a part of the slices.
 GROUPS = 4
-#: Share of the objects followed from a neighbouring slice that have ended there: what is asked for is in another slice.
+#: Share of the objects followed from a neighbouring slice that have ended: the slice at hand does not have them.
 ENDED_SHARE = 0.5
 MOST_CLICKS = 4
-_AROUND = 11  # pixels; clicks that are not in the object lie within half of it
+#: Clicks outside the object lie within half of so many pixels.
+_AROUND = 11
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,10 @@ class DrawnPrompts:
     """Objects of a batch of slices, and prompts for them.
 
     Attributes:
-        rows: [N], int64, the sample that each object is in; none is in twice.
+        rows: [N], int64, each object's sample; no sample occurs twice.
         objects: [N, 1, S, S], bool; empty where the object has ended.
-        organs: [N], int64, what they are.
-        prompts: of the N objects, one kind for all; None where the network's own result is to be corrected, see
+        organs: [N], int64, their classes.
+        prompts: of the N objects, all of one kind; None where the network's own result is to be corrected, see
             `corrected`.
         ambiguous: whether they are lone clicks.
     """
@@ -53,25 +55,25 @@ class DrawnPrompts:
     ambiguous: bool = False
 
     def to(self, device: torch.device | str | None) -> DrawnPrompts:
-        """Return the same on a device."""
-        rows, objects, organs = (part.to(device) for part in (self.rows, self.objects, self.organs))
-        prompts = self.prompts
-        if prompts is not None:
-            points, boxes, masks = prompts.points, prompts.boxes, prompts.masks
-            prompts = Prompts(
-                points and PointPrompts(*(part.to(device) for part in (points.row, points.column, points.kind))),
-                boxes and BoxPrompts(*(part.to(device) for part in (boxes.top, boxes.left, boxes.bottom, boxes.right))),
-                None if masks is None else masks.to(device),
-            )
-        return DrawnPrompts(rows, objects, organs, prompts, self.ambiguous)
+        """Return a copy on a device."""
+        return _moved(self, device)
+
+
+def _moved(value: Any, device: torch.device | str | None) -> Any:
+    """Move a tensor, or every tensor of a dataclass, to a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if is_dataclass(value):
+        return type(value)(**{name: _moved(part, device) for name, part in vars(value).items()})
+    return value
 
 
 def draw_prompts(label: Tensor, annotated: Tensor, mask_size: Sequence[int]) -> tuple[DrawnPrompts, ...]:
-    """Draw one organ of every slice that has any, and prompts for it; some kinds, each for a part of the slices.
+    """Draw an organ of every slice that has any, and prompts for it: several kinds, each for a part of the slices.
 
     Args:
         label: [B, 1, S, S], int64.
-        annotated: [B, K + 1], bool, the classes that a sample annotates.
+        annotated: [B, K + 1], bool, the classes annotated in each sample.
         mask_size: (2,), of a mask prompt at the decoder's resolution.
 
     Returns:
@@ -79,54 +81,66 @@ def draw_prompts(label: Tensor, annotated: Tensor, mask_size: Sequence[int]) -> 
     """
     present = F.one_hot(label[:, 0], annotated.shape[1]).flatten(1, 2).any(1) & annotated
     present[:, 0] = False
-    count = min(GROUPS, len(KINDS))
+    names = list(KINDS)
+    count = min(GROUPS, len(names))
     kinds = torch.multinomial(torch.tensor(list(KINDS.values())), count).tolist()
+    parts = torch.randperm(len(label)).tensor_split(count)
     groups = []
-    for kind, part in zip(kinds, torch.randperm(len(label)).tensor_split(count), strict=True):
-        rows, name = part.sort().values, list(KINDS)[kind]
-        if name == "following":
-            groups.append(_followed(label, annotated, present, rows, mask_size))
-        elif len(rows := rows[present[rows].any(1)]):
+    for kind, part in zip(kinds, parts, strict=True):
+        rows = part.sort().values
+        if names[kind] == "following":
+            groups += _followed(label, annotated, present, rows, mask_size)
+            continue
+        rows = rows[present[rows].any(1)]
+        if len(rows):
             organs = torch.multinomial(present[rows].float(), 1)[:, 0]
-            drawn = DrawnPrompts(rows, label[rows] == organs[:, None, None, None], organs, None)
-            groups.append(_prompted(drawn, name, mask_size))
-    return tuple(group for group in groups if group is not None)
+            objects = label[rows] == organs[:, None, None, None]
+            drawn = DrawnPrompts(rows, objects, organs, None)
+            groups.append(_prompted(drawn, names[kind], mask_size))
+    return tuple(groups)
 
 
 def _prompted(drawn: DrawnPrompts, kind: str, mask_size: Sequence[int]) -> DrawnPrompts:
     """Return objects with prompts of a kind, drawn from the objects themselves."""
     objects = drawn.objects
     if kind == "click":
-        return replace(drawn, prompts=Prompts(_points(objects, _pick(objects, 1))), ambiguous=True)
+        clicks = _points(objects, _pick(objects, 1))
+        return replace(drawn, prompts=Prompts(clicks), ambiguous=True)
     if kind == "clicks":
         around = F.max_pool2d(objects.float(), _AROUND, stride=1, padding=_AROUND // 2) > 0
-        places = torch.cat([_pick(objects, 1), _pick(around, int(torch.randint(1, MOST_CLICKS, ())))], dim=1)
-        return replace(drawn, prompts=Prompts(_points(objects, places)))
+        first = _pick(objects, 1)
+        others = _pick(around, int(torch.randint(1, MOST_CLICKS, ())))
+        clicks = _points(objects, torch.cat([first, others], dim=1))
+        return replace(drawn, prompts=Prompts(clicks))
     if kind == "box":
         return replace(drawn, prompts=Prompts(boxes=_jittered(boxes_of(objects))))
     if kind == "draft":
-        return replace(drawn, prompts=Prompts(masks=coarse_logits(rough_drafts(objects), mask_size)))
+        draft = coarse_logits(rough_drafts(objects), mask_size)
+        return replace(drawn, prompts=Prompts(masks=draft))
     if kind == "correction":
         return corrected(drawn, rough_drafts(objects), mask_size)
-    return drawn  # a refinement's draft is what the network is about to make
+    return drawn  # of a refinement: its draft is the network's coming result
 
 
 def corrected(drawn: DrawnPrompts, drafts: Tensor, mask_size: Sequence[int]) -> DrawnPrompts:
-    """Return objects prompted by drafts, logits [N, 1, S, S], and clicks where these are wrong; else in the object."""
+    """Return objects prompted by drafts, logits [N, 1, S, S], and clicks where these are wrong, else in the object."""
     wrong = (drafts > 0) != drawn.objects
-    wrong = torch.where(wrong.flatten(1).any(1)[:, None, None, None], wrong, drawn.objects)
-    points = _points(drawn.objects, _pick(wrong, int(torch.randint(1, MOST_CLICKS, ()))))
+    faulty = wrong.flatten(1).any(1)[:, None, None, None]
+    regions = torch.where(faulty, wrong, drawn.objects)
+    count = int(torch.randint(1, MOST_CLICKS, ()))
+    points = _points(drawn.objects, _pick(regions, count))
     return replace(drawn, prompts=Prompts(points, masks=coarse_logits(drafts, mask_size)))
 
 
 def _followed(
     label: Tensor, annotated: Tensor, present: Tensor, part: Tensor, mask_size: Sequence[int]
-) -> DrawnPrompts | None:
-    """Return objects as a neighbouring slice hands them on: its mask with the box around it, the object gone in some.
+) -> list[DrawnPrompts]:
+    """Return a group of objects, if there are any, prompted as a neighbouring slice would: by its mask and box.
 
-    An object that is gone is an organ that the slice lacks, where it lies in another slice of the batch.
+    Some objects have ended: organs that the slice lacks, taken from another slice of the batch.
     """
-    source, organs = part.clone(), torch.zeros_like(part)
+    source = part.clone()
+    organs = torch.zeros_like(part)
     here = present[part].any(1)
     if here.any():
         organs[here] = torch.multinomial(present[part[here]].float(), 1)[:, 0]
@@ -134,29 +148,34 @@ def _followed(
     gone = present[other] & annotated[part] & ~present[part]
     ended = gone.any(1) & (torch.rand(len(part)) < ENDED_SHARE)
     if ended.any():
-        organs[ended], source[ended] = torch.multinomial(gone[ended].float(), 1)[:, 0], other[ended]
-    rows, source, organs = (values[organs > 0] for values in (part, source, organs))
-    if not len(rows):
-        return None
-    objects, handed_on = (label[where] == organs[:, None, None, None] for where in (rows, source))
-    draft = rough_drafts(handed_on)
+        organs[ended] = torch.multinomial(gone[ended].float(), 1)[:, 0]
+        source[ended] = other[ended]
+    asked = organs > 0
+    if not asked.any():
+        return []
+    rows = part[asked]
+    organs = organs[asked]
+    wanted = organs[:, None, None, None]
+    draft = rough_drafts(label[source[asked]] == wanted)
     margin = 4 * torch.rand(len(rows))
-    boxes, last = boxes_of(draft > 0), label.shape[-1] - 1
+    tight = boxes_of(draft > 0)
+    last = label.shape[-1] - 1
     boxes = BoxPrompts(
-        (boxes.top - margin).clamp_min(0),
-        (boxes.left - margin).clamp_min(0),
-        (boxes.bottom + margin).clamp_max(last),
-        (boxes.right + margin).clamp_max(last),
+        (tight.top - margin).clamp_min(0),
+        (tight.left - margin).clamp_min(0),
+        (tight.bottom + margin).clamp_max(last),
+        (tight.right + margin).clamp_max(last),
     )
     prompts = Prompts(boxes=boxes, masks=coarse_logits(draft, mask_size))
-    return DrawnPrompts(rows, objects, organs, prompts)
+    return [DrawnPrompts(rows, label[rows] == wanted, organs, prompts)]
 
 
 def rough_drafts(objects: Tensor) -> Tensor:
-    """Return logits [N, 1, S, S] of drafts of objects, none of them empty: moved, resized, their borders uncertain."""
-    count, side = len(objects), objects.shape[-1]
+    """Return logits [N, 1, S, S] of drafts of objects, none empty: moved, resized, and with uncertain borders."""
+    count = len(objects)
+    side = objects.shape[-1]
     boxes = boxes_of(objects)
-    # affine_grid leads from new to old places, in -1 to 1, columns before rows.
+    # affine_grid maps new places to old ones, in -1 to 1, columns before rows.
     middle = torch.stack([boxes.left + boxes.right, boxes.top + boxes.bottom], dim=1) / (side - 1) - 1
     rough = torch.rand(count, 1)  # some drafts are nearly right
     scale = (1 + 0.25 * rough * torch.randn(count, 1)).clamp(0.7, 1.4)
@@ -166,28 +185,34 @@ def rough_drafts(objects: Tensor) -> Tensor:
     grid = F.affine_grid(theta, [*objects.shape], align_corners=True)
     moved = F.grid_sample(objects.float(), grid, align_corners=True)
     moved = F.avg_pool2d(moved, 3, stride=1, padding=1, count_include_pad=False)
-    noise = F.interpolate(torch.randn(count, 1, *[max(2, side // 6)] * 2), [side, side], mode="bilinear")
+    coarse = max(2, side // 6)
+    noise = F.interpolate(torch.randn(count, 1, coarse, coarse), [side, side], mode="bilinear")
     logits = MASK_LOGIT * (2 * moved - 1) + 6 * rough[:, :, None, None] * noise
-    plain = torch.where(objects, MASK_LOGIT, -MASK_LOGIT)
-    return torch.where((logits > 0).flatten(1).any(1)[:, None, None, None], logits, plain)
+    exact = torch.where(objects, MASK_LOGIT, -MASK_LOGIT)
+    kept = (logits > 0).flatten(1).any(1)[:, None, None, None]
+    return torch.where(kept, logits, exact)
 
 
 def _jittered(boxes: BoxPrompts) -> BoxPrompts:
-    """Return boxes with every side moved by a tenth of the box's extent, normally distributed; as for SAM."""
-    height, width = (boxes.bottom - boxes.top + 1) / 10, (boxes.right - boxes.left + 1) / 10
+    """Return boxes whose sides have moved by noise of a tenth of the box's extent, as SAM was trained."""
+    height = (boxes.bottom - boxes.top + 1) / 10
+    width = (boxes.right - boxes.left + 1) / 10
     top, left, bottom, right = torch.randn(4, len(height)).clamp(-2, 2)
     return BoxPrompts(
-        boxes.top + top * height, boxes.left + left * width, boxes.bottom + bottom * height, boxes.right + right * width
+        boxes.top + top * height,
+        boxes.left + left * width,
+        boxes.bottom + bottom * height,
+        boxes.right + right * width,
     )
 
 
 def _pick(regions: Tensor, count: int) -> Tensor:
-    """Draw pixels of regions [N, 1, H, W], none of them empty: numbers [N, count]."""
+    """Draw pixels of regions [N, 1, H, W], none empty: flat indices [N, count]."""
     return torch.multinomial(regions.flatten(1).float(), count, replacement=True)
 
 
 def _points(objects: Tensor, places: Tensor) -> PointPrompts:
-    """Return clicks at numbers of pixels [N, P], in the objects [N, 1, H, W] or not, as these say."""
+    """Return clicks at flat indices [N, P], inside the objects [N, 1, H, W] or outside."""
     kind = torch.where(objects.flatten(1).gather(1, places), INSIDE, OUTSIDE)
     columns = objects.shape[-1]
     return PointPrompts((places // columns).float(), (places % columns).float(), kind)

@@ -1,4 +1,4 @@
-"""Trainings that begin with weights: the options that these need, and the handler that loads them."""
+"""The handler that loads weights to start a training from."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 class StartWeights:
-    """Loads weights to begin with when a trainer starts, and says what became of every key.
+    """Loads weights when a trainer starts, and reports what became of every key.
 
     Args:
-        network: that trains.
+        network: the network that is trained.
         path: weights of `ragsam import`, or of another run.
-        labels: names of the organs, in order: what counts classes is loaded only for the same ones.
+        labels: names of the organs, in order: parts with an output per class are loaded only for the same organs.
 
     Raises:
         InputError: at the start, for weights that are damaged, made on another base, or do not fit.
@@ -34,11 +34,12 @@ class StartWeights:
         self.labels = list(labels)
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer; before whatever looks at the network's weights."""
+        """Register with a trainer; before the handlers that use the network's weights."""
         engine.add_event_handler(Events.STARTED, self.load)
 
     def load(self, engine: Engine | None = None) -> None:
         """Read and load the weights."""
         state, about = load_weights(self.path)
-        for line in load_start(self.network, state, about, self.labels).lines():
+        report = load_start(self.network, state, about, self.labels)
+        for line in report.lines():
             logger.info("start: %s", line)

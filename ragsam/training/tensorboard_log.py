@@ -1,10 +1,10 @@
-"""A training on TensorBoard: every step's loss, what the log has, and how a validation volume is segmented."""
+"""A training on TensorBoard: every step's loss, the rows of the log, and a validation volume's segmentation."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,18 @@ from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.report.figures import Colour, slice_png
 from ragsam.retrieval.bank import Bank
 
-#: Neighbours that are drawn.
+#: Neighbours in the picture.
 NEIGHBOURS = 4
+#: How columns of the log begin that have a group of their own.
+_PARTS = ("dice_", "loss_")
 
 
 class Board:
-    """Writes TensorBoard's files; it stands after the handler that logs and the one that resumes.
+    """Writes TensorBoard's files; attached after the handlers that log and resume.
 
-    The picture is the slice with the most labelled pixels of the first validation volume, with its reference on the
-    left and the prediction on the right; another has the slices of the bank that count most there, with their labels.
-    No name goes with them, yet they are pictures of patients: keep the folder as the data are kept.
+    The picture shows the slice with the most labelled pixels of the first validation volume, its reference on the left
+    and the prediction on the right; another shows the slices of the bank that count most there, with their labels. They
+    carry no names, yet are pictures of patients: keep the folder as the data are kept.
 
     Args:
         folder: of the files.
@@ -50,7 +52,7 @@ class Board:
         self._first_step = 1
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer and the evaluator; of several processes the first writes."""
+        """Register with the trainer and the evaluator; only the first process writes."""
         if idist.get_rank() > 0:
             return
         self._trainer = engine
@@ -62,12 +64,12 @@ class Board:
         self.validator.add_event_handler(Events.COMPLETED, self.write_row)
 
     def start(self, engine: Engine) -> None:
-        """Note where the training begins: what an interrupted one wrote of the steps from there on is dropped."""
+        """Note the first step: what an interrupted training wrote from there on is dropped."""
         self._first_step = engine.state.iteration + 1
 
     @cached_property
     def _writer(self) -> Any:
-        """What writes; a training that has nothing left to do makes no file."""
+        """TensorBoard's writer; a training that has nothing left to do makes no file."""
         from torch.utils.tensorboard import SummaryWriter  # takes a second
 
         return SummaryWriter(str(self.folder), purge_step=self._first_step)
@@ -77,37 +79,41 @@ class Board:
         self._writer.add_scalar("step/loss", engine.state.output["loss"].item(), engine.state.iteration)
 
     def write_row(self, engine: Engine) -> None:
-        """Write what the log has of a validation."""
+        """Write the log's row of a validation."""
         row = dict(self._trainer.state.history["rows"][-1])
         step = row.pop("step")
         for name, value in row.items():
-            if value is not None:
-                group, _, rest = name.partition("_")
-                tag = f"{group}/{rest}" if group in ("dice", "loss") and rest else f"training/{name}"
-                self._writer.add_scalar(tag, value, step)
+            if value is None:
+                continue
+            tag = f"training/{name}"
+            if name.startswith(_PARTS):
+                tag = name.replace("_", "/", 1)
+            self._writer.add_scalar(tag, value, step)
 
     def note(self, engine: Engine) -> None:
-        """Note the supports of the first volume; the handler that retrieves stands before this one."""
+        """Note the supports of the first volume; attached after the handler that retrieves."""
         self._supports = engine.state.batch.get("supports")
 
     def draw(self, engine: Engine) -> None:
         """Draw the first volume of a validation, and its neighbours."""
-        batch, output = engine.state.batch[0], engine.state.output[0]
-        spacing_mm = tuple(float(side) for side in batch["image"].pixdim[:2])
-        volumes = [np.asarray(item.cpu())[0] for item in (batch["image"], batch["label"], output["pred"])]
-        picture = volume_picture(*volumes, spacing_mm=spacing_mm, colours=self.colours)
+        batch = engine.state.batch[0]
+        image = np.asarray(batch["image"].cpu())[0]
+        reference = np.asarray(batch["label"].cpu())[0]
+        prediction = np.asarray(engine.state.output[0]["pred"].cpu())[0]
+        spacing_mm = tuple(batch["image"].pixdim[:2].tolist())
+        picture = volume_picture(image, reference, prediction, spacing_mm=spacing_mm, colours=self.colours)
         step = self._trainer.state.iteration
         self._writer.add_image("validation", picture, step, dataformats="HWC")
         if self._supports is None:
             return
-        neighbours = self._supports.by_slice()[str(telling_slice(volumes[1]))][:NEIGHBOURS]
+        neighbours = self._supports.by_slice()[str(telling_slice(reference))]
         if neighbours:
-            bank = self._supports.retriever.bank
-            picture = neighbour_picture(bank, [near["row"] for near in neighbours], self.colours)
+            rows = [neighbour["row"] for neighbour in neighbours[:NEIGHBOURS]]
+            picture = neighbour_picture(self._supports.retriever.bank, rows, self.colours)
             self._writer.add_image("neighbours", picture, step, dataformats="HWC")
 
     def close(self, engine: Engine) -> None:
-        """Write what is left."""
+        """Write what is still buffered."""
         if "_writer" in vars(self):
             self._writer.close()
 
@@ -129,11 +135,12 @@ def volume_picture(
         colours: of label values.
     """
     z = telling_slice(reference)
-    options = {"spacing_mm": spacing_mm, "window": (0.0, 1.0), "colours": colours}
-    return _row(
-        slice_png(image[..., z], labels[..., z].round().astype(np.uint8), **options)
-        for labels in (reference, prediction)
-    )
+    pictures = []
+    for labels in (reference, prediction):
+        mask = labels[..., z].round().astype(np.uint8)
+        png = slice_png(image[..., z], mask, spacing_mm=spacing_mm, window=(0.0, 1.0), colours=colours)
+        pictures.append(_rgb(png))
+    return np.hstack(pictures)
 
 
 def telling_slice(reference: NDArray[Any]) -> int:
@@ -146,17 +153,17 @@ def neighbour_picture(bank: Bank, rows: Sequence[int], colours: Mapping[int, Col
 
     A bank without images shows the labels alone.
     """
-    options = {"spacing_mm": (1.0, 1.0), "window": (0.0, 255.0), "colours": colours}
-    return _row(slice_png(_image(bank, row), np.asarray(bank.labels[row]), **options) for row in rows)
+    pictures = []
+    for row in rows:
+        labels = np.asarray(bank.labels[row])
+        image = None
+        if bank.images is not None:  # smaller than the labels
+            small = Image.fromarray(np.asarray(bank.images[row]))
+            image = np.asarray(small.resize(labels.shape[::-1], Image.Resampling.BILINEAR))
+        png = slice_png(image, labels, spacing_mm=(1.0, 1.0), window=(0.0, 255.0), colours=colours)
+        pictures.append(_rgb(png))
+    return np.hstack(pictures)
 
 
-def _image(bank: Bank, row: int) -> NDArray[np.uint8] | None:
-    """Return a slice's image at the size of its labels; banks keep it smaller."""
-    if bank.images is None:
-        return None
-    size = bank.labels.shape[:0:-1]
-    return np.asarray(Image.fromarray(np.asarray(bank.images[row])).resize(size, Image.Resampling.BILINEAR))
-
-
-def _row(pngs: Iterable[bytes]) -> NDArray[np.uint8]:
-    return np.hstack([np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in pngs])
+def _rgb(png: bytes) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

@@ -1,4 +1,4 @@
-"""When a trainer validates: at every n-th epoch, and always at the last."""
+"""Validation at every n-th epoch, and always at the last."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from monai.handlers import ValidationHandler
 
 
 class Validation(ValidationHandler):
-    """MONAI's validation handler that never leaves the last epoch unvalidated.
+    """MONAI's validation handler, which here always validates the last epoch too.
 
     Args:
         validator: the evaluator to run.
@@ -20,8 +20,10 @@ class Validation(ValidationHandler):
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.validate_if_due)
 
-        def due(engine: Engine, epoch: int) -> bool:
-            return epoch % self.interval == 0 or epoch == engine.state.max_epochs
-
-        engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=due), self)
+    def validate_if_due(self, engine: Engine) -> None:
+        """Validate if the epoch is an n-th one or the last."""
+        epoch = engine.state.epoch
+        if epoch % self.interval == 0 or epoch == engine.state.max_epochs:
+            self(engine)
