@@ -68,45 +68,42 @@ def read_prompts(path: str | os.PathLike[str], card: Card) -> dict[str, tuple[Ob
 
 
 def read_objects(asked: Any, where: str, folder: Path, card: Card) -> tuple[ObjectPrompts, ...]:
-    """Read what is asked for the objects of one case, as a file of prompts has it.
+    """Read the prompts for the objects of a case, as in a file of prompts.
 
     Args:
-        where: how errors name it.
+        where: names the case in errors.
         folder: paths are relative to it.
 
     Raises:
         InputError: as `read_prompts`.
     """
-    if not isinstance(asked, list) or not asked:
-        raise InputError(f"{where}: a case has a list of objects, at least one; see docs/prompts.md")
+    valid = isinstance(asked, list) and asked
+    _require(valid, f"{where}: a case has a list of objects, at least one; see docs/prompts.md")
     objects = {}
     for number, entry in enumerate(asked, start=1):
         found = _object(entry, f"{where}: object {number}", folder, card)
-        if found.name in objects:
-            raise InputError(f"{where}: {found.name} stands twice; put its prompts together")
+        _require(found.name not in objects, f"{where}: {found.name} stands twice; put its prompts together")
         objects[found.name] = found
     return tuple(objects.values())
 
 
 def _object(asked: Any, where: str, folder: Path, card: Card) -> ObjectPrompts:
     _require_keys(asked, _KEYS, where)
-    if ("organ" in asked) == ("object" in asked):
-        raise InputError(f"{where}: name it by either organ or object")
     organ = "organ" in asked
+    _require(organ != ("object" in asked), f"{where}: name it by either organ or object")
     name = asked.get("organ", asked.get("object"))
-    if not isinstance(name, str) or not name.strip():
-        raise InputError(f"{where}: its name is not a text")
-    known = name in card.labels
-    if organ and not known:
-        raise InputError(f"{where}: {name} is no organ of the card {card.name}; it has {', '.join(card.labels)}")
-    if known and not organ:
-        raise InputError(f'{where}: {name} is an organ of the card; write it as "organ"')
-    if not isinstance(asked.get("points", []), list):
-        raise InputError(f"{where}: points are a list")
+    _require(isinstance(name, str) and name.strip(), f"{where}: its name is not a text")
+    if organ:
+        organs = ", ".join(card.labels)
+        _require(name in card.labels, f"{where}: {name} is no organ of the card {card.name}; it has {organs}")
+    else:
+        _require(name not in card.labels, f'{where}: {name} is an organ of the card; write it as "organ"')
+    listed = asked.get("points", [])
+    _require(isinstance(listed, list), f"{where}: points are a list")
     propagate = _flag(asked.get("propagate", False), f"{where}: propagate")
     refine = _flag(asked.get("refine", False), f"{where}: refine")
     points = []
-    for number, entry in enumerate(asked.get("points", []), start=1):
+    for number, entry in enumerate(listed, start=1):
         points.append(_point(entry, f"{where}: point {number}"))
     box = None
     if "box" in asked:
@@ -114,10 +111,12 @@ def _object(asked: Any, where: str, folder: Path, card: Card) -> ObjectPrompts:
     mask = None
     if "mask" in asked:
         mask = _mask(asked["mask"], f"{where}: mask", folder)
-    if not (points or box or mask):
-        raise InputError(f"{where}: no prompt; give points, a box or a mask")
-    if refine and (mask or not organ):
-        raise InputError(f"{where}: refine begins with the automatic result of an organ; leave out refine or the mask")
+    _require(points or box or mask, f"{where}: no prompt; give points, a box or a mask")
+    if refine:
+        _require(
+            organ and not mask,
+            f"{where}: refine begins with the automatic result of an organ; leave out refine or the mask",
+        )
     return ObjectPrompts(name, organ, tuple(points), box, mask, propagate=propagate, refine=refine)
 
 
@@ -133,8 +132,8 @@ def _box(asked: Any, where: str) -> VoxelBox:
     sides = []
     for axis in _AXES:
         ends = asked[axis]
-        if not isinstance(ends, list) or len(ends) != 2:
-            raise InputError(f"{where}: {axis} is not [first, last], the box's outermost voxels")
+        valid = isinstance(ends, list) and len(ends) == 2
+        _require(valid, f"{where}: {axis} is not [first, last], the box's outermost voxels")
         first = _number(ends[0], f"{where}: {axis}")
         last = _number(ends[1], f"{where}: {axis}")
         sides.append((first, last))
@@ -145,29 +144,31 @@ def _mask(asked: Any, where: str, folder: Path) -> MaskFile:
     _require_keys(asked, {"file", "value"}, where, needed=("file",))
     file = asked["file"]
     value = asked.get("value")
-    if not isinstance(file, str) or type(value) not in (int, type(None)):
-        raise InputError(f"{where}: file is a path, value a whole number")
+    valid = isinstance(file, str) and type(value) in (int, type(None))
+    _require(valid, f"{where}: file is a path, value a whole number")
     return MaskFile(folder / file, value)
 
 
 def _require_keys(asked: Any, known: set[str], where: str, needed: Sequence[str] = ()) -> None:
-    if not isinstance(asked, Mapping):
-        raise InputError(f"{where}: not an object with {', '.join(sorted(known))}")
-    unknown = sorted(set(asked) - known)
-    if unknown:
-        raise InputError(f"{where}: {unknown[0]} is unknown; there are {', '.join(sorted(known))}")
-    missing = sorted(set(needed) - set(asked))
-    if missing:
-        raise InputError(f"{where}: {missing[0]} is missing; it needs {', '.join(needed)}")
+    keys = ", ".join(sorted(known))
+    _require(isinstance(asked, Mapping), f"{where}: not an object with {keys}")
+    for key in sorted(asked):
+        _require(key in known, f"{where}: {key} is unknown; there are {keys}")
+    for key in needed:
+        _require(key in asked, f"{where}: {key} is missing; it needs {', '.join(needed)}")
 
 
 def _number(value: Any, where: str) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise InputError(f"{where}: {value!r} is not a number; give an array index of the input's file")
+    valid = type(value) in (int, float) and math.isfinite(value)
+    _require(valid, f"{where}: {value!r} is not a number; give an array index of the input's file")
     return float(value)
 
 
 def _flag(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise InputError(f"{where}: {value!r} is neither true nor false")
+    _require(isinstance(value, bool), f"{where}: {value!r} is neither true nor false")
     return value
+
+
+def _require(valid: Any, message: str) -> None:
+    if not valid:
+        raise InputError(message)

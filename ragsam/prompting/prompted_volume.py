@@ -146,12 +146,8 @@ def _window_box(box: SliceBox, window: Window, device: torch.device) -> BoxPromp
     right = min(box.right - window.column, last)
     if top > bottom or left > right:
         return None
-    return BoxPrompts(
-        torch.tensor([top], device=device),
-        torch.tensor([left], device=device),
-        torch.tensor([bottom], device=device),
-        torch.tensor([right], device=device),
-    )
+    sides = torch.tensor([[top], [left], [bottom], [right]], device=device)
+    return BoxPrompts(*sides)
 
 
 def prompted_region(prompts: SlicePrompts) -> tuple[float, float, float, float]:

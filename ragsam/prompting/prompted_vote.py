@@ -44,18 +44,6 @@ _PATCH = 5
 #: Objects that are decoded, and pixels that are encoded, in one batch.
 _MOST_OBJECTS = 16
 _MOST_PIXELS = 2**20
-#: What a weights file says of the network beside its tuning.
-_NETWORK_OPTIONS = (
-    "num_classes",
-    "backbone",
-    "image_size",
-    "patch_size",
-    "detail",
-    "fusion",
-    "prompts",
-    "mask_tokens",
-    "normalisation",
-)
 
 
 class PromptedVote(VotingNetwork):
@@ -248,8 +236,9 @@ def _of_file(path: Path) -> tuple[Segmenter, bool]:
     about = load_metadata(path)
     if about.get("base_sha256") is not None:
         raise InputError(f"--base {path.name}: holds only what was tuned on a SAM; name the run that it is of")
+    names = ("num_classes", "backbone", "image_size", "patch_size", "detail", "fusion", "prompts", "mask_tokens")
     try:
-        options = {name: about[name] for name in _NETWORK_OPTIONS} | about["tuning"]
+        options = {name: about[name] for name in (*names, "normalisation")} | about["tuning"]
     except KeyError as error:
         (missing,) = error.args
         raise InputError(f"--base {path.name}: says nothing of {missing}; make it anew with this version") from error

@@ -16,10 +16,10 @@ from ragsam.serving.prompt_task import PromptTask, answers_prompts
 
 
 class RunTasks:
-    """A class to put before MONAI Label's app for bundles, whose `models` are folders by name, among the bases.
+    """A base class before MONAI Label's app for bundles, whose `models` are folders by name.
 
-    A run without bank gets no `novelty`, one that answers no prompts no model `NAME_prompts`. Bad input is answered by
-    400 and its line, where the server would say 500 and nothing else.
+    Only runs with a bank get the strategy `novelty`, and only those that answer prompts a model `NAME_prompts`. Bad
+    input is answered by status 400 and its message instead of a bare 500.
     """
 
     models: dict[str, str]
@@ -27,13 +27,18 @@ class RunTasks:
     def init_infers(self) -> dict[str, Any]:
         """Return the app's models, by name."""
         keep_freed_memory()
-        prompted = {name: Path(run) for name, run in self.models.items() if answers_prompts(Path(run))}
-        return super().init_infers() | {f"{name}_prompts": PromptTask(run) for name, run in prompted.items()}
+        infers = super().init_infers()
+        for name, folder in self.models.items():
+            run = Path(folder)
+            if answers_prompts(run):
+                infers[f"{name}_prompts"] = PromptTask(run)
+        return infers
 
     def init_strategies(self) -> dict[str, Any]:
-        """Return the app's ways to choose the next image, by name."""
+        """Return the app's strategies for choosing the next image, by name."""
         strategies = super().init_strategies()
-        for run in map(Path, self.models.values()):
+        for folder in self.models.values():
+            run = Path(folder)
             if (run / "bank" / MANIFEST).is_file():
                 strategies["novelty"] = NoveltyStrategy(run)
         return strategies
@@ -44,12 +49,12 @@ class RunTasks:
             return super().infer(request, datastore)
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the image that a strategy chooses."""
+        """Return the image chosen by a strategy."""
         with _told_to_the_client():
             return super().next_sample(request)
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Train a model on the labels that there are."""
+        """Train a model on the existing labels."""
         with _told_to_the_client():
             return super().train(request)
 
@@ -59,7 +64,8 @@ def _told_to_the_client() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(cause := root_cause(error), InputError):
+        cause = root_cause(error)
+        if not isinstance(cause, InputError):
             raise
         from fastapi import HTTPException  # MONAI Label's environment has it
 

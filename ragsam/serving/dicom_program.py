@@ -28,8 +28,8 @@ def write_program(folder: Path, python: str, card: Path) -> Path:
     """Write the program, which MONAI Label then downloads from nowhere.
 
     Args:
-        folder: `bin/` of MONAI Label's app, which stands last on its search path.
-        python: that has this package with highdicom, which does not work with MONAI Label's pydicom.
+        folder: `bin/` of MONAI Label's app, the last on its search path.
+        python: of an environment with this package and highdicom, which does not work with MONAI Label's pydicom.
         card: of the labels.
 
     Returns:
@@ -46,22 +46,24 @@ def labels_on_series(label: Path, series: Path) -> NDArray[np.uint8]:
     """Return a label volume in the array order of a DICOM series: [columns, rows, slices].
 
     Args:
-        label: a file on the series' grid, its axes running in any order and direction.
+        label: a file on the series' grid, its axes in any order and direction.
         series: a folder of DICOM slices.
 
     Raises:
         InputError: another grid, or a file that cannot be read.
     """
-    volume, image = open_volume(label, _WHAT), open_volume(series, "series")
+    volume = open_volume(label, _WHAT)
+    image = open_volume(series, "series")
     if volume.ndim == 3:
-        volume = volume.as_reoriented(ornt_transform(io_orientation(volume.affine), io_orientation(image.affine)))
+        orientation = ornt_transform(io_orientation(volume.affine), io_orientation(image.affine))
+        volume = volume.as_reoriented(orientation)
     if volume.shape != image.shape or not np.allclose(volume.affine, image.affine, atol=_AFFINE_TOLERANCE):
         raise InputError("label: it is not on the series' grid; resample it to the image")
     return np.asarray(volume.dataobj).round().astype(np.uint8)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write a segmentation by dcmqi's arguments. Names and codes are the card's, whatever dcmqi's metadata say."""
+    """Write a segmentation by dcmqi's arguments; names and codes are the card's, not those of dcmqi's metadata."""
     parser = argparse.ArgumentParser(prog=PROGRAM)
     for name in ("card", "inputImageList", "inputDICOMDirectory", "outputDICOM"):
         parser.add_argument(f"--{name}", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""Active learning in MONAI Label: the image that is most unlike the bank is labelled next."""
+"""Active learning in MONAI Label: the image least like the bank is labelled next."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _Stamp = tuple[str, int, int]
 
 
 class Datastore(Protocol):
-    """What is asked of MONAI Label's `Datastore`."""
+    """The part of MONAI Label's `Datastore` that is used."""
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: Sequence[str] | None = None) -> list[str]: ...
     def get_image_uri(self, image_id: str) -> str: ...
 
 
 class NoveltyStrategy:
-    """Chooses the unlabelled image that `ragsam rank` puts first; a `Strategy` by MONAI Label's names.
+    """Chooses the unlabelled image that `ragsam rank` puts first; has the interface of MONAI Label's `Strategy`.
 
-    An image is scored once, and again where its file or the bank is another one.
+    An image is scored once, and again when its file or the bank has changed.
 
     Args:
         run: the served run, with its bank.
@@ -43,14 +43,14 @@ class NoveltyStrategy:
         self._lock = threading.Lock()
 
     def info(self) -> dict[str, Any]:
-        """Return what the server tells of the strategy."""
+        """Return the strategy's description for the server."""
         return {"description": self.description}
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """Return {"id", "novelty"} of the most novel image; None where no image is left that can be read.
+        """Return {"id", "novelty"} of the most novel image; None if no readable image is left.
 
         Args:
-            request: `label_tag` and `labels` say what counts as labelled, as for MONAI Label's own strategies.
+            request: `label_tag` and `labels` define what counts as labelled, as for MONAI Label's own strategies.
             datastore: the images.
 
         Raises:
@@ -61,20 +61,28 @@ class NoveltyStrategy:
             scores = self._score({image: datastore.get_image_uri(image) for image in sorted(images)})
         if not scores:
             return None
-        image = max(scores, key=lambda name: scores[name])
+        image = max(scores, key=scores.get)
         return {"id": image, "novelty": scores[image]}
 
     def _score(self, paths: dict[str, str]) -> dict[str, float]:
         """Return the scores by image, of those that can be read."""
-        bank = (self.run / BANK / MANIFEST).stat().st_mtime_ns
-        stamps = {image: (path, Path(path).stat().st_mtime_ns, bank) for image, path in paths.items()}
-        new = [path for image, path in paths.items() if stamps[image] not in self._scores]
-        ranking, faults = rank_volumes(self.run, new) if new else ([], [])
-        for fault in faults:
-            logger.warning("novelty: %s; the image is left out", fault)
-        found = {entry["case"]: entry["score"] for entry in ranking}
+        bank_stamp = (self.run / BANK / MANIFEST).stat().st_mtime_ns
+        stamps = {}
+        new = {}
         for image, path in paths.items():
-            if path in new:
-                self._scores[stamps[image]] = found.get(str(case_name(path)))
-        scores = {image: self._scores[stamp] for image, stamp in stamps.items()}
-        return {image: score for image, score in scores.items() if score is not None}
+            stamp = (path, Path(path).stat().st_mtime_ns, bank_stamp)
+            stamps[image] = stamp
+            if stamp not in self._scores:
+                new[path] = stamp
+        if new:
+            ranking, faults = rank_volumes(self.run, list(new))
+            for fault in faults:
+                logger.warning("novelty: %s; the image is left out", fault)
+            found = {entry["case"]: entry["score"] for entry in ranking}
+            for path, stamp in new.items():
+                self._scores[stamp] = found.get(str(case_name(path)))
+        scores = {}
+        for image, stamp in stamps.items():
+            if self._scores[stamp] is not None:
+                scores[image] = self._scores[stamp]
+        return scores

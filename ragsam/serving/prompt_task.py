@@ -6,9 +6,11 @@ import math
 import os
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ragsam.data.cards.load import Card
 from ragsam.data.served import as_cases
@@ -30,48 +32,52 @@ def answers_prompts(run: Path) -> bool:
 
 
 def asked_object(request: Mapping[str, Any], card: Card) -> ObjectPrompts:
-    """Read what a request of MONAI Label's clients asks, in the words of 3D Slicer's plugin for `deepgrow`.
+    """Read the prompts of a MONAI Label request, in the terms of 3D Slicer's plugin for `deepgrow`.
 
     Args:
-        request: `label`, an organ in any case of letters, or another name; `foreground` and `background`, clicks
-            [[i, j, k], ...]; `roi`, a box [i, i, j, j, k, k], its ends in any order; all voxels of the image's file.
+        request: `label`, an organ in upper or lower case, or another name; `foreground` and `background`, clicks
+            [[i, j, k], ...]; `roi`, a box [i, i, j, j, k, k], its ends in any order; all in voxels of the image's file.
             `propagate` and `refine` as in docs/prompts.md.
 
     Raises:
-        InputError: no prompt, or numbers that are none.
+        InputError: no prompt, or invalid numbers.
     """
     name = str(request.get("label") or "object")
-    organ = next((known for known in card.labels if known.lower() == name.lower()), None)
-    points = [VoxelPoint(*voxel, inside=True) for voxel in _voxels(request, "foreground")]
-    points += [VoxelPoint(*voxel, inside=False) for voxel in _voxels(request, "background")]
-    box = _box(request["roi"]) if request.get("roi") else None
-    if not points and box is None:
+    organs = {organ.lower(): organ for organ in card.labels}
+    organ = name.lower() in organs
+    points = []
+    for key, inside in (("foreground", True), ("background", False)):
+        for voxel in request.get(key) or []:
+            points.append(VoxelPoint(*_numbers(voxel, 3, key), inside=inside))
+    box = None
+    if request.get("roi"):
+        ends = np.sort(np.reshape(_numbers(request["roi"], 6, "roi"), (3, 2)), axis=1)
+        box = VoxelBox(*map(tuple, ends.tolist()))
+    if not (points or box):
         raise InputError(f"{name}: no prompt; send foreground or background clicks, or a roi")
-    refine = organ is not None and bool(request.get("refine"))
-    propagate = bool(request.get("propagate"))
-    return ObjectPrompts(organ or name, organ is not None, tuple(points), box, propagate=propagate, refine=refine)
-
-
-def _voxels(request: Mapping[str, Any], key: str) -> list[list[float]]:
-    return [_numbers(voxel, 3, key) for voxel in request.get(key) or []]
-
-
-def _box(roi: Any) -> VoxelBox:
-    ends = _numbers(roi, 6, "roi")
-    return VoxelBox(*(tuple(sorted(ends[axis : axis + 2])) for axis in (0, 2, 4)))
+    return ObjectPrompts(
+        organs.get(name.lower(), name),
+        organ,
+        tuple(points),
+        box,
+        propagate=bool(request.get("propagate")),
+        refine=organ and bool(request.get("refine")),
+    )
 
 
 def _numbers(values: Any, count: int, what: str) -> list[float]:
-    sound = isinstance(values, list) and len(values) == count
-    if not sound or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+    valid = isinstance(values, list) and len(values) == count
+    if valid:
+        valid = all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    if not valid:
         raise InputError(f"{what}: {values!r} is not {count} numbers; send voxels of the image's file")
-    return [float(value) for value in values]
+    return list(map(float, values))
 
 
 class PromptTask:
-    """Answers a request with the label volume of one object; an `InferTask` by MONAI Label's names.
+    """Answers a request with the label volume of one object; has the interface of MONAI Label's `InferTask`.
 
-    The network stays loaded while the file of its weights is the same.
+    The network stays loaded while the file of its weights has not changed.
 
     Args:
         run: the served run, whose network answers prompts.
@@ -86,12 +92,18 @@ class PromptTask:
         self.card = self.run.card
         self.labels = {name.lower(): value for name, value in self.card.labels.items()}
         self._lock = threading.Lock()
-        self._loaded: tuple[int, PromptedRun] | None = None
+        self._loaded: PromptedRun | None = None
+        self._written = 0
 
     def info(self) -> dict[str, Any]:
-        """Return what the server tells of the task; viewers show its options."""
-        told = {name: getattr(self, name) for name in ("type", "labels", "dimension", "description")}
-        return {**told, "config": self.config()}
+        """Return the task's description for the server; viewers show its options."""
+        return {
+            "type": self.type,
+            "labels": self.labels,
+            "dimension": self.dimension,
+            "description": self.description,
+            "config": self.config(),
+        }
 
     def config(self) -> dict[str, Any]:
         """Return the options of a request, with their defaults."""
@@ -106,7 +118,7 @@ class PromptTask:
         return str(self.run.weights)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Return a NIfTI file, which the server removes once it is sent, and what was found in which slices.
+        """Return a NIfTI file, which the server removes once it is sent, and the description of the result.
 
         Args:
             request: see `asked_object`; `image` is the path of the image.
@@ -114,22 +126,21 @@ class PromptTask:
         Raises:
             InputError: an image that cannot be read, or faulty prompts.
         """
-        asked = [asked_object(request, self.card)]
+        asked = asked_object(request, self.card)
         with self._lock:
             prompted = self._prompted()
             (case,) = as_cases([{"image": str(request["image"])}])
-            labels, told = prompted.answer(case, prompted.loaded.dataset.item(case)["image"], asked)
+            volume = prompted.loaded.dataset.item(case)["image"]
+            labels, result = prompted.answer(case, volume, [asked])
         handle, path = tempfile.mkstemp(suffix=".nii.gz")
         os.close(handle)
         write_label_volume(Path(path), labels, case.image)
-        return path, {**told, "label_names": _named(asked, told)}
+        (found,) = result["objects"]
+        return path, {**result, "label_names": {asked.name: found["value"]}}
 
     def _prompted(self) -> PromptedRun:
         written = self.run.weights.stat().st_mtime_ns
-        if self._loaded is None or self._loaded[0] != written:
-            self._loaded = written, load_prompted(self.run)
-        return self._loaded[1]
-
-
-def _named(asked: Sequence[ObjectPrompts], told: Mapping[str, Any]) -> dict[str, int]:
-    return {one.name: found["value"] for one, found in zip(asked, told["objects"], strict=True)}
+        if written != self._written:
+            self._loaded = load_prompted(self.run)
+            self._written = written
+        return self._loaded
