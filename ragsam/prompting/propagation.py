@@ -48,15 +48,15 @@ def propagate(
     following = following or Following()
     masks = dict(found)
     seeds = sorted(found)
-    # Half-way slices between two seeds go to the lower one.
-    ends = [(lower + upper) // 2 for lower, upper in pairwise(seeds)]
-    firsts = [0, *(end + 1 for end in ends)]
-    lasts = [*ends, depth - 1]
-    for seed, first, last in zip(seeds, firsts, lasts, strict=False):
+    # Slices half-way between two seeds go to the lower one.
+    lasts = [(lower + upper) // 2 for lower, upper in pairwise(seeds)]
+    first = 0
+    for seed, last in zip(seeds, [*lasts, depth - 1], strict=False):
         down = range(seed - 1, first - 1, -1)
         up = range(seed + 1, last + 1)
         masks |= _follow(answer, found[seed], down, following)
         masks |= _follow(answer, found[seed], up, following)
+        first = last + 1
     return dict(sorted(masks.items()))
 
 

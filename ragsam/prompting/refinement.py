@@ -1,4 +1,4 @@
-"""Refinement: an organ of an automatic result is corrected by prompts, slice by slice."""
+"""Refinement: prompts correct an organ of an automatic result, slice by slice."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ Chain = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class AutomaticResult:
-    """What a network gives for a volume without prompts.
+    """A network's result for a volume without prompts.
 
     Attributes:
         labels: [X, Y, Z], uint8, on the grid of the image's file.
-        odds: by label value of an organ, the logits of the organ against all other classes, [H, W, D], on the working
-            volume.
-        otherwise: by label value of an organ, the labels [X, Y, Z], uint8, that voxels would have if it were not there.
+        odds: by label value, an organ's logits against all other classes, [H, W, D], on the working volume.
+        otherwise: by label value, the labels [X, Y, Z], uint8, that voxels would have without the organ.
     """
 
     labels: NDArray[np.uint8]
@@ -81,13 +80,14 @@ def segment_automatically(
 
 
 def organ_odds(logits: Tensor, organs: Tensor) -> Tensor:
-    """Return the logits [S, 1, H, W] of an organ, one a slice, against all other classes of logits [S, K + 1, H, W]."""
+    """Return the logits [S, 1, H, W] of an organ per slice against all other classes of logits [S, K + 1, H, W]."""
     index = organs[:, None, None, None].expand(-1, 1, *logits.shape[2:])
-    return logits.gather(1, index) - logits.scatter(1, index, -torch.inf).logsumexp(1, keepdim=True)
+    others = logits.scatter(1, index, -torch.inf)
+    return logits.gather(1, index) - others.logsumexp(1, keepdim=True)
 
 
 def refine(answer: Answer, odds: Tensor, prompts: Mapping[int, SlicePrompts]) -> dict[int, SliceMask]:
-    """Return an organ in the slices that are prompted, the automatic result being the draft; see `keep_prompted`.
+    """Return an organ in its prompted slices, with the automatic result as the draft; see `keep_prompted`.
 
     Args:
         answer: gives the object that prompts mean in a slice.
@@ -95,31 +95,43 @@ def refine(answer: Answer, odds: Tensor, prompts: Mapping[int, SlicePrompts]) ->
         prompts: by number of slice.
     """
     found = {}
-    for number, one in prompts.items():
-        # A draft without the organ is one too: a lone click would be taken for any object that it is in.
+    for number, asked in prompts.items():
+        # A draft without the organ is passed too: without one a lone click could mean any object at its place.
         draft = odds[..., number]
-        refined = answer(number, replace(one, mask=draft))
-        found[number] = replace(refined, logits=keep_prompted(draft.to(refined.logits), refined.logits, one))
+        refined = answer(number, replace(asked, mask=draft))
+        logits = keep_prompted(draft.to(refined.logits), refined.logits, asked)
+        found[number] = replace(refined, logits=logits)
     return found
 
 
 def keep_prompted(draft: Tensor, refined: Tensor, prompts: SlicePrompts) -> Tensor:
-    """Return a draft with the changes that its prompts ask for, of a refined mask; all are logits [H, W].
+    """Return a draft with those changes of a refined mask that its prompts ask for; all are logits [H, W].
 
-    A network that is asked to correct one border redraws the others too, and not for the better. So of the connected
-    pieces that a refined mask adds those are taken that hold a click in the object, of those that it removes the ones
-    that hold a click outside it, and either where it touches the box.
+    A network asked to correct one border redraws the others too, and not for the better. Of the connected components
+    that the refined mask adds, those with a click in the object are kept; of those that it removes, those with a click
+    outside it; and of both, those that reach into the box.
     """
-    before, after = (logits.cpu().numpy() > 0 for logits in (draft, refined))
-    taken = np.zeros_like(before)
-    for inside, change in ((True, after & ~before), (False, before & ~after)):
-        pieces, _ = ndimage.label(change, np.ones((3, 3)))
-        asked = [pieces[round(p.row), round(p.column)] for p in prompts.points if p.inside == inside]
-        if (box := prompts.box) is not None:
-            rows, columns = slice(round(box.top), round(box.bottom) + 1), slice(round(box.left), round(box.right) + 1)
-            asked += np.unique(pieces[rows, columns]).tolist()
-        taken |= np.isin(pieces, [piece for piece in asked if piece])
-    return torch.where(torch.from_numpy(taken).to(refined.device), refined, draft)
+    before = draft.cpu().numpy() > 0
+    after = refined.cpu().numpy() > 0
+    asked = np.zeros_like(before)  # by clicks in the object or the box
+    refused = np.zeros_like(before)
+    for point in prompts.points:
+        places = asked if point.inside else refused
+        places[round(point.row), round(point.column)] = True
+    if prompts.box is not None:
+        rows = slice(round(prompts.box.top), round(prompts.box.bottom) + 1)
+        columns = slice(round(prompts.box.left), round(prompts.box.right) + 1)
+        asked[rows, columns] = True
+        refused[rows, columns] = True
+    added = _components_at(after & ~before, asked)
+    removed = _components_at(before & ~after, refused)
+    taken = torch.from_numpy(added | removed).to(refined.device)
+    return torch.where(taken, refined, draft)
+
+
+def _components_at(mask: NDArray[np.bool_], places: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the connected components of a mask that hold one of the places, all [H, W]."""
+    return ndimage.binary_propagation(mask & places, np.ones((3, 3)), mask)
 
 
 def replace_organ(
@@ -130,9 +142,9 @@ def replace_organ(
     numbers: Iterable[int],
     grid: SliceGrid,
 ) -> None:
-    """Put an organ in place of what it was in some slices of a label volume, in place.
+    """Replace an organ in some slices of a label volume, in place.
 
-    What the organ loses goes to the class that is likeliest without it; no other voxel changes.
+    Voxels that the organ loses go to the class that is likeliest without it; no others change.
 
     Args:
         labels: [X, Y, Z], on the grid of the image's file.
@@ -143,9 +155,10 @@ def replace_organ(
     """
     for number in numbers:
         axis, index = grid.file_slice(number)
-        plane, new, other = (np.moveaxis(volume, axis, 0)[index] for volume in (labels, mask, otherwise))
+        plane = np.moveaxis(labels, axis, 0)[index]
+        new = np.moveaxis(mask, axis, 0)[index]
         lost = (plane == organ) & ~new
-        plane[lost] = other[lost]
+        plane[lost] = np.moveaxis(otherwise, axis, 0)[index][lost]
         plane[new] = organ
 
 
