@@ -24,7 +24,6 @@ class BestWeights:
     Weights and scores are the same in all processes; the first one writes.
 
     Args:
-        network: the network that is trained.
         path: the safetensors file; `model.pt` is written beside it.
         metadata: kept in the file beside what the network says of itself.
         metric: name of the key metric in the evaluator.

@@ -38,8 +38,6 @@ class Checkpoints:
 
     Args:
         folder: of `last.pt` and `bank/`.
-        network: the network that is trained.
-        optimizer, lr_scheduler: of the training.
         validator: the evaluator, which knows the best score so far.
         retriever: its bank is kept; None for a training without retrieval.
         resume: continue from `last.pt`, if there is one.

@@ -33,10 +33,8 @@ class History:
     Args:
         path: the CSV file, rewritten whole at every row.
         validator: the evaluator whose key metric is the score.
-        optimizer: for the learning rate.
         loss: has its `parts` after each step.
-        dice: for each organ's Dice.
-        organs: their names.
+        organs: names, for the Dice.
     """
 
     def __init__(

@@ -64,14 +64,10 @@ def process_count() -> int:
 
 
 def own_share(items: Sequence[Item], *, whole: bool = False) -> list[Item]:
-    """Return this process's equal share of the items.
+    """Return this process's equal share of items that are the same in every process; with `whole`, all of them.
 
     With fewer items than processes the first item is in several shares: a process without any would keep the others
     waiting.
-
-    Args:
-        items: the same in every process.
-        whole: give all items to every process.
     """
     if whole:
         return list(items)

@@ -12,11 +12,8 @@ logger = logging.getLogger(__name__)
 class EarlyStop:
     """Ends a training after a number of validations in a row without a better score.
 
-    The count is kept in the trainer's state, so that a resumed training continues it.
-
-    Args:
-        validator: the evaluator whose key metric is the score.
-        patience: number of validations.
+    The score is the validator's key metric. The count is kept in the trainer's state, so that a resumed training
+    continues it.
     """
 
     def __init__(self, validator: Engine, patience: int) -> None:

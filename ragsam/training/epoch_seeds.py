@@ -15,10 +15,6 @@ class EpochSeeds:
 
     Seeded are Python's, numpy's and torch's generators, on all devices, and the random transforms of the slices. Worker
     processes and samplers draw their seeds from torch's. Each of several processes has seeds of its own.
-
-    Args:
-        seed: of the training.
-        dataset: the training slices.
     """
 
     def __init__(self, seed: int, dataset: SliceDataset) -> None:

@@ -27,8 +27,7 @@ class RunMetadata:
     Args:
         path: `configs/metadata.json` of the bundle.
         weights: `models/model.safetensors`, whose own score says whether it was just written.
-        dice: the key metric, for each organ's Dice.
-        metric: its name.
+        dice, metric: the key metric and its name.
         organs: names, in order.
         training, validation: cases, for the fingerprints.
     """

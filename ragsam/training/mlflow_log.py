@@ -29,7 +29,6 @@ class MLflowLog:
     Args:
         tracking_uri: of a server, or `sqlite:///FILE`.
         run: the run's folder, whose name MLflow's run takes; nothing else of it is sent.
-        validator: the evaluator.
 
     Raises:
         InputError: at the start, where MLflow is not installed or cannot be reached.
@@ -58,19 +57,13 @@ class MLflowLog:
             raise InputError("mlflow: not installed; install the extra `mlflow`, or leave --set mlflow out")
         from monai.handlers import MLFlowHandler
 
+        names = {"experiment_name": EXPERIMENT, "run_name": self.run_name}
         try:
-            self._handler = MLFlowHandler(
-                self.tracking_uri,
-                iteration_log=False,
-                epoch_log=False,
-                experiment_name=EXPERIMENT,
-                run_name=self.run_name,
-            )
+            self._handler = MLFlowHandler(self.tracking_uri, iteration_log=False, epoch_log=False, **names)
             self._handler.start(engine)
         except Exception as error:
-            raise InputError(
-                f"mlflow: {self.tracking_uri} cannot be used ({_reason(error)}); check --set mlflow"
-            ) from error
+            reason = _reason(error)
+            raise InputError(f"mlflow: {self.tracking_uri} cannot be used ({reason}); check --set mlflow") from error
 
     def send_loss(self, engine: Engine) -> None:
         """Send a step's loss."""

@@ -36,11 +36,7 @@ class Answered(NamedTuple):
 
 
 class PromptDrawing:
-    """Puts prompts for the organs of its slices into every training batch, as `drawn`; see `draw_prompts`.
-
-    Args:
-        network: the segmenter that is trained.
-    """
+    """Puts prompts for the organs of its slices into every training batch, as `drawn`; see `draw_prompts`."""
 
     def __init__(self, network: Segmenter) -> None:
         self.network = network

@@ -55,7 +55,6 @@ def make_schedule(optimizer: Optimizer, *, name: str, learning_rate: float, step
     """Return a schedule by name, to be stepped after every training step.
 
     Args:
-        optimizer: its learning rate is set.
         name: in `SCHEDULES`.
         learning_rate: the highest.
         steps: of the whole training.

@@ -20,7 +20,6 @@ class StartWeights:
     """Loads weights when a trainer starts, and reports what became of every key.
 
     Args:
-        network: the network that is trained.
         path: weights of `ragsam import`, or of another run.
         labels: names of the organs, in order: parts with an output per class are loaded only for the same organs.
 

@@ -33,8 +33,6 @@ class Board:
     carry no names, yet are pictures of patients: keep the folder as the data are kept.
 
     Args:
-        folder: of the files.
-        validator: the evaluator.
         colours: of the organs, by label value.
     """
 
@@ -132,7 +130,6 @@ def volume_picture(
         image: [H, W, D], 0-1.
         reference, prediction: [H, W, D], label values.
         spacing_mm: of H and W.
-        colours: of label values.
     """
     z = telling_slice(reference)
     pictures = []

@@ -8,12 +8,7 @@ from monai.handlers import ValidationHandler
 
 
 class Validation(ValidationHandler):
-    """MONAI's validation handler, which here always validates the last epoch too.
-
-    Args:
-        validator: the evaluator to run.
-        interval: epochs between validations.
-    """
+    """MONAI's validation handler, which here always validates the last epoch too."""
 
     def __init__(self, validator: Evaluator, interval: int) -> None:
         super().__init__(interval, validator)
