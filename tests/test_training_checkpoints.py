@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 from small_study import files_below
 
@@ -17,6 +17,7 @@ from ragsam.api.train import train_run
 from ragsam.cli import main
 from ragsam.console.engine_progress import Progress
 from ragsam.errors import InputError
+from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import load_weights, read_checkpoint
 from ragsam.runs.templates import make_run
 from ragsam.training.checkpoints import Checkpoints
@@ -239,3 +240,35 @@ def test_time_left_counts_from_the_epoch_that_was_resumed(caplog, monkeypatch):
     )
     trainer.run([0], max_epochs=10)
     assert caplog.messages[0] == "train: epoch 7 of 10, loss 1.0000, 10 s passed, about 30 s left"
+
+
+class Scaler:
+    """Stands for a gradient scaler, which a trainer of MONAI makes when it runs."""
+
+    scale = 1.0
+
+    def state_dict(self):
+        return {"scale": self.scale}
+
+    def load_state_dict(self, state):
+        self.scale = state["scale"]
+
+
+def run_with_scaler(folder, scaler, *, resume=False):
+    """Run an epoch of two, or, resumed, the rest."""
+    network = Segmenter(1, image_size=16, detail=False)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    engine, validator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+    Checkpoints(folder, network, optimizer, schedule, validator, resume=resume).attach(engine)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: engine.terminate())
+    engine.scaler = scaler
+    engine.run([0], max_epochs=2)
+
+
+def test_the_gradient_scaler_goes_on_where_it_was(tmp_path):
+    first, second = Scaler(), Scaler()
+    first.scale = 8.0
+    run_with_scaler(tmp_path, first)
+    run_with_scaler(tmp_path, second, resume=True)
+    assert second.scale == 8.0

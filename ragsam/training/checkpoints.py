@@ -67,8 +67,6 @@ class Checkpoints:
     def attach(self, engine: Engine) -> None:
         """Register with a trainer, after the handler that validates: an epoch's validation belongs to its state."""
         self.parts |= {"trainer": engine, "validator": self.validator}
-        if getattr(engine, "scaler", None) is not None:
-            self.parts["scaler"] = engine.scaler
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.keep_bank)
         keep = Checkpoint(self.parts, self._write, filename_pattern=LAST_NAME)
@@ -76,6 +74,8 @@ class Checkpoints:
 
     def start(self, engine: Engine) -> None:
         """Load the last state if the training is resumed and has one."""
+        if engine.scaler is not None:  # made when the trainer runs
+            self.parts["scaler"] = engine.scaler
         if idist.get_rank() == 0:
             remove_drafts(self.folder)
             network = self.parts["network"].network
@@ -84,6 +84,8 @@ class Checkpoints:
         if not (self.resume and last.is_file()):
             return
         state = read_checkpoint(last)
+        if engine.scaler is not None:
+            state.setdefault("scaler", engine.scaler.state_dict())  # versions before this one did not keep it
         _check_length(state, engine)
         Checkpoint.load_objects(self.parts, state)
         bank_folder = self.folder / _BANK_NAME
