@@ -21,8 +21,7 @@ from ragsam.io.read_volume import open_volume
 from ragsam.runs.run import RunFolder, bad_input
 from ragsam.runs.templates import make_run, require_free
 from ragsam.training.disk_space import free_bytes
-from ragsam.training.epoch_checks import refuse_unreached
-from ragsam.training.frozen_encoder import FrozenEncoder
+from ragsam.training.frozen_encoder import FrozenEncoder, require_epoch
 from ragsam.training.vote_weight import VoteWeight
 
 STEPS = 4  # the first warms up, the others are timed
@@ -136,7 +135,7 @@ def _try_run(run: Path, output: Path) -> TrainingEstimate:
     frozen_from = plan.get_parsed_content("frozen_from")
     first_epochs, short = [1], {"steps_per_epoch": STEPS}
     if type(frozen_from) is int and frozen_from > 1:
-        refuse_unreached("frozen_from", frozen_from, epochs)  # here, since fewer epochs are tried
+        require_epoch(frozen_from, epochs)  # here, since fewer epochs are tried
         first_epochs.append(frozen_from)
         short["frozen_from"] = 2
     short |= {"epochs": len(first_epochs), "validate_every": len(first_epochs)}

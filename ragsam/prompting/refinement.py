@@ -51,32 +51,37 @@ def segment_automatically(
     """Segment a volume without prompts, and keep what refining some organs needs.
 
     Args:
-        inferer: of the run.
-        network: of the run.
-        volume: [1, H, W, D], preprocessed, which knows its way back.
+        volume: [1, H, W, D], preprocessed, with its applied operations.
         postprocessing: of the run, for label volumes without maps.
         organs: label values.
         supports: of the volume's slices; None segments without.
     """
+    _, *shape = volume.shape
+    file_shape = list(shape)
     own = own_grid(volume)
-    shape, depth = tuple(volume.shape[1:]), volume.shape[-1]
-    own_shape = shape if own is None else (*own.shape, depth)
-    labels = torch.zeros((1, *own_shape), dtype=torch.uint8)
+    if own is not None:
+        file_shape[:2] = own.shape
+    labels = torch.zeros((1, *file_shape), dtype=torch.uint8)
     odds = {organ: torch.zeros(shape) for organ in organs}
-    otherwise = {organ: torch.zeros((1, *own_shape), dtype=torch.uint8) for organ in odds}
+    otherwise = {organ: torch.zeros_like(labels) for organ in odds}
     for where, seen in inferer.slabs(volume, network.eval(), supports, restore_grid=False):
         seen = seen.float().cpu()
-        logits = seen if own is None else own.restore(seen)
-        labels[0, ..., where] = _chosen(logits)
+        logits = seen
+        if own is not None:
+            logits = own.restore(seen)
+        labels[0, ..., where] = _classes(logits)
         for organ in odds:
-            odds[organ][..., where] = organ_odds(seen, torch.full((len(seen),), organ))[:, 0].movedim(0, -1)
+            same = torch.full((len(seen),), organ)
+            odds[organ][..., where] = organ_odds(seen, same)[:, 0].movedim(0, -1)
             without = logits.clone()
             without[:, organ] = -torch.inf
-            otherwise[organ][0, ..., where] = _chosen(without)
-    made = postprocessing({"pred": labels, "image": volume})["pred"][0]
-    to_file = ToImageGridd()
-    others = {organ: to_file({"pred": one, "image": volume})["pred"][0] for organ, one in otherwise.items()}
-    return AutomaticResult(_numbers(made), odds, {organ: _numbers(one) for organ, one in others.items()})
+            otherwise[organ][0, ..., where] = _classes(without)
+    segmented = postprocessing({"pred": labels, "image": volume})["pred"][0]
+    on_file = {}
+    for organ, labels_without in otherwise.items():
+        restored = ToImageGridd()({"pred": labels_without, "image": volume})["pred"][0]
+        on_file[organ] = _as_uint8(restored)
+    return AutomaticResult(_as_uint8(segmented), odds, on_file)
 
 
 def organ_odds(logits: Tensor, organs: Tensor) -> Tensor:
@@ -162,10 +167,10 @@ def replace_organ(
         plane[new] = organ
 
 
-def _chosen(logits: Tensor) -> Tensor:
+def _classes(logits: Tensor) -> Tensor:
     """Return the classes [H, W, S] of logits [S, K + 1, H, W]."""
     return logits.argmax(1).to(torch.uint8).movedim(0, -1)
 
 
-def _numbers(volume: Tensor) -> NDArray[np.uint8]:
+def _as_uint8(volume: Tensor) -> NDArray[np.uint8]:
     return np.ascontiguousarray(volume.cpu().numpy().round().astype(np.uint8))

@@ -1,4 +1,4 @@
-"""How much the neighbours' vote weighs beside the network: what serves validation patients best."""
+"""The weight of the neighbours' vote beside the network, chosen on the validation patients."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from ragsam.retrieval.retriever import Retriever
 
 logger = logging.getLogger(__name__)
 
-#: What is tried; of equally good ones the smallest is taken.
+#: The weights that are tried; the smallest of equally good ones is chosen.
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
-#: Validation slices that are looked at, evenly spaced, and how many at once.
-SLICES, BATCH = 160, 8
-#: Of fewer validation patients nothing is chosen, and the weight stays.
+#: Validation slices that are segmented, evenly spaced, and their batch size.
+SLICES = 160
+BATCH = 8
+#: With fewer validation patients the weight stays as it is.
 FEWEST = 2
 
 
@@ -69,23 +70,23 @@ class VoteWeight:
         start = time.monotonic()
         scores = self._scores()
         self.seconds = time.monotonic() - start
-        best = max(scores, key=scores.__getitem__)  # the first of equal ones
+        best = max(scores, key=scores.get)  # the first of equal ones
         self.network.fusion.vote_product.weight.fill_(best)
-        told = "validation: the neighbours' vote weighs %g: Dice %.4f in %d slices (%.4f without, %.4f with 1)"
-        logger.info(told, best, scores[best], self._count(), scores[0.0], scores[1.0])
-
-    def _count(self) -> int:
-        return min(SLICES, len(self.slices))
+        count = min(SLICES, len(self.slices))
+        text = "validation: the neighbours' vote weighs %g: Dice %.4f in %d slices (%.4f without, %.4f with 1)"
+        logger.info(text, best, scores[best], count, scores[0.0], scores[1.0])
 
     @torch.no_grad()
     def _scores(self) -> dict[float, float]:
         """Return the mean Dice of every weight."""
-        network, training = self.network, self.network.training
-        device, product = next(network.parameters()).device, network.fusion.vote_product
-        chosen = np.linspace(0, len(self.slices) - 1, self._count()).round().astype(int).tolist()
-        counts: dict[str, Tensor] = defaultdict(
-            lambda: torch.zeros(len(WEIGHTS), 3, network.num_classes + 1, dtype=torch.float64)
-        )
+        network = self.network
+        training = network.training
+        device = next(network.parameters()).device
+        product = network.fusion.vote_product
+        count = min(SLICES, len(self.slices))
+        chosen = np.linspace(0, len(self.slices) - 1, count).round().astype(int).tolist()
+        empty = torch.zeros(len(WEIGHTS), 3, network.num_classes + 1, dtype=torch.float64)
+        counts: dict[str, Tensor] = defaultdict(empty.clone)
         network.eval()
         product.weight.zero_()
         for batch in DataLoader(Subset(self.slices, chosen), BATCH, generator=torch.Generator()):
