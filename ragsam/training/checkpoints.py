@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ignite.distributed as idist
@@ -58,7 +59,10 @@ class Checkpoints:
         resume: bool = False,
     ) -> None:
         self.folder = Path(folder)
-        self.parts = {"network": TrainableState(network), "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        self.network = network
+        # Of the network the trainable weights alone: the frozen ones are in the base's own file.
+        weights = SimpleNamespace(state_dict=network.trainable_state, load_state_dict=network.load_trainable_state)
+        self.parts = {"network": weights, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
         self.validator = validator
         self.retriever = retriever
         self.resume = resume
@@ -78,8 +82,7 @@ class Checkpoints:
             self.parts["scaler"] = engine.scaler
         if idist.get_rank() == 0:
             remove_drafts(self.folder)
-            network = self.parts["network"].network
-            require_space(self.folder, training_bytes(network))
+            require_space(self.folder, training_bytes(self.network))
         last = self.folder / LAST_NAME
         if not (self.resume and last.is_file()):
             return
@@ -89,7 +92,7 @@ class Checkpoints:
         _check_length(state, engine)
         Checkpoint.load_objects(self.parts, state)
         bank_folder = self.folder / _BANK_NAME
-        if self.retriever is not None and bank_folder.is_dir():  # neighbours may come later
+        if self.retriever is not None and bank_folder.is_dir():
             self._kept_bank = Bank.open(bank_folder)
             self.retriever.attach(self._kept_bank)
         logger.info("train: resumed after epoch %d of %d", engine.state.epoch, engine.state.max_epochs)
@@ -107,21 +110,6 @@ class Checkpoints:
         if idist.get_rank() == 0:
             with atomic_write(self.folder / name) as temporary:
                 torch.save(state, temporary)
-
-
-class TrainableState:
-    """A network's trainable weights as a state dict; the frozen ones are in the base's own file."""
-
-    def __init__(self, network: Segmenter) -> None:
-        self.network = network
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the trainable weights."""
-        return self.network.trainable_state()
-
-    def load_state_dict(self, state: dict[str, torch.Tensor], **_: Any) -> None:
-        """Load the trainable weights."""
-        self.network.load_trainable_state(state)
 
 
 def remove_drafts(folder: Path) -> None:
