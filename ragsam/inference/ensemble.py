@@ -27,20 +27,19 @@ class Ensemble:
     It puts `average` into every batch, which the evaluator hands to its inferer by `prepare_volumes`.
 
     Each run prepares the volume in its own way and slices it along its own axis. Runs of one axis go through it side by
-    side, each with its own volume, 4 bytes a voxel. With several axes, or so many runs that it takes less, the mean is
-    kept as float16, 2 (K + 1) bytes a voxel (1.1 GB for 512 x 512 x 150 and 13 organs), and runs go one by one.
-    Logits stand a slab at a time.
+    side, each with its own volume, 4 bytes per voxel. With several axes, or if it takes less memory for many runs, the
+    mean is kept as float16, 2 (K + 1) bytes per voxel (1.1 GB for 512 x 512 x 150 and 13 organs), and runs go one after
+    the other. Logits exist for a slab at a time.
 
     Args:
         runs: folders of the others.
-        cases: what is segmented.
-        card: of the run that segments.
+        cases: to be segmented.
+        card, slice_axis: of the run that segments.
         device: where the others run.
-        slice_axis: of the run that segments.
         retrieval: False switches their retrieval off too.
 
     Raises:
-        InputError: at the start, where a run lacks weights or bank, or is for other organs.
+        InputError: at the start, if a run lacks weights or bank, or is for other organs.
     """
 
     def __init__(
@@ -71,53 +70,58 @@ class Ensemble:
         self.members = [Member(run, self.cases, self.card, self.overrides) for run in self.runs]
 
     def inject(self, engine: Engine) -> None:
-        """Put what averages the volume at hand into the batch."""
+        """Put the function that averages the volume at hand into the batch."""
         batch = engine.state.batch
         batch["average"] = partial(self.average, batch["case"][0])
 
     def finish(self, engine: Engine) -> None:
-        """Let the other runs go."""
+        """Release the other runs."""
         self.members = []
 
     def average(self, case: str, slabs: Iterator[Slab], volume: Tensor) -> Iterator[Slab]:
         """Return the logarithms of the mean probabilities of all runs, slab by slab of a case's volume [1, H, W, D]."""
-        one_axis = all(member.axcodes == self.axcodes for member in self.members)
-        lighter = 4 * (len(self.members) - 1) <= 2 * (len(self.card.labels) + 1)  # bytes a voxel
-        if one_axis and lighter:
-            return self._streamed(case, slabs)
-        return self._kept(case, slabs, volume.shape[-1])
+        axes = {member.axcodes for member in self.members}
+        volumes_bytes = 4 * (len(self.members) - 1)  # per voxel
+        mean_bytes = 2 * (len(self.card.labels) + 1)
+        if axes <= {self.axcodes} and volumes_bytes <= mean_bytes:
+            return self._side_by_side(case, slabs)
+        return self._one_after_the_other(case, slabs, volume.shape[-1])
 
-    def _streamed(self, case: str, slabs: Iterator[Slab]) -> Iterator[Slab]:
+    def _side_by_side(self, case: str, slabs: Iterator[Slab]) -> Iterator[Slab]:
         """Average runs of one axis: their slabs are of the same slices."""
-        for together in zip(slabs, *(member.slabs(case) for member in self.members), strict=True):
-            where = together[0][0]
-            chances = torch.stack([logits.float().softmax(1) for _, logits in together])
-            yield where, chances.mean(0).clamp_min(1e-8).log()
+        others = [member.slabs(case) for member in self.members]
+        for parts in zip(slabs, *others, strict=True):
+            where, _ = parts[0]
+            probabilities = torch.stack([logits.float().softmax(1) for _, logits in parts])
+            yield where, probabilities.mean(0).clamp_min(1e-8).log()
 
-    def _kept(self, case: str, slabs: Iterator[Slab], depth: int) -> Iterator[Slab]:
+    def _one_after_the_other(self, case: str, slabs: Iterator[Slab], depth: int) -> Iterator[Slab]:
         """Average runs of several axes, in a volume of `depth` slices."""
-        mean, count = None, 1 + len(self.members)
+        count = 1 + len(self.members)
+        mean = None
         for where, logits in slabs:
             if mean is None:  # [K + 1, H, W, D]
                 shape = (*logits.shape[1:], depth)
                 mean = torch.zeros(shape, dtype=torch.float16, device=logits.device)
             add_probabilities(mean, where, logits, count)
         for member in self.members:
-            turned = mean.permute(0, *(self.axcodes.index(axis) + 1 for axis in member.axcodes))
+            axes = [1 + self.axcodes.index(axis) for axis in member.axcodes]
+            turned = mean.permute(0, *axes)
             for where, logits in member.slabs(case):
                 add_probabilities(turned, where, logits, count)
-        for start in range(0, mean.shape[-1], SLAB):
-            where = slice(start, min(start + SLAB, mean.shape[-1]))
-            yield where, mean[..., where].movedim(-1, 0).float().clamp_min(1e-8).log()
+        for start in range(0, depth, SLAB):
+            where = slice(start, min(start + SLAB, depth))
+            probabilities = mean[..., where].movedim(-1, 0).float()
+            yield where, probabilities.clamp_min(1e-8).log()
 
 
 class Member:
-    """One of the other runs, its network loaded.
+    """One of the other runs, with its network loaded.
 
     Args:
         run: its folder.
-        cases: what is segmented.
-        card: the organs that it must be for.
+        cases: to be segmented.
+        card: with the organs that it must be for.
         overrides: of its `inference.yaml`.
     """
 
@@ -133,11 +137,13 @@ class Member:
     @torch.no_grad()
     def slabs(self, case: str) -> Iterator[Slab]:
         """Yield the logits of a case, slab by slab of this run's own slices, on the image's own grid within them."""
-        item = self.run.dataset.item(self.cases[case])
-        volume = item["image"].to(self.run.device)
-        yield from self.run.inferer.slabs(volume, self.run.network, self.run.supports(self.cases[case]))
+        run = self.run
+        item = run.dataset.item(self.cases[case])
+        supports = run.supports(self.cases[case])
+        yield from run.inferer.slabs(item["image"].to(run.device), run.network, supports)
 
 
 def add_probabilities(mean: Tensor, where: slice, logits: Tensor, count: int) -> None:
-    """Add the count-th part of a slab's probabilities to a mean [K + 1, H, W, D] at its slices, in place."""
-    mean[..., where] += (logits.float().softmax(1) / count).movedim(0, -1).to(mean)
+    """Add a slab's probabilities, divided by a count, to a mean [K + 1, H, W, D] at its slices, in place."""
+    probabilities = logits.float().softmax(1) / count
+    mean[..., where] += probabilities.movedim(0, -1).to(mean)

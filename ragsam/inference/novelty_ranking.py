@@ -1,9 +1,10 @@
-"""Ranking: volumes without labels, those first that are most unlike a bank, and so worth labelling first."""
+"""Ranking of volumes without labels by their novelty: those least like a bank are worth labelling first."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,37 +37,45 @@ def rank_volumes(
     """Score volumes by their novelty; see `ragsam.retrieval.novelty`. A volume's own patient is left out.
 
     Args:
-        run: whose slices and descriptor are used; trained only where the descriptor looks at the encoder.
+        run: whose slices and descriptor are used; trained only if the descriptor uses the encoder.
         inputs, section, series: see `cases_of_inputs`.
         bank: folder of the bank; None takes the run's own.
 
     Returns:
-        {"case", "score", "percentile", "p_value", "flagged"} of every volume, the most novel first; and a line for
+        {"case", "score", "percentile", "p_value", "flagged"} of every volume, the most novel first; and a message for
         each that cannot be read.
 
     Raises:
-        InputError: no run, a bank that does not fit it, or inputs that are none.
+        InputError: no run, a bank that does not fit it, or invalid inputs.
     """
     cases = cases_of_inputs(inputs, section=section, series=series)
-    values = _ONE_LOOK if bank is None else {**_ONE_LOOK, "bank": str(Path(bank).absolute())}
+    values = dict(_ONE_LOOK)
+    if bank is not None:
+        values["bank"] = str(Path(bank).absolute())
     get = RunFolder(run).parser("inference", cases=list(cases), **values).get_parsed_content
     with bad_input():
-        network, retriever = get("network"), get("retriever")
+        network = get("network")
+        retriever = get("retriever")
         if retriever.needs_embedding:
             WeightsLoader(network, get("weights")).load()
         attach_bank(retriever, network, get("bank"), get("preparation"))
-        dataset, inferer = get("dataset"), get("inferer")
-    ranking, faults = [], []
+        dataset = get("dataset")
+        inferer = get("inferer")
+    ranking = []
+    faults = []
     for index, case in enumerate(cases):
         try:
             volume = dataset[index]["image"]
         except Exception as error:
-            if not isinstance(cause := root_cause(error), InputError):
+            cause = root_cause(error)
+            if not isinstance(cause, InputError):
                 raise
             faults.append(str(cause))
             continue
-        ranking.append({"case": case.case, **_novelty(volume, case, network, retriever, inferer)})
-    return sorted(ranking, key=lambda entry: -entry["score"]), faults
+        novelty = _novelty(volume, case, network, retriever, inferer)
+        ranking.append({"case": case.case, **novelty})
+    ranking.sort(key=itemgetter("score"), reverse=True)
+    return ranking, faults
 
 
 class _Found(VolumeSupports):
