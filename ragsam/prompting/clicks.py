@@ -1,4 +1,4 @@
-"""Clicks and boxes as a person gives them in Python, one by one and each for an object."""
+"""Clicks and boxes given in Python, each for an object."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _OBJECT = "object"
 
 @dataclass(frozen=True)
 class Click:
-    """A click, in voxel indices of the image as it is given: whole numbers are voxel centres.
+    """A click, in voxel indices of the given image: whole numbers are voxel centres.
 
     Attributes:
         i, j, k: along the image's array axes.
-        inside: whether it lies in the object, or marks what does not belong to it.
+        inside: whether it marks the object or what does not belong to it.
         object: an organ of the run's card, or any other name.
     """
 
@@ -49,27 +49,30 @@ class Box:
 def objects_of(
     prompts: Sequence[Click | Box], card: Card, *, propagate: bool = False, refine: bool = False
 ) -> tuple[ObjectPrompts, ...]:
-    """Return what clicks and boxes ask for, object by object.
+    """Return the prompts of every object.
 
     Args:
-        card: the organs that there are.
+        card: with the known organs.
         propagate: follow every object from the prompted slices through the volume.
-        refine: begin with the automatic result for every object, which must be an organ then.
+        refine: start from the automatic result for every object, which must be an organ.
 
     Raises:
-        InputError: no prompt, numbers that are none, or two boxes for one object.
+        InputError: no prompt, invalid numbers, or two boxes for one object.
     """
     asked: dict[str, dict[str, Any]] = {}
     for prompt in prompts:
         name = prompt.object
         kind = "organ" if name in card.labels else "object"
-        one = asked.setdefault(name, {kind: name, "points": [], "propagate": propagate, "refine": refine})
-        place = {axis: getattr(prompt, axis) for axis in "ijk"}
+        entry = asked.setdefault(name, {kind: name, "points": [], "propagate": propagate, "refine": refine})
         if isinstance(prompt, Click):
-            numbers = {axis: float(index) for axis, index in place.items()}
-            one["points"].append({**numbers, "inside": bool(prompt.inside)})
-        elif "box" in one:
+            place = {"i": float(prompt.i), "j": float(prompt.j), "k": float(prompt.k)}
+            entry["points"].append({**place, "inside": bool(prompt.inside)})
+        elif "box" in entry:
             raise InputError(f"prompts: {name} has two boxes; give it one, or another name to the other")
         else:
-            one["box"] = {axis: [float(end) for end in ends] for axis, ends in place.items()}
+            entry["box"] = {
+                "i": list(map(float, prompt.i)),
+                "j": list(map(float, prompt.j)),
+                "k": list(map(float, prompt.k)),
+            }
     return read_objects(list(asked.values()), "prompts", Path(), card)

@@ -45,22 +45,22 @@ class RunTasks:
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """Return the label of an image."""
-        with _told_to_the_client():
+        with _bad_input_as_400():
             return super().infer(request, datastore)
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the image chosen by a strategy."""
-        with _told_to_the_client():
+        with _bad_input_as_400():
             return super().next_sample(request)
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Train a model on the existing labels."""
-        with _told_to_the_client():
+        with _bad_input_as_400():
             return super().train(request)
 
 
 @contextmanager
-def _told_to_the_client() -> Iterator[None]:
+def _bad_input_as_400() -> Iterator[None]:
     try:
         yield
     except Exception as error:
