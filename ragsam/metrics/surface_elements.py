@@ -38,19 +38,14 @@ def nsd(
     *,
     rounding_mm: float = ROUNDING_MM,
 ) -> float | None:
-    """Return the share of both surfaces' area within `tolerance_mm` of the other surface.
+    """Return the share of both surfaces' area within `tolerance_mm` of the other surface, arguments as `checked_masks`.
 
     Args:
-        reference, prediction: [X, Y, Z], bool. What lies outside the array is background.
-        spacing_mm: (3,), mm, array order.
         tolerance_mm: a distance of just that is within it.
         rounding_mm: how far a distance may exceed the tolerance: voxel spacings are often stored in 32 bits.
 
     Returns:
         0-1; None where both masks are empty; 0 where one is.
-
-    Raises:
-        ValueError: as `checked_masks`.
     """
     first, second, spacing = checked_masks(reference, prediction, spacing_mm)
     there = {bool(first.any()), bool(second.any())}
@@ -75,11 +70,7 @@ def nsd(
 def neighbour_codes(mask: Mask) -> NDArray[np.uint8]:
     """Return which of the eight voxels around each meeting point are inside, a bit each in the order of `CORNERS`.
 
-    Args:
-        mask: [X, Y, Z], bool.
-
-    Returns:
-        [X + 1, Y + 1, Z + 1]: 0 where all eight are outside, 255 where all are inside.
+    A mask [X, Y, Z] has the codes [X + 1, Y + 1, Z + 1]: 0 where all eight are outside, 255 where all are inside.
     """
     codes = np.zeros(np.array(mask.shape) + 2, np.uint8)
     codes[1:-1, 1:-1, 1:-1] = mask

@@ -12,11 +12,7 @@ SHOWN_CASES = 10
 
 
 def comparison_markdown(comparison: Mapping[str, Any]) -> str:
-    """Return the content of compare.md.
-
-    Args:
-        comparison: of `ragsam.evaluation.compare_runs.compare_runs`.
-    """
+    """Return the content of compare.md, of what `ragsam.evaluation.compare_runs.compare_runs` returns."""
     title = f"Runs compared: card {comparison['card']}, protocol {comparison['protocol']}"
     parts = [f"# {escape_markdown(title)}\n"]
     for entry in comparison["comparisons"]:

@@ -72,26 +72,21 @@ def write_report(
         InputError: where the baseline is not comparable (see `compare_metrics`), the package of the 3D view is missing,
             or the file cannot be written.
     """
-    means = metrics["summary"]["mean"]
     ranked = worst_first(metrics)
     by_name = {pair.case: pair for pair in pairs}
     trace = trace or {}
     novelties = {case: entry.get("novelty") or {} for case, entry in trace.get("cases", {}).items()}
     shown = [metric for metric in HEADLINES if metric in metrics["metrics"]]
-    comparison = gain = None
+    comparison = None
     other: Mapping[str, Any] = dict.fromkeys(shown)
     if baseline is not None:
+        comparison = _comparison(shown, card, (metrics, baseline), (name, baseline_name))
         other = baseline["summary"]["mean"]
-        paired = compare_metrics(metrics, baseline)
-        comparison = _comparison(paired, shown, (metrics, baseline), (name, baseline_name))
-        gain = gain_plot(paired, card)
     headlines = []
-    spreads = []
     for metric in shown:
         title, meaning = HEADLINES[metric]
-        figures = {"metric": metric, "value": means[metric], "baseline": other[metric]}
-        headlines.append({"title": title, "meaning": meaning, **figures})
-        spreads.append((text.TITLES[metric], spread_plot(metrics, card, metric)))
+        values = {"value": metrics["summary"]["mean"][metric], "baseline": other[metric]}
+        headlines.append({"metric": metric, "title": title, "meaning": meaning, **values})
     content: dict[str, Any] = {
         "metrics": metrics,
         "card": card,
@@ -100,10 +95,9 @@ def write_report(
         "baseline_name": baseline_name,
         "comparison": comparison,
         "rows": summary_rows(metrics),
-        "spreads": spreads,
+        "spreads": [(text.TITLES[metric], spread_plot(metrics, card, metric)) for metric in shown],
         "distances": set(DISTANCES).intersection(metrics["metrics"]),
         "volumes": volume_plot(metrics, card),
-        "gain": gain,
         "agreements": _agreements(metrics, card),
         "events": _events(metrics),
         "cases": _cases(ranked, card, by_name, trace, neighbour_loader(support_cases or {}), max_cases),
@@ -126,9 +120,10 @@ def write_report(
 
 
 def _comparison(
-    comparison: Mapping[str, Any], metrics: list[str], runs: Sequence[Mapping[str, Any]], names: tuple[str, str]
+    metrics: list[str], card: Card, runs: tuple[Mapping[str, Any], Mapping[str, Any]], names: tuple[str, str]
 ) -> dict[str, Any]:
-    """Return the comparison's sentences and its rows, the overall one first."""
+    """Return the sentences, the plot and the rows of two runs compared, the row over all organs first."""
+    comparison = compare_metrics(*runs)
     findings = []
     for metric in metrics:
         paired = comparison["mean"][metric]
@@ -143,6 +138,7 @@ def _comparison(
         "findings": findings,
         "metrics": metrics,
         "rows": rows,
+        "gain": gain_plot(comparison, card),
         "n_cases": comparison["n_cases"],
         "cases_in_one_run": comparison["cases_in_one_run"],
         "unpaired": comparison["mean"]["dice"]["unpaired"],

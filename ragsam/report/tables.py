@@ -47,15 +47,10 @@ def write_summary_tables(metrics: Mapping[str, Any], folder: str | os.PathLike[s
 def summary_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one row an organ: its metrics' summaries, and how many cases have which other status than ok."""
     rows = []
-    left_out = metrics["summary"]["organs_left_out"]
     for organ, summaries in metrics["summary"]["organs"].items():
         statuses = [case["organs"][organ]["status"] for case in metrics["cases"]]
-        row = {"organ": organ, "left_out": organ in left_out}
-        for metric in METRICS:
-            row[metric] = summaries[metric]
-        for status in (*_COUNTED, "not_annotated"):
-            row[status] = statuses.count(status)
-        rows.append(row)
+        counts = {status: statuses.count(status) for status in (*_COUNTED, "not_annotated")}
+        rows.append({"organ": organ, **summaries, **counts})
     return rows
 
 

@@ -45,9 +45,7 @@ def fitting_shape(shape: Sequence[int], spacing_mm: Spacing) -> tuple[int, int, 
 def reduced_labels(labels: NDArray[np.integer], shape: tuple[int, int, int]) -> NDArray[np.integer]:
     """Resample a label map by `resample_labels`: an organ thinner than a voxel keeps its place in every slice.
 
-    Args:
-        labels: [X, Y, Z], whole numbers from 0 to 32767.
-        shape: no axis longer than before.
+    Values are at most 32767, and no axis gets longer.
     """
     if shape == labels.shape:
         return labels

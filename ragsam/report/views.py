@@ -62,9 +62,6 @@ def telling_slices(reference: NDArray[np.integer], prediction: NDArray[np.intege
 
     They are the slice with most voxels in error, the slice with most reference, and the worst slice that is at least a
     tenth of the volume's height from both.
-
-    Args:
-        reference, prediction: [X, Y, Z], label maps of one shape.
     """
     errors = np.count_nonzero(reference != prediction, axis=(0, 1))
     sizes = np.count_nonzero(reference, axis=(0, 1))
