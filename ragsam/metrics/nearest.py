@@ -53,9 +53,9 @@ def nearest_both_ways_mm(
         unmet = np.isinf(distances)
         beyond_limit = all_seen and radius_mm >= limit_mm
         if unmet.any() and not beyond_limit:
-            places = _places(points[here][unmet], masks[0].shape)
-            others = _places(points[there], masks[0].shape)
-            distances[unmet] = _search(places, others, spacing_mm, limit_mm)
+            places = np.unravel_index(points[here][unmet], masks[0].shape)
+            others = np.unravel_index(points[there], masks[0].shape)
+            distances[unmet] = _search(np.stack(places, 1), np.stack(others, 1), spacing_mm, limit_mm)
         found.append(distances)
     return found[0], found[1]
 
@@ -71,11 +71,6 @@ def _around(spacing_mm: Floats, limit_mm: float) -> tuple[Ints, Floats, float]:
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] <= radius_mm]
     return steps[order], lengths[order], radius_mm
-
-
-def _places(points: Ints, shape: tuple[int, ...]) -> Ints:
-    """Return the grid places [N, 3] of flat indices."""
-    return np.stack(np.unravel_index(points, shape), axis=1)
 
 
 def _look_around(points: Ints, others: Mask, steps: Ints, lengths: Floats) -> tuple[Floats, bool]:

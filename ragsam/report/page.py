@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -159,15 +159,15 @@ def _agreements(metrics: Mapping[str, Any], card: Card) -> list[dict[str, Any]]:
 def _events(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return, for each status that is not ok, the cases by organ; a case with all its organs is named once."""
     counts: Counter[str] = Counter()
-    where: dict[str, dict[str, list[str]]] = {status: {} for status in ("ok", *STATUS_TITLES)}
+    where: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for case in metrics["cases"]:
-        counts.update(scores["status"] for scores in case["organs"].values())
         shared = only_status(case)
         if shared is not None:
-            where[shared].setdefault("every organ", []).append(case["case"])
+            where[shared]["every organ"].append(case["case"])
         for organ, scores in case["organs"].items():
+            counts[scores["status"]] += 1
             if scores["status"] != shared:
-                where[scores["status"]].setdefault(organ, []).append(case["case"])
+                where[scores["status"]][organ].append(case["case"])
     possible = dict.fromkeys(STATUS_TITLES, counts.total())
     possible["missed"] = counts["ok"] + counts["missed"]
     possible["false_positive"] = counts["false_positive"] + counts["absent"]
