@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
 from ragsam.networks.detail import STEM_CHANNELS
@@ -47,7 +46,10 @@ class Whole(_Part):
 
     def forward(self, image: Tensor, vote: Tensor | None = None) -> Tensor:
         """Return logits [B, K + 1, H, W] of slices [B, 3, H, W] and their vote."""
-        return self.network.decode(self.network.embed(image), _supports(vote))
+        embedded = self.network.embed(image)
+        if vote is None:
+            return self.network.decode(embedded)
+        return self.network.decode(embedded, _supports(vote))
 
 
 class Encoder(_Part):
@@ -57,7 +59,7 @@ class Encoder(_Part):
         """Return the embedding of slices [B, 3, H, W], and the features that `stem_names` names."""
         (image,) = inputs
         embedding, stem = self.network.embed(image)
-        return embedding, *((stem or {}).values())
+        return embedding, *stem.values()
 
 
 class Decoder(_Part):
@@ -65,9 +67,10 @@ class Decoder(_Part):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return logits [B, K + 1, H, W] of the encoder's outputs and, where the network has a fusion, a vote."""
-        given = list(inputs)
-        vote = given.pop() if self.network.fusion is not None else None
-        return self.network.decode(_embedded(given), _supports(vote))
+        if self.network.fusion is None:
+            return self.network.decode(_embedded(inputs))
+        *encoded, vote = inputs
+        return self.network.decode(_embedded(encoded), _supports(vote))
 
 
 class PromptedDecoder(_Part):
@@ -83,37 +86,31 @@ class PromptedDecoder(_Part):
         """
         *encoded, row, column, kind, mask, has_mask = inputs
         encoder = self.network.sam.prompt_encoder
-        sparse, dense = _embed_points(encoder, row, column, kind), _embed_masks(encoder, mask, has_mask)
+        places = torch.stack([column, row], dim=-1) + 0.5
+        places = encoder.pe_layer.forward_with_coords(places, encoder.input_image_size)
+        kinds = torch.cat([embedding.weight for embedding in encoder.point_embeddings])
+        points = places + kinds[kind.clamp_min(0)]
+        sparse = torch.where((kind == PADDING)[..., None], encoder.not_a_point_embed.weight, points)
+        masks = encoder.mask_downscaling(mask)
+        no_mask = encoder.no_mask_embed.weight[..., None, None].expand_as(masks)
+        dense = torch.where(has_mask[:, None, None, None] > 0, masks, no_mask)
         return tuple(self.network.decode_embedded_prompts(_embedded(encoded), sparse, dense))
 
 
-def _supports(vote: Tensor | None) -> Supports | None:
-    return None if vote is None else Supports.of_vote(vote, vote.amax(dim=(1, 2, 3)) > 0)
-
-
-def _embed_points(encoder: PromptEncoder, row: Tensor, column: Tensor, kind: Tensor) -> Tensor:
-    """Return SAM's embeddings [N, P, C] of points [N, P], those of boxes among them."""
-    place = encoder.pe_layer.forward_with_coords(torch.stack([column, row], dim=-1) + 0.5, encoder.input_image_size)
-    kinds = torch.cat([embedding.weight for embedding in encoder.point_embeddings])
-    known = place + kinds[kind.clamp_min(0)]
-    return torch.where((kind == PADDING)[..., None], encoder.not_a_point_embed.weight, known)
-
-
-def _embed_masks(encoder: PromptEncoder, mask: Tensor, has_mask: Tensor) -> Tensor:
-    """Return SAM's embeddings [N, C, h, w] of masks [N, 1, 4 h, 4 w], of which some are not there."""
-    dense = encoder.mask_downscaling(mask)
-    none = encoder.no_mask_embed.weight[..., None, None].expand_as(dense)
-    return torch.where(has_mask[:, None, None, None] > 0, dense, none)
+def _supports(vote: Tensor) -> Supports:
+    return Supports.of_vote(vote, vote.amax(dim=(1, 2, 3)) > 0)
 
 
 def _embedded(tensors: Sequence[Tensor]) -> Embedded:
     embedding, *stem = tensors
-    return Embedded(embedding, dict(zip(STEM_CHANNELS, stem, strict=True)) if stem else None)
+    return Embedded(embedding, dict(zip(STEM_CHANNELS, stem, strict=False)))
 
 
 def stem_names(network: Segmenter) -> list[str]:
     """Return the names of the detail branch's features, from the finest on; none without one."""
-    return [f"stem_{stride}" for stride in STEM_CHANNELS] if network.stem is not None else []
+    if network.stem is None:
+        return []
+    return [f"stem_{stride}" for stride in STEM_CHANNELS]
 
 
 def example_inputs(network: Segmenter, batch: int, channels: int = 3) -> tuple[Tensor, ...]:

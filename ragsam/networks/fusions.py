@@ -29,8 +29,12 @@ class Fusions(nn.Module):
 
     def __init__(self, names: Sequence[str], *, num_classes: int, channels: int) -> None:
         super().__init__()
-        self.vote_product = VoteProduct(num_classes) if "vote_product" in names else None
-        self.label_prior = LabelPriorFusion(num_classes, channels) if "label_prior" in names else None
+        self.vote_product: VoteProduct | None = None
+        self.label_prior: LabelPriorFusion | None = None
+        if "vote_product" in names:
+            self.vote_product = VoteProduct(num_classes)
+        if "label_prior" in names:
+            self.label_prior = LabelPriorFusion(num_classes, channels)
 
     @property
     def learns(self) -> bool:

@@ -28,7 +28,9 @@ class LabelPriorFusion(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.convs = nn.Sequential(
-            nn.Conv2d(num_classes, channels, 3, padding=1), nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1)
+            nn.Conv2d(num_classes, channels, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
         )
         groups = 1 if num_classes <= ALL_TO_ALL else num_classes
         self.to_logits = nn.Conv2d(num_classes, num_classes, 3, padding=1, groups=groups)

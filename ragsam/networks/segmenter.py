@@ -37,11 +37,11 @@ class Embedded(NamedTuple):
 
     Attributes:
         embedding: [B, C, h, w], of the image encoder.
-        stem: the detail branch's features by stride, None without one.
+        stem: the detail branch's features by stride; none without one.
     """
 
     embedding: Tensor
-    stem: dict[int, Tensor] | None
+    stem: dict[int, Tensor]
 
 
 class Both(NamedTuple):
@@ -123,24 +123,43 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         fusions = fusion_names(fusion)
-        _check_options(prompts, normalisation, detail=detail, coarse_training=coarse_training)
-        _check_mask_tokens(mask_tokens, num_classes, prompts)
-        self.num_classes = num_classes
-        self.image_size = image_size
-        num_masks = num_classes if mask_tokens is None else mask_tokens - 1
-        self.sam = build_sam(backbone, image_size=image_size, patch_size=patch_size, num_masks=num_masks)
-        self.mask_tokens = mask_tokens
-        self.patch_size = patch_size or BACKBONES[backbone].patch_size
-        self.base_sha256 = sha256_file(base) if base else None
+        _check_options(num_classes, prompts, normalisation, mask_tokens, coarse_training=coarse_training, detail=detail)
         own = {"lora": lora, "decoder_lora": decoder_lora, "adapter": adapter, "frequency": frequency}
         tuning = chosen_tuning(peft, own)
+        num_masks = num_classes if mask_tokens is None else mask_tokens - 1
+        self.sam = build_sam(backbone, image_size=image_size, patch_size=patch_size, num_masks=num_masks)
+        self.num_classes = num_classes
+        self.image_size = image_size
+        self.patch_size = patch_size or BACKBONES[backbone].patch_size
+        self.mask_tokens = mask_tokens
+        self.coarse_training = coarse_training
+        self.stacked = bool(tuning.get("adapter", {}).get("depth"))
+        self.prompt_head: PromptHead | None = None
+        if prompts == "trained" or (prompts == "base" and base):
+            self.prompt_head = PromptHead(self.sam.mask_decoder)
+        self.base_sha256: str | None = None
+        if base:
+            self.base_sha256 = sha256_file(base)
+            self._load_base(base)
+        else:
+            logger.info("no base weights were given: the whole network trains")
+            _scatter_positions(self.sam.image_encoder)
+        add_tuning(self.sam, **tuning)
+        self._freeze(full_tuning=full_tuning, prompts=prompts)
+        self.sam.image_encoder.checkpoint(checkpointing)
+        self._add_detail(detail, BACKBONES[backbone].embed_dim)
+        self._add_fusion(fusions)
+        mean, deviation = torch.tensor(NORMALISATIONS[normalisation])[..., None, None]
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", deviation, persistent=False)
+        self.register_load_state_dict_post_hook(_excuse_base)
         self.about = {
             "num_classes": num_classes,
             "backbone": backbone,
             "image_size": image_size,
             "patch_size": self.patch_size,
             "base_sha256": self.base_sha256,
-            "tuning": {name: dict(options) for name, options in tuning.items() if options is not None},
+            "tuning": tuning,
             "full_tuning": full_tuning,
             "detail": detail,
             "fusion": fusion,
@@ -148,47 +167,43 @@ class Segmenter(nn.Module):
             "normalisation": normalisation,
             "mask_tokens": mask_tokens,
         }
-        self.coarse_training = coarse_training
-        self.prompt_head = PromptHead(self.sam.mask_decoder) if prompts == "trained" or (prompts and base) else None
-        self._begin(base)
-        add_tuning(self.sam, **tuning)
-        if base and not full_tuning:
-            freeze_base(self.sam)
-        if self.prompt_head is not None and prompts == "base":
-            self.prompt_head.requires_grad_(False)
-        self.sam.image_encoder.checkpoint(checkpointing)
-        self.stacked = bool((tuning["adapter"] or {}).get("depth"))
-        channels = self._add_detail(detail)
-        self.fusion = Fusions(fusions, num_classes=num_classes + 1, channels=channels) if fusions else None
-        mean, deviation = torch.tensor(NORMALISATIONS[normalisation])[..., None, None]
-        self.register_buffer("pixel_mean", mean, persistent=False)
-        self.register_buffer("pixel_std", deviation, persistent=False)
-        self.register_load_state_dict_post_hook(_excuse_base)
 
-    def _begin(self, base: str | os.PathLike[str] | None) -> None:
-        """Load base weights, or begin at random."""
-        if not base:
-            logger.info("no base weights were given: the whole network trains")
-            _scatter_positions(self.sam.image_encoder)
-            return
+    def _load_base(self, base: str | os.PathLike[str]) -> None:
         state = read_state_dict(base)
-        logger.info("base weights: %s", load_sam_weights(self.sam, state))
+        report = load_sam_weights(self.sam, state)
+        logger.info("base weights: %s", report)
         if self.prompt_head is not None:
             load_prompt_head(self.prompt_head, state)
 
-    def _add_detail(self, detail: bool) -> int:
-        """Add the detail branch, or none; return the channels of the features that the fusion gets."""
-        dim = self.sam.mask_decoder.transformer_dim
-        self.stem = self.detail = None
+    def _freeze(self, *, full_tuning: bool, prompts: str | None) -> None:
+        if self.base_sha256 is None:
+            return
+        if not full_tuning:
+            freeze_base(self.sam)
+        if prompts == "base":
+            self.prompt_head.requires_grad_(False)
+
+    def _add_detail(self, detail: bool, embed_dim: int) -> None:
+        """Add the detail branch, or none; without base weights its stem feeds the patch embedding."""
+        self.stem: DetailStem | None = None
+        self.detail: DetailDecoder | None = None
         if not detail:
-            return dim // 8
+            return
+        dim = self.sam.mask_decoder.transformer_dim
         pretrained = self.base_sha256 is not None
         self.stem = DetailStem()
         self.detail = DetailDecoder(dim, self.patch_size, self.num_classes + 1, zero_init=pretrained)
         if not pretrained:
-            embed_dim = BACKBONES[self.about["backbone"]].embed_dim
             self.sam.image_encoder.patch_embed = StemPatchEmbed(self.patch_size, embed_dim)
-        return FULL_CHANNELS
+
+    def _add_fusion(self, names: Sequence[str]) -> None:
+        self.fusion: Fusions | None = None
+        if not names:
+            return
+        channels = self.sam.mask_decoder.transformer_dim // 8
+        if self.detail is not None:
+            channels = FULL_CHANNELS
+        self.fusion = Fusions(names, num_classes=self.num_classes + 1, channels=channels)
 
     def forward(
         self,
@@ -214,7 +229,9 @@ class Segmenter(nn.Module):
             ValueError: another image size than the network was built for.
         """
         embedded = self.embed(image, embedding)
-        return self.decode_both(embedded, supports) if both else self.decode(embedded, supports)
+        if both:
+            return self.decode_both(embedded, supports)
+        return self.decode(embedded, supports)
 
     def embed(self, image: Tensor, embedding: Tensor | None = None) -> Embedded:
         """Encode slices, see `forward` for their layout; once is enough for any number of decodings.
@@ -225,26 +242,31 @@ class Segmenter(nn.Module):
         """
         if image.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(f"slices are {tuple(image.shape[-2:])}, the network needs {self.image_size} squared")
-        if self.stacked and embedding is not None:
-            image = image[:, [image.shape[1] // 2]]
-        stack = image.shape[1] if self.stacked else 1
+        stack = 1
         if self.stacked:
+            if embedding is not None:  # of a stack that is encoded already the middle slice is enough
+                image = image[:, [image.shape[1] // 2]]
+            stack = image.shape[1]
             image = image.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
         image = (image - self.pixel_mean) / self.pixel_std
-        stem = self.stem(image) if self.stem is not None else None
-        fed = self.stem in self.encoding_parts
+        features: dict[int, Tensor] = {}
+        if self.stem is not None:
+            features = self.stem(image)
+        stem_is_encoded = self.stem in self.encoding_parts
         if embedding is None:
-            x = stem[4] if fed else image
+            x = features[4] if stem_is_encoded else image
             embedding = _middle(self.sam.image_encoder(x, image=image, stack=stack), stack)
-        elif fed:
-            stem = {stride: features.detach() for stride, features in stem.items()}
-        return Embedded(embedding, stem and {stride: _middle(features, stack) for stride, features in stem.items()})
+        elif stem_is_encoded:
+            features = {stride: x.detach() for stride, x in features.items()}
+        return Embedded(embedding, {stride: _middle(x, stack) for stride, x in features.items()})
 
     @property
     def encoding_parts(self) -> list[nn.Module]:
         """What the embedding depends on: the image encoder, and the stem where it feeds that."""
         encoder = self.sam.image_encoder
-        return [encoder, self.stem] if isinstance(encoder.patch_embed, StemPatchEmbed) else [encoder]
+        if isinstance(encoder.patch_embed, StemPatchEmbed):
+            return [encoder, self.stem]
+        return [encoder]
 
     def encode(self, image: Tensor) -> Tensor:
         """Return the image embedding [B, C, h, w] of slices alone."""
@@ -254,18 +276,20 @@ class Segmenter(nn.Module):
         """Return logits [B, K + 1, H, W] of embedded slices, steered by the supports."""
         decoded = self._decoded(embedded)
         if supports is None or self.fusion is None:
-            return self._summed(decoded, self._product(decoded, decoded.features), None)
+            return self._logits(decoded, decoded.features)
         features, prior = self.fusion.steer(decoded.features, supports)
-        return self._steered(decoded, self._product(decoded, features), prior, supports)
+        logits = self._logits(decoded, features, prior)
+        return self._voted(logits, supports)
 
     def decode_both(self, embedded: Embedded, supports: Supports) -> Both:
         """Return the logits of embedded slices with the supports and without; what is common to both runs once."""
         decoded = self._decoded(embedded)
-        plain = self._product(decoded, decoded.features)
+        plain = self._logits(decoded, decoded.features)
+        steered = plain
         features, prior = self.fusion.steer(decoded.features, supports)
-        product = plain if features is decoded.features else self._product(decoded, features)
-        steered = self._steered(decoded, product, prior, supports)
-        return Both(steered, self._summed(decoded, plain, None))
+        if features is not decoded.features:
+            steered = self._logits(decoded, features, prior)
+        return Both(self._voted(steered, supports), plain)
 
     def _decoded(self, embedded: Embedded) -> _Decoded:
         """Run the decoder up to full resolution, where the supports enter."""
@@ -275,32 +299,42 @@ class Segmenter(nn.Module):
         features, tokens = self._transform(embedding, decoder.mask_tokens.weight, None, dense)
         features = self._upscale(features, stem)
         mlps = decoder.output_hypernetworks_mlps
-        weights = _mask_weights(mlps if self.mask_tokens is None else mlps[:1], tokens[:, 1:])
-        if self.mask_tokens is not None:
-            weights = torch.cat([torch.zeros_like(weights), weights], dim=1)
+        if self.mask_tokens is None:
+            weights = _mask_weights(mlps, tokens[:, 1:])
+        else:  # the first mask is the organ's, and that of the background is 0
+            organ = _mask_weights(mlps[:1], tokens[:, 1:])
+            weights = torch.cat([torch.zeros_like(organ), organ], dim=1)
         if self.detail is None:
             return _Decoded(features, weights, None)
         coarse = self._to_full_size(_mask_product(weights, features))
         return _Decoded(self.detail.to_full_resolution(features, stem), weights, coarse)
 
-    def _steered(self, decoded: _Decoded, product: Tensor, prior: Tensor | None, supports: Supports) -> Tensor:
-        """Return a mask product as logits, with the vote of the supports; while training without: it is not learnt."""
-        logits = self._summed(decoded, product, prior)
+    def _logits(self, decoded: _Decoded, features: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Return logits as `forward` gives them, but for the vote.
+
+        Args:
+            features: those of `decoded`, or what the supports make of them.
+            prior: what the supports add to the logits.
+        """
+        if self.detail is not None:
+            features = self.detail.finish(features)
+        logits = _mask_product(decoded.weights, features)
+        if prior is not None:
+            logits = logits + prior
+        if self.detail is not None:
+            logits = decoded.coarse + logits
+            if self.detail.prior is not None:
+                logits = logits + self.detail.prior[:, None, None]
+            return logits
+        if self.coarse_training and self.training:
+            return logits
+        return self._to_full_size(logits)
+
+    def _voted(self, logits: Tensor, supports: Supports) -> Tensor:
+        """Return logits with the vote of the supports; while training without: it is not learnt."""
         if self.training or self.fusion.vote_product is None:
             return logits
         return self.fusion.vote_product(logits, supports)
-
-    def _product(self, decoded: _Decoded, features: Tensor) -> Tensor:
-        """Return the product of the masks' weights with features, those at full resolution finished first."""
-        return _mask_product(decoded.weights, features if decoded.coarse is None else self.detail.finish(features))
-
-    def _summed(self, decoded: _Decoded, logits: Tensor, prior: Tensor | None) -> Tensor:
-        """Return logits with what the supports and the coarse masks add to them, as `forward` gives them."""
-        logits = logits if prior is None else logits + prior
-        if decoded.coarse is not None:
-            logits = decoded.coarse + logits
-            return logits if self.detail.prior is None else logits + self.detail.prior[:, None, None]
-        return logits if self.coarse_training and self.training else self._to_full_size(logits)
 
     def decode_prompted(self, embedded: Embedded, prompts: Prompts) -> PromptedMasks:
         """Return the masks of prompted objects.
@@ -317,7 +351,7 @@ class Segmenter(nn.Module):
         if len(embedded.embedding) not in (1, len(prompts)):
             raise ValueError(f"{len(embedded.embedding)} slices for {len(prompts)} objects; give one each, or one")
         embedding = embedded.embedding.expand(len(prompts), -1, -1, -1)
-        stem = embedded.stem and {s: f.expand(len(prompts), -1, -1, -1) for s, f in embedded.stem.items()}
+        stem = {stride: x.expand(len(prompts), -1, -1, -1) for stride, x in embedded.stem.items()}
         sparse, dense = embed_prompts(self.sam.prompt_encoder, prompts)
         return self.decode_embedded_prompts(Embedded(embedding, stem), sparse, dense)
 
@@ -329,14 +363,17 @@ class Segmenter(nn.Module):
     def decode_embedded_prompts(self, embedded: Embedded, sparse: Tensor, dense: Tensor) -> PromptedMasks:
         """Return the masks of objects, each in a slice of its own, of prompts as `embed_prompts` gives them."""
         embedding, stem = embedded
-        head = self.prompt_head if self.mask_tokens is None else self.sam.mask_decoder
+        head = self.sam.mask_decoder
+        if self.mask_tokens is None:
+            head = self.prompt_head
         features, tokens = self._transform(embedding, head.mask_tokens.weight, sparse, dense)
         features = self._upscale(features, stem)
         weights = _mask_weights(head.output_hypernetworks_mlps, tokens[:, 1:])
         coarse = _mask_product(weights, features)
         logits = self._to_full_size(coarse)
         if self.detail is not None:
-            logits = logits + _mask_product(weights, self.detail.finish(self.detail.to_full_resolution(features, stem)))
+            fine = self.detail.finish(self.detail.to_full_resolution(features, stem))
+            logits = logits + _mask_product(weights, fine)
         return PromptedMasks(logits, coarse, head.iou_prediction_head(tokens[:, 0]))
 
     def _transform(
@@ -355,20 +392,23 @@ class Segmenter(nn.Module):
         """
         decoder = self.sam.mask_decoder
         batch, dim, rows, columns = embedding.shape
-        tokens = torch.cat([x.expand(batch, -1, -1) for x in (decoder.iou_token.weight, masks)], dim=1)
+        tokens = [decoder.iou_token.weight.expand(batch, -1, -1), masks.expand(batch, -1, -1)]
         if sparse is not None:
-            tokens = torch.cat([tokens, sparse], dim=1)
+            tokens.append(sparse)
         position = self.sam.prompt_encoder.get_dense_pe().expand(batch, -1, -1, -1)
-        tokens, source = decoder.transformer(embedding + dense, position, tokens)
+        tokens, source = decoder.transformer(embedding + dense, position, torch.cat(tokens, dim=1))
         return source.transpose(1, 2).reshape(batch, dim, rows, columns), tokens
 
-    def _upscale(self, x: Tensor, stem: dict[int, Tensor] | None) -> Tensor:
+    def _upscale(self, x: Tensor, stem: dict[int, Tensor]) -> Tensor:
         """Upscale features [B, C, h, w] to [B, C / 8, 4 h, 4 w], with the detail branch's skips."""
         up1, norm, activation1, up2, activation2 = self.sam.mask_decoder.output_upscaling
-        x, strides = up1(x), (self.patch_size // 2, self.patch_size // 4)
-        x = activation1(norm(self.detail.skip(x, stem, strides[0]) if self.detail else x))
-        x = up2(x)
-        return activation2(self.detail.skip(x, stem, strides[1]) if self.detail else x)
+        x = up1(x)
+        if self.detail is not None:
+            x = self.detail.skip(x, stem, self.patch_size // 2)
+        x = up2(activation1(norm(x)))
+        if self.detail is not None:
+            x = self.detail.skip(x, stem, self.patch_size // 4)
+        return activation2(x)
 
     def _to_full_size(self, coarse: Tensor) -> Tensor:
         size = (self.image_size, self.image_size)
@@ -379,9 +419,9 @@ class Segmenter(nn.Module):
         state = self.state_dict()
         if self.base_sha256 is None:
             return state
-        names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        names |= {f"fusion.{name}" for name, _ in self.fusion.named_buffers()} if self.fusion is not None else set()
-        return {name: tensor for name, tensor in state.items() if name in names}
+        kept = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        kept |= {name for name, _ in self.named_buffers() if name.startswith("fusion.")}
+        return {name: tensor for name, tensor in state.items() if name in kept}
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
         """Load what `trainable_state` gave.
@@ -390,7 +430,9 @@ class Segmenter(nn.Module):
             InputError: a key or a shape that is not this network's.
         """
         own = self.trainable_state()
-        wrong = sorted(set(own) ^ set(state)) or sorted(key for key in own if own[key].shape != state[key].shape)
+        wrong = sorted(own.keys() ^ state.keys())
+        if not wrong:
+            wrong = sorted(key for key in own if own[key].shape != state[key].shape)
         if wrong:
             raise InputError(
                 f"weights: {len(wrong)} keys or shapes do not fit the network ({wrong[0]}); use the run's own"
@@ -398,17 +440,22 @@ class Segmenter(nn.Module):
         self.load_state_dict(state, strict=False)
 
 
-def _check_options(prompts: str | None, normalisation: str, *, detail: bool, coarse_training: bool) -> None:
+def _check_options(
+    num_classes: int,
+    prompts: str | None,
+    normalisation: str,
+    mask_tokens: int | None,
+    *,
+    coarse_training: bool,
+    detail: bool,
+) -> None:
     """Refuse options by name, before anything is built."""
-    if prompts is not None and prompts not in PROMPTS:
+    if prompts not in (None, *PROMPTS):
         raise ValueError(f"prompts {prompts!r} is unknown; choose one of {', '.join(PROMPTS)}, or null for none")
     if normalisation not in NORMALISATIONS:
         raise ValueError(f"normalisation {normalisation!r} is unknown; choose one of {', '.join(NORMALISATIONS)}")
     if coarse_training and detail:
         raise ValueError("coarse_training leaves the detail branch without a loss; switch one of them off")
-
-
-def _check_mask_tokens(mask_tokens: int | None, num_classes: int, prompts: str | None) -> None:
     if mask_tokens is None:
         return
     if num_classes != 1 or mask_tokens < 2:
@@ -419,9 +466,10 @@ def _check_mask_tokens(mask_tokens: int | None, num_classes: int, prompts: str |
 
 def _scatter_positions(encoder: nn.Module) -> None:
     """Start the position tables of a network without base weights at random; SAM's start at zero."""
-    tables = [encoder.pos_embed] + [t for block in encoder.blocks for t in (block.attn.rel_pos_h, block.attn.rel_pos_w)]
-    for table in tables:
-        nn.init.trunc_normal_(table, std=0.02)
+    nn.init.trunc_normal_(encoder.pos_embed, std=0.02)
+    for block in encoder.blocks:
+        nn.init.trunc_normal_(block.attn.rel_pos_h, std=0.02)
+        nn.init.trunc_normal_(block.attn.rel_pos_w, std=0.02)
 
 
 def _excuse_base(network: Segmenter, keys: Any) -> None:
@@ -432,7 +480,9 @@ def _excuse_base(network: Segmenter, keys: Any) -> None:
 
 def _middle(x: Tensor, stack: int) -> Tensor:
     """Return the middle slice of every stack: [B * stack, ...] to [B, ...]."""
-    return x if stack == 1 else x.unflatten(0, (-1, stack))[:, stack // 2]
+    if stack == 1:
+        return x
+    return x.unflatten(0, (-1, stack))[:, stack // 2]
 
 
 def _mask_weights(mlps: nn.ModuleList, tokens: Tensor) -> Tensor:

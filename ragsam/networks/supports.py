@@ -50,9 +50,11 @@ class Supports:
     def each(self) -> Iterator[Supports]:
         """Yield the supports of one query after the other."""
         for index in range(len(self.weights)):
-            one = slice(index, index + 1)
-            mine = {name: getattr(self, name) for name in ("labels", "weights", "annotated", "vote", "neighbours")}
-            parts: dict[str, Any] = {name: None if x is None else x[one] for name, x in mine.items()}
+            parts: dict[str, Any] = {}
+            for name in ("labels", "weights", "annotated", "vote", "neighbours"):
+                tensor = getattr(self, name)
+                if tensor is not None:
+                    parts[name] = tensor[index : index + 1]
             yield replace(self, **parts)
 
     def to(self, device: object) -> Supports:
@@ -93,7 +95,8 @@ def weighted_vote(labels: Tensor, weights: Tensor, num_classes: int, annotated: 
         vote.scatter_add_(1, chosen, weights[:, index : index + 1].expand_as(chosen))
     if annotated is None:
         return vote
-    total, tiny = weights.sum(1, keepdim=True), torch.finfo(vote.dtype).tiny
+    total = weights.sum(1, keepdim=True)
+    tiny = torch.finfo(vote.dtype).tiny
     asked = torch.einsum("bkhw,bkc->bchw", weights, annotated.to(weights.dtype))
     organs = vote[:, 1:] * total / asked[:, 1:].clamp_min(tiny)
     organs = organs * (total / organs.sum(1, keepdim=True).clamp_min(tiny)).clamp_max(1)

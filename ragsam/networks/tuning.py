@@ -28,25 +28,23 @@ def chosen_names(peft: str | Sequence[str]) -> list[str]:
 
 def chosen_tuning(
     peft: str | Sequence[str] | None, own: Mapping[str, Mapping[str, Any] | None]
-) -> dict[str, Mapping[str, Any] | None]:
-    """Return the options of what tunes a SAM, chosen by name.
+) -> dict[str, dict[str, Any]]:
+    """Return the options of what tunes a SAM, in the order of `TUNINGS`.
 
     Args:
-        peft: a name of `TUNINGS`, or several; None leaves `own` as it is.
-        own: options by name, None for a way that is not taken. A chosen way has its options, or else the usual ones.
+        peft: a name of `TUNINGS`, or several; None chooses all that have options.
+        own: options by name, or None. A chosen way has its options, or else the usual ones.
 
     Raises:
         ValueError: an unknown name.
     """
-    if peft is None:
-        return dict(own)
-    tuning: dict[str, Mapping[str, Any] | None] = dict.fromkeys(TUNINGS)
-    for name in chosen_names(peft):
+    given = {name: options for name, options in own.items() if options is not None}
+    names = list(given) if peft is None else chosen_names(peft)
+    for name in names:
         if name not in TUNINGS:
             raise ValueError(f"peft {name} is not one of {', '.join(TUNINGS)}")
-        options = own.get(name)
-        tuning[name] = USUAL[name] if options is None else options
-    return tuning
+    options = USUAL | given
+    return {name: dict(options[name]) for name in TUNINGS if name in names}
 
 
 def add_tuning(

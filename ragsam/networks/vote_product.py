@@ -20,12 +20,14 @@ from ragsam.networks.supports import Supports, label_prior, resize_prior, vote_s
 
 #: What is added to every share of the vote, and to every probability of the network: neither is ever sure. A network
 #: that has not learnt an organ yet denies it everywhere, and no vote would outweigh that.
-VOTE_DOUBT, NETWORK_DOUBT = 0.02, 0.01
+VOTE_DOUBT = 0.02
+NETWORK_DOUBT = 0.01
 #: As many neighbours as that doubt is meant for. Each of fewer tells less of what the others would have said: it is as
 #: if half a neighbour more had voted for every class.
 MANY = 24
 #: The power of the vote of a single patient's slices, and that of the number of patients by which it grows.
-POWER, GROWTH = 0.75, 1 / 3
+POWER = 0.75
+GROWTH = 1 / 3
 
 
 class VoteProduct(nn.Module):
@@ -67,26 +69,25 @@ class VoteProduct(nn.Module):
         cannot be trusted is the more so, the less it can.
         """
         vote = resize_prior(label_prior(supports, self.num_classes).float(), size)
-        odds = (vote_shares(vote, supports.boost) + _doubt(supports)).log()
+        doubt = VOTE_DOUBT
+        if supports.neighbours is not None:
+            doubt = VOTE_DOUBT * MANY / supports.neighbours.clamp_min(1).float()[:, None, None, None]
+        odds = (vote_shares(vote, supports.boost) + doubt).log()
         if supports.annotated is not None:
             known = (supports.annotated & (supports.weights > 0)[..., None]).any(1)[..., None, None]
             odds = torch.where(known, odds, odds[:, :1])
         if supports.trust is not None:
             odds = odds[:, :1].lerp(odds, self._trust(supports).to(odds)[:, None, None])
-        patients = self.patients if supports.patients is None else odds.new_tensor(supports.patients)
+        patients = self.patients
+        if supports.patients is not None:
+            patients = odds.new_tensor(supports.patients)
         return POWER * patients**GROWTH * odds
 
     def _trust(self, supports: Supports) -> Tensor:
         return F.pad(supports.trust, (0, self.num_classes - len(supports.trust)), value=1.0)
 
 
-def _doubt(supports: Supports) -> Tensor | float:
-    """Return what is added to every share of the vote, [B, 1, 1, 1] where the neighbours were counted."""
-    if supports.neighbours is None:
-        return VOTE_DOUBT
-    return VOTE_DOUBT * MANY / supports.neighbours.clamp_min(1).float()[:, None, None, None]
-
-
 def multiplied(logits: Tensor, evidence: Tensor) -> Tensor:
     """Return logits [B, K + 1, H, W] whose probabilities are multiplied by what `evidence` is the logarithm of."""
-    return ((logits.float().softmax(1) + NETWORK_DOUBT).log() + evidence).to(logits.dtype)
+    own = (logits.float().softmax(1) + NETWORK_DOUBT).log()
+    return (own + evidence).to(logits.dtype)
