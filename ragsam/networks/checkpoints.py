@@ -160,15 +160,14 @@ def load_prompt_head(head: nn.Module, state: dict[str, Tensor]) -> None:
     for key, tensor in state.items():
         if key.startswith(PER_MASK_PARTS):
             found[key.removeprefix("mask_decoder.")] = tensor
-    own = head.state_dict()
-    shapes = {key: tensor.shape for key, tensor in own.items()}
-    if {key: tensor.shape for key, tensor in found.items()} != shapes:
+    try:
+        head.load_state_dict(found)
+    except RuntimeError as error:  # other keys or shapes
         masks = len(state.get(MASK_TOKENS, ()))
-        needed = len(own["mask_tokens.weight"])
+        needed = len(head.mask_tokens.weight)
         raise InputError(
             f"base weights: {masks} masks, where SAM's own prompts need {needed}; set `prompts` to null or trained"
-        )
-    head.load_state_dict(found)
+        ) from error
 
 
 def differs_in_size_alone(key: str, shape: torch.Size, wanted: torch.Size) -> bool:
@@ -227,13 +226,12 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such weights file; check the path")
-    metadata = {}
     try:
         with safetensors.safe_open(path, "pt") as file:
             texts = file.metadata() or {}
         metadata = {key: json.loads(value) for key, value in texts.items()}
     except (safetensors.SafetensorError, ValueError):
-        pass  # as a file without metadata
+        metadata = {}
     if not metadata:
         raise InputError(f"{Path(path).name}: no metadata of ours in it; import the checkpoint first")
     return metadata
