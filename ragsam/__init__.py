@@ -9,6 +9,7 @@ result.labels, result.volumes_ml, result.probabilities("liver"), result.neighbou
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,8 @@ _HOMES = {
     "set_reporter": "ragsam.console.reporter:set_reporter",
     "train": "ragsam.api.train:train",
 }
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # who uses the package says where its log goes
 
 
 def __getattr__(name: str) -> Any:

@@ -194,7 +194,7 @@ def test_demo_prints_where_the_report_is(study, tmp_path, capsys):
     assert sum(bool(re.match(r"mean Dice with(| retrieval switched off)", line)) for line in lines) == 2
 
 
-def test_names_in_headers_come_out_nowhere(run, study, tmp_path, capsys):
+def test_names_in_headers_come_out_nowhere(run, study, tmp_path, capsys, caplog):
     """The inputs' headers name a person in every text field; neither outputs nor messages may."""
     assert main(["segment", str(run), str(study), "--output", str(tmp_path / "out")]) == 0
     assert main(["evaluate", "--reference", str(study), "--prediction", str(tmp_path / "out"), "--output",
@@ -208,8 +208,8 @@ def test_names_in_headers_come_out_nowhere(run, study, tmp_path, capsys):
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         assert b"DOE^" not in content, path
     told = capsys.readouterr()
-    assert "segment: volume 3 of 3" in told.err
-    assert "DOE" not in told.out + told.err
+    assert "segment: volume 3 of 3" in caplog.text
+    assert "DOE" not in told.out + told.err + caplog.text
 
 
 # Bad data

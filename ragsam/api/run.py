@@ -31,7 +31,8 @@ from ragsam.prompting.clicks import Box, Click, objects_of
 from ragsam.prompting.prompted_run import PromptedRun, answering_prompts, load_prompted
 from ragsam.runs.run import RunFolder, bad_input
 
-Image = str | os.PathLike[str] | SpatialImage | tuple[Any, Any] | Any
+#: A path, an image of nibabel or SimpleITK, or (array, affine).
+Image = Any
 
 
 def load(path: str | os.PathLike[str], *, base: str | os.PathLike[str] | None = None) -> Run:
@@ -146,8 +147,9 @@ class Run:
             datalist = as_datalist(cases, self._folder, section, Path(temporary))
             predictions = folder / "predictions"
             segment_with_run(self.path, [datalist], predictions, section=section, retrieval=retrieval)
-            bank = self.bank.path if retrieval and self._loaded.retrieves else None
-            options = {"section": section, "protocol": protocol, "bank": bank, "card": self._folder.card_path}
+            options = {"section": section, "protocol": protocol, "card": self._folder.card_path}
+            if retrieval and self._loaded.retrieves:
+                options["bank"] = self.bank.path
             return evaluate(datalist, predictions, folder, **options)
 
     @cached_property
