@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -11,7 +12,6 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-import ragsam
 from ragsam.data.cards.load import Card, Code, Organ
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
@@ -138,7 +138,7 @@ def _segmentation(
         instance_number=1,
         manufacturer="RAG-SAM",
         manufacturer_model_name="ragsam",
-        software_versions=ragsam.__version__,
+        software_versions=version("ragsam"),
         device_serial_number="none",
         series_description="RAG-SAM segmentation",
         content_label="SEGMENTATION",
@@ -159,7 +159,7 @@ def _description(organ: Organ) -> SegmentDescription:
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
             name="RAG-SAM",
             family=_concept(Code("DCM", "123110", "Artificial Intelligence")),
-            version=ragsam.__version__,
+            version=version("ragsam"),
         ),
         display_color=highdicom.color.CIELabColor.from_rgb(*organ.colour),
     )
