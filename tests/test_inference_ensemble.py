@@ -127,7 +127,7 @@ def test_runs_that_cannot_be_averaged_are_refused(run, coronal, study, tmp_path)
         segment_with_run(run, [study], tmp_path / "out", ensemble=[tmp_path / "nowhere"], retrieval=False)
     other = tmp_path / "other"
     other.mkdir()
-    (other / "models").symlink_to(run / "models")
+    (other / "models").symlink_to(coronal / "models")
     (other / "configs").mkdir()
     for name in ("inference.yaml", "card.yaml"):
         text = (coronal / "configs" / name).read_text()
