@@ -28,6 +28,7 @@ from ragsam.runs.templates import make_run
 logger = logging.getLogger(__name__)
 
 MARK = "demo.json"
+OVERVIEW = "overview.png"
 #: Fits six minutes on two cores, data, training, two segmentations and the report together.
 PHANTOM_OPTIONS = {"epochs": 8, "steps_per_epoch": 25, "validate_every": 8}
 
@@ -49,6 +50,48 @@ def run_demo(
         InputError: an output folder that holds something else than an older demo, or the data; a faulty datalist.
     """
     output = Path(output)
+    _make_room(output, datalist)
+    seconds: dict[str, float] = {}
+    clock = time.monotonic()
+
+    def step(name: str) -> None:
+        nonlocal clock
+        now = time.monotonic()
+        seconds[name] = round(now - clock, 1)
+        clock = now
+
+    if datalist is None:
+        logger.info("1 of 5: making phantom patients")
+        datalist = write_phantoms(output / "data")
+        options = {**PHANTOM_OPTIONS, **options}
+    step("data")
+    logger.info("2 of 5: training")
+    run = make_run("sam_lora", datalist, output / "run", options)
+    run_config(run, "train")
+    step("train")
+    logger.info("3 of 5: building the support bank")
+    bank, slices, patients = index_run(run)
+    logger.info("bank: %d slices of %d patients", slices, patients)
+    step("index")
+    logger.info("4 of 5: segmenting the held-out patients without and with retrieval")
+    for name, retrieval in (("without", False), ("with", True)):
+        segment_with_run(run, [datalist], output / f"predictions-{name}-retrieval", retrieval=retrieval)
+    step("segment")
+    logger.info("5 of 5: measuring and reporting")
+    results = _report(output, datalist, bank)
+    step("report")
+    result = {
+        "report": str(output / "evaluation-with-retrieval" / "report.html"),
+        "picture": str(output / OVERVIEW),
+        **{name: metrics["summary"]["mean"]["dice"] for name, metrics in results.items()},
+        "seconds": seconds,
+    }
+    write_json_atomic(output / MARK, {"state": "done", **{k: result[k] for k in ("with", "without", "seconds")}})
+    return result
+
+
+def _make_room(output: Path, datalist: str | os.PathLike[str] | None) -> None:
+    """Remove an older demo, and nothing else."""
     empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
     if not empty and not (output / MARK).is_file():
         raise InputError(f"{output}: holds something else than an older demo; choose another --output")
@@ -57,36 +100,14 @@ def run_demo(
         if output.resolve() in Path(datalist).resolve().parents:
             raise InputError(f"{datalist}: lies in {output}, which is replaced; choose another --output")
     shutil.rmtree(output, ignore_errors=True)
-    seconds: dict[str, float] = {}
     write_json_atomic(output / MARK, {"state": "started"})
 
-    def step(name: str, done: float) -> float:
-        now = time.monotonic()
-        seconds[name] = round(now - done, 1)
-        return now
 
-    clock = time.monotonic()
-    if datalist is None:
-        logger.info("1 of 5: making phantom patients")
-        datalist = write_phantoms(output / "data")
-        options = {**PHANTOM_OPTIONS, **options}
-    clock = step("data", clock)
-    logger.info("2 of 5: training")
-    run = make_run("sam_lora", datalist, output / "run", options)
-    run_config(run, "train")
-    clock = step("train", clock)
-    logger.info("3 of 5: building the support bank")
-    bank, slices, patients = index_run(run)
-    logger.info("bank: %d slices of %d patients", slices, patients)
-    clock = step("index", clock)
+def _report(output: Path, datalist: str | os.PathLike[str], bank: Path) -> dict[str, dict[str, Any]]:
+    """Measure the predictions without and with retrieval, and draw the overview; return the metrics of both."""
     data = load_datalist(datalist)
     card = load_card(data.card)
     results: dict[str, dict[str, Any]] = {}
-    logger.info("4 of 5: segmenting the held-out patients without and with retrieval")
-    for name, retrieval in (("without", False), ("with", True)):
-        segment_with_run(run, [datalist], output / f"predictions-{name}-retrieval", retrieval=retrieval)
-    clock = step("segment", clock)
-    logger.info("5 of 5: measuring and reporting")
     for name in ("without", "with"):
         predictions = output / f"predictions-{name}-retrieval"
         results[name] = report_evaluation(
@@ -99,21 +120,11 @@ def run_demo(
             baseline=results.get("without"),
             baseline_name="retrieval switched off",
         )
-    overview = output / "overview.png"
-    _draw_overview(overview, output, data.section("test"), data.section("training"), card, results["with"], bank)
-    step("report", clock)
-    result = {
-        "report": str(output / "evaluation-with-retrieval" / "report.html"),
-        "picture": str(overview),
-        **{name: metrics["summary"]["mean"]["dice"] for name, metrics in results.items()},
-        "seconds": seconds,
-    }
-    write_json_atomic(output / MARK, {"state": "done", **{k: result[k] for k in ("with", "without", "seconds")}})
-    return result
+    _draw_overview(output, data.section("test"), data.section("training"), card, results["with"], bank)
+    return results
 
 
 def _draw_overview(
-    path: Path,
     output: Path,
     test: Sequence[Case],
     training: Sequence[Case],
@@ -128,7 +139,7 @@ def _draw_overview(
     (pair,) = pairs_from_cases([case for case in test if case.case == name], folders["with"])
     salt = Bank.open(bank).salt
     write_overview(
-        path,
+        output / OVERVIEW,
         card=card,
         pair=pair,
         predictions={f"{how} retrieval": folder / f"{name}.nii.gz" for how, folder in folders.items()},

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from ignite.engine import Engine, Events
 
 from ragsam.console.durations import duration
 from ragsam.console.memory import peak_memory
-from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.io.read_volume import open_volume
 from ragsam.runs.run import RunFolder, bad_input
@@ -142,26 +142,20 @@ def _try_run(run: Path, output: Path) -> TrainingEstimate:
     workflow = folder.workflow("train", **short)
     with bad_input():
         workflow.initialize()
-        volumes = workflow.val_dataset.data
-        voxels = [_voxels(case) for case in volumes]
-        largest = max(range(len(volumes)), key=voxels.__getitem__)
-        volumes[:] = [volumes[largest]]
-        workflow.evaluator.state.epoch_length = 1
+        voxels = _leave_the_largest(workflow)
         frozen = next((item for item in workflow.train_handlers if isinstance(item, FrozenEncoder)), None)
         clock = _Clock(workflow.trainer, workflow.evaluator, frozen, start)
         workflow.run()
         workflow.finalize()
     validations = epochs // every + (epochs % every > 0)
-    ends = [*first_epochs[1:], epochs + 1]
-    stages = tuple(
-        Stage(first, (end - first) * steps, clock.ready_s[index], clock.step_s(index))
-        for index, (first, end) in enumerate(zip(first_epochs, ends, strict=True))
-    )
+    stages = []
+    for index, (first, end) in enumerate(pairwise([*first_epochs, epochs + 1])):
+        stages.append(Stage(first, (end - first) * steps, clock.ready_s[index], clock.step_s(index)))
     encodings, encode_s, kept_bytes = 0, 0.0, 0
     if frozen is not None and frozen.encoded:
         encode_s = frozen.seconds / frozen.encoded
         encodings, kept_bytes = frozen.expect((epochs - first_epochs[-1] + 1) * steps * batch_size)
-    validation_s = (clock.at["validated"] - clock.at["validation"]) * sum(voxels) / voxels[largest]
+    validation_s = (clock.at["validated"] - clock.at["validation"]) * sum(voxels) / max(voxels)
     validation_s += sum(item.seconds for item in workflow.val_handlers if isinstance(item, VoteWeight))
     keep_s = clock.at["end"] - clock.at["validated"]
     process, gpu = peak_memory()
@@ -169,7 +163,7 @@ def _try_run(run: Path, output: Path) -> TrainingEstimate:
         batch_size=batch_size,
         validations=validations,
         volumes=len(voxels),
-        stages=stages,
+        stages=tuple(stages),
         validation_s=validation_s,
         keep_s=keep_s,
         encodings=encodings,
@@ -185,23 +179,35 @@ def _try_run(run: Path, output: Path) -> TrainingEstimate:
     )
 
 
-def _voxels(case: Case) -> int:
-    return prod(open_volume(case.image, case.case).shape)
+def _leave_the_largest(workflow: Any) -> list[int]:
+    """Leave the largest volume alone for validation; return the voxels of all."""
+    volumes = workflow.val_dataset.data
+    voxels = [prod(open_volume(case.image, case.case).shape) for case in volumes]
+    volumes[:] = [volumes[voxels.index(max(voxels))]]
+    workflow.evaluator.state.epoch_length = 1
+    return voxels
 
 
 def estimate_lines(estimate: TrainingEstimate) -> list[str]:
     """Return an estimate as lines for a person."""
-    e, (first, *others) = estimate, estimate.stages
-    told = [f"from epoch {s.first_epoch} on: {s.step_s:.2f} s; {s.steps} steps" for s in others]
-    if e.encodings:
-        told.append(f"the frozen encoder: {duration(e.encodings * e.encode_s)} for {e.encodings} slices at most")
-    return [
-        f"{STEPS} batches of {e.batch_size} slices and the largest validation volume went through everything",
+    first = estimate.stages[0]
+    speed = estimate.batch_size / first.step_s
+    lines = [
+        f"{STEPS} batches of {estimate.batch_size} slices and the largest validation volume went through everything",
         f"ready to train after {duration(first.ready_s)}",
-        f"a step: {first.step_s:.2f} s, {e.batch_size / first.step_s:.0f} slices a second; {first.steps} steps",
-        *told,
-        f"a validation: {duration(e.validation_s)} for {e.volumes} volumes; {e.validations} of them",
-        f"memory: {e.memory_bytes / 1e9:.1f} GB" + (f", the GPU's: {e.gpu_bytes / 1e9:.1f} GB" if e.gpu_bytes else ""),
-        f"disk: {e.disk_bytes / 1e6:.0f} MB, {e.free_bytes / 1e9:.1f} GB are free",
-        f"the whole training: about {duration(e.total_s)}",
+        f"a step: {first.step_s:.2f} s, {speed:.0f} slices a second; {first.steps} steps",
     ]
+    for stage in estimate.stages[1:]:
+        lines.append(f"from epoch {stage.first_epoch} on: {stage.step_s:.2f} s; {stage.steps} steps")
+    if estimate.encodings:
+        encoding = duration(estimate.encodings * estimate.encode_s)
+        lines.append(f"the frozen encoder: {encoding} for {estimate.encodings} slices at most")
+    validation = duration(estimate.validation_s)
+    lines.append(f"a validation: {validation} for {estimate.volumes} volumes; {estimate.validations} of them")
+    memory = f"memory: {estimate.memory_bytes / 1e9:.1f} GB"
+    if estimate.gpu_bytes:
+        memory += f", the GPU's: {estimate.gpu_bytes / 1e9:.1f} GB"
+    lines.append(memory)
+    lines.append(f"disk: {estimate.disk_bytes / 1e6:.0f} MB, {estimate.free_bytes / 1e9:.1f} GB are free")
+    lines.append(f"the whole training: about {duration(estimate.total_s)}")
+    return lines
