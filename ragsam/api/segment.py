@@ -1,4 +1,4 @@
-"""The jobs behind the commands: make a run and train it, index and segment with it."""
+"""Segmenting: label volumes of volumes, DICOM folders and datalists, written by a run or by a bank alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: make a run and train it."""
+"""Training: make a run and train it, or go on with one that was interrupted."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ragsam.api.resume import can_resume, require_same_training
 from ragsam.api.run import Run
+from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.report.training import CURVES_NAME, read_log, write_curves
 from ragsam.runs.recipes import recipe as named_recipe
-from ragsam.runs.run import WEIGHTS, run_config
-from ragsam.runs.templates import make_run
-from ragsam.training.checkpoints import remove_drafts
+from ragsam.runs.run import WEIGHTS, RunFolder, run_config
+from ragsam.runs.settings import read_options
+from ragsam.runs.templates import given_values, make_run
+from ragsam.training.checkpoints import LAST_NAME, remove_drafts
 
 
 def train(
@@ -31,7 +32,6 @@ def train(
 
     Args:
         bundle: a bundle's folder, or the name of a packaged one (`sam_lora`).
-        datalist: the data.
         output: the run's folder, which is made.
         options: values by the options' names, see docs/options.md.
         recipe: options by a name, see docs/training.md; `options` go before.
@@ -61,17 +61,48 @@ def train_run(
         InputError: as `make_run`, a faulty case, or a run that was begun with other data or options.
     """
     run = Path(output)
-    again, resume = resume, resume and can_resume(run)
-    if resume:
-        require_same_training(run, datalist, options or {})
+    going_on = resume and _has_state(run)
+    if going_on:
+        _require_same_training(run, datalist, options or {})
         remove_drafts(run)
     else:
-        make_run(bundle, datalist, output, options, again=again)
+        make_run(bundle, datalist, output, options, again=resume)
     try:
-        run_config(run, "train", resume=resume)
+        run_config(run, "train", resume=going_on)
     except InputError:
-        if not (run / WEIGHTS).exists() and not can_resume(run):
+        if not (run / WEIGHTS).exists() and not _has_state(run):
             shutil.rmtree(run)
         raise
     write_curves(read_log(run / "log.csv"), run / CURVES_NAME)
     return run
+
+
+def _has_state(run: Path) -> bool:
+    """Whether a run has the state of a finished epoch to go on from.
+
+    Raises:
+        InputError: a trained run of a version that kept no such state.
+    """
+    if (run / "checkpoints" / LAST_NAME).is_file():
+        return True
+    if (run / "models").is_dir() and "resume" not in read_options(RunFolder(run, "train").text("train")):
+        raise InputError(f"{run}: its version kept no state to resume from; choose another output")
+    return False
+
+
+def _require_same_training(run: Path, datalist: str | os.PathLike[str], asked: Mapping[str, Any]) -> None:
+    """Check that a command names the data and the options that a run was made with.
+
+    Raises:
+        InputError: another datalist, or an option of another value.
+    """
+    text = RunFolder(run, "train").text("train")
+    options = read_options(text)
+    for name, value in given_values(text, load_datalist(datalist).path, asked).items():
+        option, dotted, entry = name.partition(".")
+        have = options.get(option)
+        if dotted:  # an entry of an option that is a mapping, or null
+            have = (have or {}).get(entry)
+        if have != value:
+            what = "--data" if name == "datalist" else f"--set {name}"
+            raise InputError(f"{what}: {value!r}, but {run.name} was begun with {have!r}; resume it with its own")
