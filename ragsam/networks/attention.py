@@ -116,7 +116,7 @@ class Attention(nn.Module):
         rel_w = torch.einsum("...hwc,wkc->...hwk", query, table_w[: column.size])
         rel_h = _folded(rel_h, row)
         rel_w = _folded(rel_w, column)
-        _, key_bias, value_bias = self.qkv.bias.to(qkv.dtype).view(3, self.num_heads, 1, 1, -1)
+        _, key_bias, value_bias = self.qkv.bias.to(qkv.dtype).view(3, self.num_heads, 1, 1, -1).unbind(0)
         key = _padded(key, key_bias, row, column)
         value = _padded(value, value_bias, row, column)
         attend = _attend_in_parts if is_plain_inference(qkv) else _attend_at_once

@@ -148,7 +148,10 @@ class Segmenter(nn.Module):
         self._freeze(full_tuning=full_tuning, prompts=prompts)
         self.sam.image_encoder.checkpoint(checkpointing)
         self._add_detail(detail, BACKBONES[backbone].embed_dim)
-        self._add_fusion(fusions)
+        self.fusion: Fusions | None = None
+        if fusions:
+            channels = FULL_CHANNELS if detail else self.sam.mask_decoder.transformer_dim // 8
+            self.fusion = Fusions(fusions, num_classes=num_classes + 1, channels=channels)
         mean, deviation = torch.tensor(NORMALISATIONS[normalisation])[..., None, None]
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", deviation, persistent=False)
@@ -195,15 +198,6 @@ class Segmenter(nn.Module):
         self.detail = DetailDecoder(dim, self.patch_size, self.num_classes + 1, zero_init=pretrained)
         if not pretrained:
             self.sam.image_encoder.patch_embed = StemPatchEmbed(self.patch_size, embed_dim)
-
-    def _add_fusion(self, names: Sequence[str]) -> None:
-        self.fusion: Fusions | None = None
-        if not names:
-            return
-        channels = self.sam.mask_decoder.transformer_dim // 8
-        if self.detail is not None:
-            channels = FULL_CHANNELS
-        self.fusion = Fusions(names, num_classes=self.num_classes + 1, channels=channels)
 
     def forward(
         self,
