@@ -401,8 +401,8 @@ def _draw_line(axis: Any, places: Sequence[float], gains: Iterable[dict[str, Any
     axis.errorbar(places, means, np.abs(bounds - means), fmt="o-", capsize=3, label=label)
 
 
-def main() -> None:
-    """Run the study."""
+def read_arguments() -> argparse.Namespace:
+    """Return what the command line asks for; `minutes` by set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hippocampus", type=Path, help="folder with imagesTr, labelsTr and subjects.csv")
     parser.add_argument("--head-neck", type=Path, help="folder with images, labels and manifest.csv")
@@ -418,60 +418,80 @@ def main() -> None:
     parser.add_argument("--trial", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--datalist", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
     args.minutes = dict(zip(SETS, args.minutes, strict=True))
-    if args.trial:
-        result = run_trial(read_json(args.trial / "trial.json"), args.datalist, args.trial)
-        write_json_atomic(args.trial / "result.json", result)
-        return
-    output, datalists = args.output.absolute(), {}
+    return args
+
+
+def prepare_sets(args: argparse.Namespace, output: Path) -> dict[str, Path]:
+    """Write the datalists of the sets that were given; return their paths."""
+    datalists = {}
     if args.hippocampus:
         datalists["hippocampus"] = prepare("hippocampus", args.hippocampus, output / "hippocampus.json")
     if args.head_neck:
         path = output / "openkbp_hn.json"
         datalists["openkbp_hn"] = prepare("openkbp_hn", args.head_neck, path, validation=4, test=8)
-    arms = tuple(arm for arm in ARMS if args.constant or arm != "learned constant")
+    return datalists
+
+
+def plan_trials(args: argparse.Namespace, datalists: dict[str, Path], output: Path) -> list[dict[str, Any]]:
+    """Return the trials to run, each with the epochs that its minutes allow, by the time that an epoch takes here."""
+    arms = [arm for arm in ARMS if args.constant or arm != "learned constant"]
     if args.fusion in UNLEARNT:
         arms = arms[1:]
-    kinds = [(data, patients) for data in datalists for patients in args.patients]
+    kinds = [(data, patients, arm) for data in datalists for patients in args.patients for arm in arms]
     epochs = {}
-    for data, patients in kinds:  # one at a time: trials beside each other take from each other's speed
-        for arm in arms:
-            name = f"{data}-{patients}-{arm.replace(' ', '-')}-timing"
-            timing = {"set": data, "patients": patients, "arm": arm, "seed": 0, "test_patients": 1}
-            timing["fusion"] = args.fusion
-            told = start_trial(__file__, timing, datalists[data], output / name)["seconds"]
-            epochs[data, patients, arm] = affordable_epochs(told, args.minutes[data])
+    for data, patients, arm in kinds:  # one at a time: trials beside each other take from each other's speed
+        name = f"{data}-{patients}-{arm.replace(' ', '-')}-timing"
+        timing = {"set": data, "patients": patients, "arm": arm, "seed": 0, "test_patients": 1}
+        timing["fusion"] = args.fusion
+        told = start_trial(__file__, timing, datalists[data], output / name)["seconds"]
+        epochs[data, patients, arm] = affordable_epochs(told, args.minutes[data])
     same = {"test_patients": args.test_patients, "tests": args.tests, "fusion": args.fusion}
-    todo = [
+    return [
         {"set": data, "patients": patients, "arm": arm, "seed": seed, "epochs": epochs[data, patients, arm], **same}
         for seed in args.seeds
-        for data, patients in kinds
-        for arm in arms
+        for data, patients, arm in kinds
     ]
 
-    def start(trial: dict[str, Any]) -> dict[str, Any]:
-        name = f"{trial['set']}-{trial['patients']}-{trial['arm'].replace(' ', '-')}-{trial['seed']}"
-        done = start_trial(__file__, trial, datalists[trial["set"]], output / name)
-        means = {test: f"{mean_interval(scores(cases))['mean']:.4f}" for test, cases in done["tests"].items()}
-        sys.stderr.write(f"{name}: {means}, {done['steps']} steps\n")
-        return done
 
-    with ThreadPoolExecutor(args.jobs) as pool:
-        done = list(pool.map(start, todo))
+def start(trial: dict[str, Any], datalist: Path, output: Path) -> dict[str, Any]:
+    """Run a trial in a process of its own, and tell its mean Dice by test; return its result."""
+    name = f"{trial['set']}-{trial['patients']}-{trial['arm'].replace(' ', '-')}-{trial['seed']}"
+    done = start_trial(__file__, trial, datalist, output / name)
+    means = {test: f"{mean_interval(scores(cases))['mean']:.4f}" for test, cases in done["tests"].items()}
+    sys.stderr.write(f"{name}: {means}, {done['steps']} steps\n")
+    return done
+
+
+def write_results(done: list[dict[str, Any]], datalists: dict[str, Path], output: Path, *, tested: int) -> None:
+    """Print the tables and write result.json and gains.png."""
     by_set = {data: summarise(done, data) for data in datalists}
     lines = [line for data, rows in by_set.items() for line in ("", data, "", *table_lines(rows))]
-    tested = args.test_patients or "all"
     where = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"
-    lines.append(f"\n{date.today()}; {tested} test patients; {where}")
+    lines.append(f"\n{date.today()}; {tested or 'all'} test patients; {where}")
     sys.stdout.write("\n".join(lines) + "\n")
-    everyone = {
-        data: len({case.patient for case in load_datalist(path).section("training")})
-        for data, path in datalists.items()
-    }
+    everyone = {}
+    for data, path in datalists.items():
+        everyone[data] = len({case.patient for case in load_datalist(path).section("training")})
     grown_by_set = {data: summarise(with_every_test(done), data) for data in datalists}
     draw_gains(output / "gains.png", by_set, grown_by_set, everyone)
     write_json_atomic(output / "result.json", {"table": lines, "rows": by_set})
+
+
+def main() -> None:
+    """Run the study."""
+    args = read_arguments()
+    logging.basicConfig(level=logging.WARNING)
+    if args.trial:
+        result = run_trial(read_json(args.trial / "trial.json"), args.datalist, args.trial)
+        write_json_atomic(args.trial / "result.json", result)
+        return
+    output = args.output.absolute()
+    datalists = prepare_sets(args, output)
+    trials = plan_trials(args, datalists, output)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        done = list(pool.map(lambda trial: start(trial, datalists[trial["set"]], output), trials))
+    write_results(done, datalists, output, tested=args.test_patients)
 
 
 if __name__ == "__main__":
