@@ -40,7 +40,10 @@ def main() -> None:
     card = load_card(data.card)
     make = partial(SliceDataset, card=card, preprocessing=preprocessing(window=card.window), image_size=64)
     cases = data.section("training")[: args.volumes]
-    network, retriever = Segmenter(card.num_classes, image_size=64).eval(), Retriever(descriptor="embedding")
+    network, retriever = (
+        Segmenter(card.num_classes, image_size=64).eval(),
+        Retriever(descriptor="embedding", neighbours=8, carry=False),
+    )
     dataset = make(cases)
     batches = [default_collate([dataset[i]["image"] for i in range(start, min(start + BATCH, len(dataset)))])
                for start in range(0, len(dataset), BATCH)]  # fmt: skip

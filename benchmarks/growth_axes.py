@@ -141,7 +141,7 @@ def card_of(organs: int) -> Any:
 def decoding(value: int, folder: Path) -> Costs:
     """Segment a volume of so many classes with its neighbours in a bank, without the encoder; the fusion apart too."""
     found: Costs = {}
-    network, retriever = small_network(value), Retriever(descriptor="centred", carry=True)
+    network, retriever = small_network(value), Retriever(descriptor="centred", neighbours=8, carry=True)
     case = Case("other", "another", folder / "image" / "long.nii", folder / "label" / "long.nii")
     dataset = SliceDataset([case], card_of(value), preprocessing(window=WINDOW), image_size=SIDE)
     build_bank(retriever, network, dataset, {})
@@ -221,7 +221,7 @@ def searching(slices: int, folder: Path, *, store: str, fewest: int = 0) -> Cost
         return found
     with spent(found, "opening"):
         bank = Bank.open(folder / "bank")
-    retriever = Retriever(store=store)
+    retriever = Retriever(descriptor="thumbnail", neighbours=8, carry=False, store=store)
     with spent(found, f"index {store}"):
         retriever.attach(bank)
     with spent(found, f"search {store}, {SLAB * SLABS} slices"):
@@ -250,7 +250,10 @@ def training(patients: int, folder: Path) -> Costs:
     names = [f"{number:04d}" for number in range(patients)]
     cases = [Case(name, name, folder / f"{name}_image.nii", folder / f"{name}_label.nii") for name in names]
     card, size = load_card("hippocampus"), PATIENT_SHAPE[0]
-    network, retriever = Segmenter(card.num_classes, image_size=size), Retriever(descriptor="centred", carry=True)
+    network, retriever = (
+        Segmenter(card.num_classes, image_size=size),
+        Retriever(descriptor="centred", neighbours=8, carry=True),
+    )
     with spent(found, "checking and reading"):
         options = {"image_size": size, "augmentation": augmentation(), "cache_gb": CACHE_MB / 1024}
         dataset = SliceDataset(cases, card, preprocessing(), **options)

@@ -208,7 +208,7 @@ def main() -> None:
             for count in args.patients:
                 names = list(dict.fromkeys(case.patient for case in data.section("training")))[: count or None]
                 bank = slices_of([case for case in data.section("training") if case.patient in names], name)
-                retriever = Retriever(descriptor="centred")
+                retriever = Retriever(descriptor="centred", neighbours=8, carry=False)
                 tried = candidates(retriever.build(loader(bank), {}), encoder=name in encoders)
                 for descriptor in args.descriptors or tried:
                     DESCRIPTORS[descriptor] = tried[descriptor]

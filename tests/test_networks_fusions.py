@@ -99,6 +99,6 @@ def test_names_are_joined_by_a_plus():
 def test_what_a_run_of_before_may_name_is_told(name):
     with pytest.raises(InputError, match=f"fusion '{name}' was removed"):
         Segmenter(1, image_size=SIZE, fusion=f"label_prior+{name}")
-    Retriever(memory=False)
+    Retriever(descriptor="thumbnail", neighbours=8, carry=False, memory=False)
     with pytest.raises(InputError, match="fusion memory was removed"):
-        Retriever(memory=True)
+        Retriever(descriptor="thumbnail", neighbours=8, carry=False, memory=True)

@@ -68,7 +68,7 @@ def test_a_volume_is_segmented_in_less_precision_and_its_logits_are_whole():
 
 def test_neighbours_are_found_in_whole_precision(run):
     bank = Bank.open(run / "bank")
-    retriever = Retriever(descriptor="centred", carry=True)
+    retriever = Retriever(descriptor="centred", neighbours=8, carry=True)
     retriever.attach(bank)
     supports = VolumeSupports(retriever, "nobody", "none")
     image = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -219,7 +219,7 @@ def test_a_bank_keeps_what_its_slices_annotate(tmp_path):
     bank.save(tmp_path / "bank")
     opened = Bank.open(tmp_path / "bank")
     assert opened.annotated.tolist() == bank.annotated.tolist() == masks
-    retriever = Retriever(neighbours=2)
+    retriever = Retriever(descriptor="thumbnail", neighbours=2, carry=False)
     retriever.attach(opened)
     found = retriever.search(np.eye(4, dtype=np.float32)[[1]], [set()])
     supports, _ = retriever.supports(found, torch.zeros(1, 3, 4, 4))

@@ -34,7 +34,7 @@ def bank_of(*patients, cases=None):
 
 
 def measured(bank, neighbours=1, **options):
-    retriever = Retriever(neighbours=neighbours, **options)
+    retriever = Retriever(**{"descriptor": "thumbnail", "neighbours": neighbours, "carry": False} | options)
     retriever.attach(bank)
     return retriever.agreement
 
@@ -114,7 +114,7 @@ def test_trust_grows_from_a_tenth_beyond_chance_on():
 def test_supports_tell_it_to_a_network_that_asks_and_it_is_measured_once(monkeypatch):
     image, height = torch.rand(2, 3, SIDE, SIDE), torch.zeros(2)
     for weigh in (False, True):
-        retriever = Retriever(neighbours=1, descriptor="thumbnail", weigh=weigh)
+        retriever = Retriever(descriptor="thumbnail", neighbours=1, carry=False, weigh=weigh)
         batch = {"image": torch.rand(4, 3, SIDE, SIDE), "label": torch.ones(4, 1, SIDE, SIDE, dtype=torch.long)}
         batch |= {"patient": ["a", "a", "b", "b"], "case": ["a", "a", "b", "b"], "slice": torch.arange(4)}
         bank = retriever.build([{**batch, "height": torch.zeros(4)}], {})
@@ -141,7 +141,7 @@ def test_labels_that_are_carried_over_are_compared_as_carried(tmp_path):
     batch |= {"slice": torch.tensor(numbers), "height": torch.tensor(numbers) / 5}
     found = {}
     for carry in (False, True):
-        retriever = Retriever(neighbours=2, carry=carry)
+        retriever = Retriever(descriptor="thumbnail", neighbours=2, carry=carry)
         retriever.build([batch], {})
         found[carry] = retriever.agreement.dice[1]
     assert found[True] > found[False] + 0.1

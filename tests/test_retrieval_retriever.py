@@ -35,7 +35,7 @@ def slices_of(patient, count, case=None):
 
 def with_bank(*counts, **options):
     """A retriever with a bank of patients 0, 1, ... of so many slices."""
-    retriever = Retriever(**options)
+    retriever = Retriever(**{"descriptor": "thumbnail", "neighbours": 8, "carry": False} | options)
     retriever.build([slices_of(patient, count) for patient, count in enumerate(counts)], {"card": "any"})
     return retriever
 
@@ -68,7 +68,7 @@ def test_a_patient_with_more_slices_than_neighbours_leaves_none_of_them_and_k_ot
     vectors = np.concatenate([own, others]).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     patients = np.array(["p0"] * 30 + ["p1"] * 8)
-    retriever = Retriever(neighbours=4)
+    retriever = Retriever(descriptor="thumbnail", neighbours=4, carry=False)
     retriever.attach(Bank(vectors, np.zeros((38, 2, 2), np.uint8), patients, patients, np.arange(38), np.zeros(38), {}))
     assert (retriever.search(vectors[:1], [set()]).rows < 30).all()
     found = retriever.search(vectors[:1], [{"p0"}])
@@ -103,7 +103,7 @@ def test_weights_sum_to_one_and_follow_softmax_of_the_cosine():
 
 def test_two_neighbours_by_hand():
     """Cosines 1 and 0 at temperature 1: weights e / (e + 1) and 1 / (e + 1)."""
-    retriever = Retriever(neighbours=2, temperature=1.0)
+    retriever = Retriever(descriptor="thumbnail", neighbours=2, carry=False, temperature=1.0)
     names = np.array(["p0", "p1"])
     retriever.attach(
         Bank(np.eye(2, dtype=np.float32), np.zeros((2, 2, 2), np.uint8), names, names, np.arange(2), np.zeros(2), {})
@@ -188,7 +188,7 @@ def test_what_was_found_is_noted():
 
 
 def test_the_embedding_descriptor_is_built_with_the_encoder():
-    retriever, seen = Retriever(descriptor="embedding", neighbours=2), []
+    retriever, seen = Retriever(descriptor="embedding", neighbours=2, carry=False), []
 
     def encode(image):
         seen.append(len(image))
@@ -215,7 +215,7 @@ def test_an_opened_bank_finds_the_same(tmp_path):
 
 def test_an_unknown_descriptor_is_refused():
     with pytest.raises(ValueError, match="'histogram' is unknown; choose one of centred, thumbnail, embedding"):
-        Retriever(descriptor="histogram")
+        Retriever(descriptor="histogram", neighbours=8, carry=False)
 
 
 @settings(deadline=None)
@@ -232,7 +232,7 @@ def test_no_result_ever_belongs_to_the_query_and_the_rest_is_exact(counts, neigh
     total = len(patients)
     vectors = draw.normal(size=(total + 3, 5)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    retriever = Retriever(neighbours=neighbours)
+    retriever = Retriever(descriptor="thumbnail", neighbours=neighbours, carry=False)
     labels = np.zeros((total, 1, 1), np.uint8)
     retriever.attach(Bank(vectors[:total], labels, patients, patients, np.arange(total), np.zeros(total), {}))
     keys = st.sets(st.sampled_from([*sorted(set(patients)), "unknown"]))

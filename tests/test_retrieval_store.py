@@ -132,7 +132,7 @@ def test_a_planted_twin_is_first_without_the_guard_and_never_found_with_it(store
 def test_the_retriever_never_finds_the_own_patient_in_any_store(store, built, paths):
     patients = np.repeat([f"p{number}" for number in range(COUNT // 30)], 30)
     labels = np.zeros((COUNT, 1, 1), np.uint8)
-    retriever = Retriever(neighbours=6)
+    retriever = Retriever(descriptor="thumbnail", neighbours=6, carry=False)
     retriever.attach(Bank(paths, labels, patients, patients, np.arange(COUNT), np.zeros(COUNT), {}))
     retriever._store = built(store)
     queried = np.arange(5, COUNT, 101)
@@ -235,12 +235,12 @@ def test_auto_chooses_by_size_and_can_be_overridden():
     with pytest.raises(ValueError, match="store 'tree' is unknown; choose auto or one of exact, hnsw, ivfpq"):
         make_store(unit(3, 8), "tree")
     with pytest.raises(ValueError, match="store 'tree' is unknown"):
-        Retriever(store="tree")
+        Retriever(descriptor="thumbnail", neighbours=8, carry=False, store="tree")
 
 
 @pytest.mark.parametrize("kind", STORES)
 def test_the_retriever_passes_the_choice_on(kind):
-    retriever = Retriever(store=kind)
+    retriever = Retriever(descriptor="thumbnail", neighbours=8, carry=False, store=kind)
     names = np.array(["p0", "p1"])
     retriever.attach(Bank(np.eye(2, dtype=np.float32), np.zeros((2, 1, 1), np.uint8), names, names, names, names, {}))
     assert type(retriever._store) is STORES[kind]

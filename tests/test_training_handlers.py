@@ -323,6 +323,8 @@ def test_organ_dice_forgets_on_reset():
 def test_without_a_bank_no_trace_is_written(tmp_path):
     network = Segmenter(1, image_size=16, detail=False)
     engine = Engine(lambda engine, batch: None)
-    VolumeRetrieval(network, Retriever(), trace_path=tmp_path / "retrieval.json").attach(engine)
+    VolumeRetrieval(
+        network, Retriever(descriptor="thumbnail", neighbours=8, carry=False), trace_path=tmp_path / "retrieval.json"
+    ).attach(engine)
     engine.run([{"patient": ["p"], "case": ["x"]}])
     assert files_below(tmp_path) == []

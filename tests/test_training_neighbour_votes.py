@@ -28,7 +28,7 @@ def slices_of(patient):
 
 
 def votes_of(patients, **options):
-    retriever = Retriever(carry=True, neighbours=2, **options)
+    retriever = Retriever(**{"descriptor": "thumbnail", "neighbours": 2, "carry": True} | options)
     retriever.build([slices_of(patient) for patient in range(patients)], {"card": "any"})
     return SliceVotes(retriever, 2)
 

@@ -59,7 +59,9 @@ def test_a_run_of_before_is_averaged_with_another(earlier_run, run, study, tmp_p
 def test_a_handler_of_before_says_how_its_batches_are_prepared(name):
     module, name = name.split(".")
     engine = Engine(lambda engine, batch: None)
-    getattr(getattr(workflows, module), name)(network=None, retriever=Retriever()).attach(engine)
+    getattr(getattr(workflows, module), name)(
+        network=None, retriever=Retriever(descriptor="thumbnail", neighbours=8, carry=False)
+    ).attach(engine)
     assert engine.prepare_batch is prepare_volumes
     engine.run([{"patient": ["p"], "case": ["x"]}])
     assert engine.state.batch["supports"] is None  # without a bank
@@ -72,6 +74,11 @@ def test_what_is_called_otherwise_today():
     assert workflows.retrieval_handler.TrainingRetrieval(**options, first_epoch=1).withheld == 0.5
     with pytest.raises(InputError, match="retrieval_from: 3; this was removed"):
         workflows.retrieval_handler.TrainingRetrieval(**options, first_epoch=3)
-    board = workflows.board.Board(folder="x", validator=SimpleNamespace(), colours={}, retriever=Retriever())
+    board = workflows.board.Board(
+        folder="x",
+        validator=SimpleNamespace(),
+        colours={},
+        retriever=Retriever(descriptor="thumbnail", neighbours=8, carry=False),
+    )
     assert board.folder.name == "x"
     assert not hasattr(workflows, "nowhere")

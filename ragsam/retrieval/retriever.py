@@ -54,11 +54,11 @@ class Retriever:
     def __init__(
         self,
         *,
-        descriptor: str = "thumbnail",
-        neighbours: int = 8,
+        descriptor: str,
+        neighbours: int,
+        carry: bool,
         temperature: float = 0.05,
         store: str = "auto",
-        carry: bool = False,
         memory: bool = False,
         weigh: bool = False,
     ) -> None:
