@@ -42,4 +42,4 @@ def test_every_config_that_runs_a_network_asks_for_it():
     assert {path.name for path in configs} >= {"train.yaml", "inference.yaml", "evaluate.yaml", "multi_gpu_train.yaml"}
     for path in configs:
         first = yaml.safe_load(path.read_text())["initialize"][0]
-        assert first == {"_target_": "ragsam.console.malloc.keep_freed_memory"}, path
+        assert first == {"_target_": "ragsam.bundle.keep_freed_memory"}, path

@@ -89,14 +89,14 @@ def test_the_own_patient_never_votes(study, bank, tmp_path, call):
         assert not used & own
 
 
-def test_a_bank_with_nobody_else_in_it_is_told(study, tmp_path, call):
+def test_a_bank_with_nobody_else_in_it_is_told(study, tmp_path, call, caplog):
     data = load_datalist(study)
     write_datalist(tmp_path / "one.json", "hippocampus", {"training": data.section("training")[:2]})
     index_run(None, tmp_path / "bank", data=tmp_path / "one.json")
     free = ("segment", "--card", "hippocampus", "--bank", tmp_path / "bank")
-    code, _, log = call(*free, tmp_path / "one.json", "--section", "training", "--output", tmp_path / "out")
+    code, _, _ = call(*free, tmp_path / "one.json", "--section", "training", "--output", tmp_path / "out")
     assert code == 0
-    assert "case-tr0: the bank has no slice of another patient; none votes" in log
+    assert "case-tr0: the bank has no slice of another patient; none votes" in caplog.text
     assert not np.asarray(nib.load(tmp_path / "out" / "case-tr0.nii.gz").dataobj).any()
 
 

@@ -93,7 +93,7 @@ class PromptTask:
         self.labels = {name.lower(): value for name, value in self.card.labels.items()}
         self._lock = threading.Lock()
         self._loaded: PromptedRun | None = None
-        self._written = 0
+        self._written: tuple[int, int] | None = None
 
     def info(self) -> dict[str, Any]:
         """Return the task's description for the server; viewers show its options."""
@@ -139,7 +139,8 @@ class PromptTask:
         return path, {**result, "label_names": {asked.name: found["value"]}}
 
     def _prompted(self) -> PromptedRun:
-        written = self.run.weights.stat().st_mtime_ns
+        file = self.run.weights.stat()
+        written = (file.st_mtime_ns, file.st_ino)  # what is saved within one tick of the clock is another file
         if written != self._written:
             self._loaded = load_prompted(self.run)
             self._written = written
