@@ -278,9 +278,9 @@ class Segmenter(nn.Module):
     def decode_both(self, embedded: Embedded, supports: Supports) -> Both:
         """Return the logits of embedded slices with the supports and without; what is common to both runs once."""
         decoded = self._decoded(embedded)
+        features, prior = self.fusion.steer(decoded.features, supports)  # first: gradients add up in this order
         plain = self._logits(decoded, decoded.features)
         steered = plain
-        features, prior = self.fusion.steer(decoded.features, supports)
         if features is not decoded.features:
             steered = self._logits(decoded, features, prior)
         return Both(self._voted(steered, supports), plain)
