@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from ragsam.data.datalist import Case, write_datalist
+from ragsam.runs.run import RunFolder
 
 #: Stands in every header's free text, as scanners write it. It must not come out again anywhere.
 HEADER_NAME = "DOE^JANE 1970"
@@ -90,3 +92,10 @@ def files_below(folder: Path) -> list[str]:
 def log_lines(text: str) -> list[str]:
     """Return the lines of a stderr that are not the log's."""
     return [line for line in text.splitlines() if not (line[:2].isdigit() and line[2:3] == ":")]
+
+
+def workflow_of(run: Path) -> Any:
+    """Return the workflow of a run's training, ready to run."""
+    workflow = RunFolder(run, "train").workflow("train")
+    workflow.initialize()
+    return workflow

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
-from small_study import KNOBS, TRAINING
+from small_study import KNOBS, TRAINING, workflow_of
 
 from ragsam.api.index import index_run
 from ragsam.api.segment import segment_with_run
@@ -35,16 +34,7 @@ def weights_of(run):
 
 def prepared(study, folder, **knobs):
     """Return the workflow of a training that is ready to run."""
-    run = make_run("sam_lora", study, folder, {**SHORT, **knobs})
-    workflow = ConfigWorkflow(
-        config_file=str(run / "configs" / "train.yaml"),
-        meta_file=str(run / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type="train",
-        bundle_root=str(run),
-    )
-    workflow.initialize()
-    return workflow
+    return workflow_of(make_run("sam_lora", study, folder, {**SHORT, **knobs}))
 
 
 def read_rows(path):

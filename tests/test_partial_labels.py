@@ -9,7 +9,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
-from small_study import KNOBS, write_study
+from small_study import KNOBS, workflow_of, write_study
 from test_slices import CARD, case_of, make, write_case
 
 from ragsam.data.annotation import annotated_classes
@@ -105,19 +105,7 @@ def test_organ_dice_leaves_out_what_is_not_annotated():
 
 def prepared(datalist, folder, **knobs):
     """A training workflow, ready to run."""
-    from monai.bundle import ConfigWorkflow
-
-    run = make_run("sam_lora", datalist, folder, {**KNOBS, **knobs})
-    configs = run / "configs"
-    workflow = ConfigWorkflow(
-        config_file=str(configs / "train.yaml"),
-        meta_file=str(configs / "metadata.json"),
-        logging_file=str(configs / "logging.conf"),
-        workflow_type="train",
-        bundle_root=str(run),
-    )
-    workflow.initialize()
-    return workflow
+    return workflow_of(make_run("sam_lora", datalist, folder, {**KNOBS, **knobs}))
 
 
 def watch_gradients(trainer):

@@ -10,8 +10,7 @@ import time
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from monai.bundle import ConfigWorkflow
-from small_study import files_below
+from small_study import files_below, workflow_of
 
 from ragsam.api.train import train_run
 from ragsam.cli import main
@@ -81,18 +80,6 @@ def assert_same_end(run, reference):
 def reference(study, tmp_path_factory):
     """A training that nothing stopped."""
     return train_run("sam_lora", study, tmp_path_factory.mktemp("reference") / "run", KNOBS)
-
-
-def workflow_of(run):
-    workflow = ConfigWorkflow(
-        config_file=str(run / "configs" / "train.yaml"),
-        meta_file=str(run / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type="train",
-        bundle_root=str(run),
-    )
-    workflow.initialize()
-    return workflow
 
 
 def stop_in_training(workflow, monkeypatch):

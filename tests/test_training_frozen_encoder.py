@@ -5,8 +5,9 @@ import logging
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from small_study import workflow_of
 from test_api_train import batches_of, prepared, retrieval_of
-from test_training_checkpoints import StopError, assert_same_end, workflow_of
+from test_training_checkpoints import StopError, assert_same_end
 
 from ragsam.api.train import train_run
 from ragsam.api.try_training import estimate_lines, try_training

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
+from small_study import workflow_of
 
 from ragsam.api.train import train_run
 from ragsam.networks import Segmenter
@@ -273,16 +273,7 @@ def test_the_encoder_runs_once_and_everything_that_answers_learns():
 
 
 def prepared(study, folder, **knobs):
-    run = make_run("sam_lora", study, folder, {**SHORT, **knobs})
-    workflow = ConfigWorkflow(
-        config_file=str(run / "configs" / "train.yaml"),
-        meta_file=str(run / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type="train",
-        bundle_root=str(run),
-    )
-    workflow.initialize()
-    return workflow
+    return workflow_of(make_run("sam_lora", study, folder, {**SHORT, **knobs}))
 
 
 @pytest.mark.parametrize("prompts", [None, "trained"])
