@@ -19,7 +19,7 @@ from ragsam.inference.volume_inferer import VolumeInferer
 from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks.segmenter import Segmenter
 from ragsam.retrieval.retriever import Retriever
-from ragsam.runs.run import RunFolder, bad_input, root_cause
+from ragsam.runs.run import RunFolder, bad_input
 from ragsam.runs.weights import WeightsLoader
 
 #: Once each slice is enough: the looks of `segment` are left out.
@@ -65,12 +65,10 @@ def rank_volumes(
     faults = []
     for index, case in enumerate(cases):
         try:
-            volume = dataset[index]["image"]
-        except Exception as error:
-            cause = root_cause(error)
-            if not isinstance(cause, InputError):
-                raise
-            faults.append(str(cause))
+            with bad_input():
+                volume = dataset[index]["image"]
+        except InputError as error:
+            faults.append(str(error))
             continue
         novelty = _novelty(volume, case, network, retriever, inferer)
         ranking.append({"case": case.case, **novelty})

@@ -10,7 +10,7 @@ from typing import Any
 from ragsam.console.malloc import keep_freed_memory
 from ragsam.errors import InputError
 from ragsam.retrieval.bank_manifest import MANIFEST
-from ragsam.runs.run import root_cause
+from ragsam.runs.run import bad_input
 from ragsam.serving.novelty_strategy import NoveltyStrategy
 from ragsam.serving.prompt_task import PromptTask, answers_prompts
 
@@ -62,11 +62,9 @@ class RunTasks:
 @contextmanager
 def _bad_input_as_400() -> Iterator[None]:
     try:
-        yield
-    except Exception as error:
-        cause = root_cause(error)
-        if not isinstance(cause, InputError):
-            raise
+        with bad_input():
+            yield
+    except InputError as error:
         from fastapi import HTTPException  # MONAI Label's environment has it
 
-        raise HTTPException(status_code=400, detail=str(cause)) from error
+        raise HTTPException(status_code=400, detail=str(error)) from error
