@@ -7,7 +7,7 @@ from types import NoneType
 from typing import Any
 
 from ragsam.errors import InputError
-from ragsam.runs.options import BUNDLES, OPTIONS, Option
+from ragsam.runs.options import BUNDLES, OPTIONS, Option, by_group
 from ragsam.runs.settings import as_yaml, nearest, read_options
 
 _DEFAULT_WIDTH = 24
@@ -45,15 +45,13 @@ def option_lines(defaults: Mapping[str, Any]) -> list[str]:
     name_width = max(len(option.name) for option in listed)
     kind_width = max(len(_kinds_text(option)) for option in listed)
     lines: list[str] = []
-    group = None
-    for option in listed:
-        if option.group != group:
-            group = option.group
-            lines += ["", group]
-        name = option.name.ljust(name_width)
-        kind = _kinds_text(option).ljust(kind_width)
-        default = as_yaml(defaults[option.name]).ljust(_DEFAULT_WIDTH)
-        lines.append(f"  {name}  {kind}  {default}  {option.line}")
+    for group, options in by_group(listed):
+        lines += ["", group]
+        for option in options:
+            name = option.name.ljust(name_width)
+            kind = _kinds_text(option).ljust(kind_width)
+            default = as_yaml(defaults[option.name]).ljust(_DEFAULT_WIDTH)
+            lines.append(f"  {name}  {kind}  {default}  {option.line}")
     return lines[1:]
 
 
@@ -80,14 +78,12 @@ def option_page(name: str, defaults: Mapping[str, Any]) -> list[str]:
 def reference_page() -> str:
     """Return docs/options.md."""
     lines = [_PAGE.rstrip()]
-    group = None
-    for option in OPTIONS.values():
-        if option.group != group:
-            group = option.group
-            lines += ["", f"## {group}", "", "| option | type | default | what |", "|---|---|---|---|"]
-        what = ". ".join(filter(None, [option.line, option.text]))
-        kind = _kinds_text(option)
-        lines.append(f"| `{option.name}` | {kind} | `{as_yaml(option.default)}` | {what} |")
+    for group, options in by_group(OPTIONS.values()):
+        lines += ["", f"## {group}", "", "| option | type | default | what |", "|---|---|---|---|"]
+        for option in options:
+            what = ". ".join(filter(None, [option.line, option.text]))
+            kind = _kinds_text(option)
+            lines.append(f"| `{option.name}` | {kind} | `{as_yaml(option.default)}` | {what} |")
     return "\n".join(lines) + "\n"
 
 

@@ -6,9 +6,11 @@ from it: `python -m ragsam.runs.write_bundles` after a change. An option stands 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from importlib import resources
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_type_hints
@@ -314,6 +316,11 @@ def _declared() -> dict[str, Option]:
 
 
 OPTIONS = _declared()
+
+
+def by_group(options: Iterable[Option]) -> Iterator[tuple[str, Iterator[Option]]]:
+    """Return the groups of options, in their order, each with its title."""
+    return groupby(options, key=attrgetter("group"))
 
 
 def untrained_network(values: Mapping[str, Any]) -> dict[str, Any]:

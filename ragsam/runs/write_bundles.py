@@ -18,7 +18,7 @@ import yaml
 
 from ragsam.files import write_text_atomic
 from ragsam.runs.option_list import reference_page
-from ragsam.runs.options import BUNDLES, OPTIONS, untrained_network
+from ragsam.runs.options import BUNDLES, OPTIONS, by_group, untrained_network
 from ragsam.runs.settings import WIRING, as_yaml
 
 OVERLAYS = ("multi_gpu_train.yaml", "multi_gpu_evaluate.yaml")
@@ -84,14 +84,9 @@ def config_text(title: str, wiring: Mapping[str, Any], defaults: Mapping[str, An
     below = yaml.dump(parts, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_ONE_LINE)
     used = _used(below, values)
     lines = [title, _MADE]
-    group = None
-    for name, option in OPTIONS.items():
-        if name not in used:
-            continue
-        if option.group != group:
-            group = option.group
-            lines += ["", f"# {group}."]
-        lines.append(f"{name}: {as_yaml(values[name])}  # {option.line}")
+    for group, options in by_group(option for option in OPTIONS.values() if option.name in used):
+        lines += ["", f"# {group}."]
+        lines += [f"{option.name}: {as_yaml(values[option.name])}  # {option.line}" for option in options]
     return "\n".join(lines) + "\n" + WIRING + below
 
 
