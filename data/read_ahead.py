@@ -20,12 +20,16 @@ class ReadAheadLoader(DataLoader):
     MONAI's own `ThreadBuffer` ends without a word where loading fails. A process instead would hand whole volumes over
     through shared memory, of which a container has little.
 
-    Attributes:
+    Args:
         skip_faulty: leave batches out that are bad input, instead of raising it.
+        options: of MONAI's loader, and what it loads.
     """
 
-    skip_faulty = False
     _started: Iterator[Any] | None = None
+
+    def __init__(self, *data: Any, skip_faulty: bool = False, **options: Any) -> None:
+        super().__init__(*data, **options)
+        self.skip_faulty = skip_faulty
 
     def start(self) -> bool:
         """Load the first batch of the next iteration now; return whether there is one."""

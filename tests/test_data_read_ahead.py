@@ -53,19 +53,16 @@ def test_an_error_comes_after_the_batches_before_it_with_its_own_type():
 
 
 def test_bad_input_is_left_out_where_that_is_asked_for():
-    loader = ReadAheadLoader(Watched(faulty=3), batch_size=1, num_workers=0)
-    loader.skip_faulty = True
+    loader = ReadAheadLoader(Watched(faulty=3), skip_faulty=True, batch_size=1, num_workers=0)
     assert [batch.item() for batch in loader] == [0, 1, 2, 4]
 
 
 def test_the_first_batch_may_be_loaded_before():
     data = Watched(faulty=0)
-    loader = ReadAheadLoader(data, batch_size=1, num_workers=0)
-    loader.skip_faulty = True
+    loader = ReadAheadLoader(data, skip_faulty=True, batch_size=1, num_workers=0)
     assert loader.start()
     assert data.read[0] == 1
     assert [batch.item() for batch in loader] == [1, 2, 3, 4]
     assert data.read == [1, 2, 3, 4]
-    nothing = ReadAheadLoader(Watched(faulty=0), sampler=[0], batch_size=1, num_workers=0)
-    nothing.skip_faulty = True
+    nothing = ReadAheadLoader(Watched(faulty=0), skip_faulty=True, sampler=[0], batch_size=1, num_workers=0)
     assert not nothing.start()

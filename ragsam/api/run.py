@@ -24,6 +24,7 @@ from ragsam.api.unpack import unpack_run
 from ragsam.data.cards.model import Card
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
+from ragsam.inference.evaluation import TRACE_NAME
 from ragsam.inference.loaded_run import LoadedRun
 from ragsam.inference.volume_writer import on_grid_of
 from ragsam.io.read_volume import open_volume
@@ -148,7 +149,7 @@ class Run:
             predictions = folder / "predictions"
             segment_with_run(self.path, [datalist], predictions, section=section, retrieval=retrieval)
             options = {"section": section, "protocol": protocol, "card": self._folder.card_path}
-            if retrieval and self._loaded.retrieves:
+            if retrieval and (predictions / TRACE_NAME).is_file():
                 options["bank"] = self.bank.path
             return evaluate(datalist, predictions, folder, **options)
 
@@ -174,9 +175,8 @@ class Run:
         loaded = self._loaded
         item = loaded.dataset.item(case, opened)
         supports = loaded.supports(case) if retrieval else None
-        loaded.inferer.probabilities = probabilities
         volumes = list_data_collate([item])["image"].to(loaded.device)
-        (found,) = loaded.inferer(volumes, loaded.network, supports=supports)
+        (found,) = loaded.inferer(volumes, loaded.network, supports=supports, probabilities=probabilities)
         found = loaded.postprocessing({"pred": found, "image": item["image"]})
         image = open_volume(case.image, case.case) if opened is None else opened
         labels = found["pred"].cpu().numpy()[0].round().astype("uint8")

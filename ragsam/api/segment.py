@@ -101,13 +101,11 @@ def segment_with_run(
 
 def _run(folder: RunFolder, cases: Sequence[Case], values: Mapping[str, Any]) -> dict[str, str]:
     """Segment the cases that can be read; return the faults of the others. Where none can nothing is written."""
-    workflow = folder.workflow("inference", cases=list(cases), **values)
+    workflow = folder.workflow("inference", cases=list(cases), **{"dataloader#skip_faulty": True}, **values)
     with bad_input():
         workflow.initialize()
         get = workflow.parser.get_parsed_content
-        loader = get("dataloader")
-        loader.skip_faulty = True
-        if loader.start():
+        if get("dataloader").start():
             get("evaluator").add_event_handler(Events.DATALOADER_STOP_ITERATION, Engine.terminate_epoch)
             workflow.run()
             workflow.finalize()

@@ -99,6 +99,7 @@ class VolumeInferer(Inferer):
         *,
         supports: VolumeSupports | None = None,
         average: Average | None = None,
+        probabilities: bool | None = None,
     ) -> Tensor:
         """Return the labels of volumes [B, 1, H, W, D], 0-1, uint8 [B, C, H, W, D].
 
@@ -107,6 +108,7 @@ class VolumeInferer(Inferer):
         Args:
             supports: of the volume's slices; None asks `retrieval`.
             average: turns the volume's slabs into those of several runs' mean; None leaves them as they are.
+            probabilities: in place of the inferer's own, where it is given.
 
         Returns:
             The first channel is the labels. With `uncertainty` the next is the entropy of the classes' probabilities,
@@ -114,7 +116,7 @@ class VolumeInferer(Inferer):
             the image's own slices with `restore_grid`.
         """
         with self._lock:
-            return torch.stack([self._labels(volume, network, supports, average) for volume in inputs])
+            return torch.stack([self._labels(volume, network, supports, average, probabilities) for volume in inputs])
 
     def slabs(
         self,
@@ -171,29 +173,36 @@ class VolumeInferer(Inferer):
         return sliding_window_inference(slices, (size, size), self.batch_size, placed, **options)
 
     def _labels(
-        self, volume: Tensor, network: Network, supports: VolumeSupports | None, average: Average | None
+        self,
+        volume: Tensor,
+        network: Network,
+        supports: VolumeSupports | None,
+        average: Average | None,
+        probabilities: bool | None,
     ) -> Tensor:
         if supports is None and self.retrieval is not None:
             supports = self.retrieval(network, volume)
+        if probabilities is None:
+            probabilities = self.probabilities
         slabs = self.slabs(volume, network, supports)
         if average is not None:
             slabs = average(slabs, volume)
         made = None
         for where, logits in slabs:
-            channels = self._channels(logits)
+            channels = self._channels(logits, probabilities=probabilities)
             if made is None:
                 made = channels.new_zeros((channels.shape[1], *channels.shape[2:], volume.shape[-1]))
             made[..., where] = channels.permute(1, 2, 3, 0)
         return made
 
-    def _channels(self, logits: Tensor) -> Tensor:
+    def _channels(self, logits: Tensor, *, probabilities: bool) -> Tensor:
         """Return uint8 [S, C, H, W] of logits [S, K + 1, H, W]."""
         channels = [logits.argmax(1, keepdim=True).to(torch.uint8)]
-        if self.uncertainty or self.probabilities:
+        if self.uncertainty or probabilities:
             chances = logits.float().softmax(1)
             if self.uncertainty:
                 channels.append(_bytes(torch.special.entr(chances).sum(1, keepdim=True) / log(chances.shape[1])))
-            if self.probabilities:
+            if probabilities:
                 channels.append(_bytes(chances[:, 1:]))
         return torch.cat(channels, dim=1)
 
