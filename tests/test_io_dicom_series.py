@@ -356,7 +356,7 @@ FAULTS = {
     colour: "pixels have several channels",
     no_position: "2 of 4 images lack rows, position, orientation or pixel spacing",
     two_sizes: "slices of several sizes in one series (18 x 16, 20 x 16)",
-    huge: "the header promises (65535, 65535, 1) voxels, above 2**31",
+    huge: "1 of 1 slices: PixelData has 576 bytes, 65535 x 65535 of 16 bits need 8589672450",
     slope_of_nought: "rescaled by a table or a slope of 0",
     lookup_table: "rescaled by a table or a slope of 0",
     cut_in_the_header: "1 DICOM files are damaged or cut short",

@@ -102,7 +102,7 @@ def scan_opened(
 ) -> list[str]:
     """Do as `scan_volume` with a volume that is opened, or in memory; return the lines of warning."""
     _check_shape(image, case)
-    told = _check_affine(image, case)
+    told = [*image.extra.get("warnings", ()), *_check_affine(image, case)]
     if not readers and _must_be_finite(image):
         check_stream(path, image, case)
         return told

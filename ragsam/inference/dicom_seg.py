@@ -17,6 +17,7 @@ from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.files import atomic_write
 from ragsam.inference.inputs import is_dicom
+from ragsam.io.dicom_file import read_header
 from ragsam.io.dicom_headers import quiet_pydicom
 from ragsam.io.dicom_series import slice_files, split_series
 
@@ -109,9 +110,7 @@ def write_dicom_seg(
 
 def _source(file: Path, case: str) -> Dataset:
     """Return a slice's header, with empty values for what anonymisers remove though it must be there."""
-    import pydicom
-
-    data = pydicom.dcmread(file, stop_before_pixels=True)
+    data, _ = read_header(file)
     if lacking := [name for name in _REFERRED if not data.get(name)]:
         raise InputError(
             f"{case}: the series has no {', '.join(lacking)}, which a DICOM segmentation must refer to; leave out "

@@ -16,6 +16,7 @@ from statistics import mode
 from typing import TYPE_CHECKING, Any
 
 from ragsam.errors import InputError
+from ragsam.io.dicom_file import PixelElement, is_dicom_file, read_header
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 _TAGS = (
     *("SOPClassUID", "SeriesInstanceUID", "Modality", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness"),
-    *("BitsStored", "PixelRepresentation", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
 )
 _UID = re.compile(r"\d+(\.\d+)+")
 _SHOWN = 10
+_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,23 @@ class SliceHeader:
     orientation: tuple[float, ...] | None
     pixel_spacing: tuple[float, ...] | None
     thickness: float | None
-    bits_stored: int
-    signed: bool
+    bits_allocated: int | None
+    bits_stored: int | None
+    high_bit: int | None
+    representation: int | None
     photometric: str
     slope: float
     intercept: float
+    half_rescaled: bool
     has_lut: bool
+    pixels: PixelElement | None
+    malformed: tuple[str, ...]
+
+    @property
+    def stored_range(self) -> tuple[int, int]:
+        """Lowest and highest value that a pixel can hold, before it is rescaled."""
+        lowest = -(2 ** (self.bits_stored - 1)) if self.representation else 0
+        return lowest, lowest + 2**self.bits_stored - 1
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ class Series:
 def is_dicom_folder(path: Path) -> bool:
     """Return whether a folder, or any below it, holds a DICOM file; FOLDER/UID stands for a series of a folder."""
     folder, _ = split_series(path)
-    return folder.is_dir() and any(map(_is_part10, _files(folder)))
+    return folder.is_dir() and any(map(is_dicom_file, _files(folder)))
 
 
 def split_series(path: Path) -> tuple[Path, str | None]:
@@ -92,20 +105,13 @@ def list_series(folder: Path, case: str = "DICOM folder") -> list[Series]:
 
 def scan_folder(folder: Path, case: str) -> tuple[list[Series], int]:
     """Return the image series as `list_series` does, and how many files were skipped."""
-    images = []
-    skipped = damaged = 0
-    for path in _files(folder):
-        try:
-            image = _read_header(path) if _is_part10(path) else None
-        except Exception:  # pydicom has many exceptions, whose texts may hold patient data
-            damaged += 1
-            continue
-        if image is None:
-            skipped += 1
-        else:
-            images.append(image)
+    images, others, damaged = _read_files(folder)
+    held = {uid for uid, _, header in images if header is not None}
+    skipped = others + sum(uid not in held for uid, _, header in images if header is None)
+    damaged += sum(uid in held for uid, _, header in images if header is None)
     if damaged:
         raise InputError(f"{case}: {damaged} DICOM files are damaged or cut short; copy the folder again")
+    images = [image for image in images if image[2] is not None]
     if not images:
         raise InputError(f"{case}: no DICOM images in the folder ({skipped} other files); check the path")
     images.sort(key=itemgetter(0))
@@ -114,6 +120,34 @@ def scan_folder(folder: Path, case: str) -> tuple[list[Series], int]:
         _, modalities, headers = zip(*entries, strict=True)
         series.append(Series(uid, mode(modalities), headers))
     return series, skipped
+
+
+def _read_files(folder: Path) -> tuple[list[tuple[str, str, SliceHeader | None]], int, int]:
+    """Return series, modality and header (None: no image) of each DICOM file, how many others there are and damaged.
+
+    A file that is not DICOM, but has a slice's name, counts as damaged: a series that lacks a slice is not whole.
+    """
+    images, others = [], []
+    damaged = 0
+    kinds = set()
+    for path in _files(folder):
+        try:
+            if not is_dicom_file(path):
+                others.append(path)
+                continue
+            images.append(_read_header(path))
+            kinds.add(_kind_of_name(path))
+        except Exception:  # pydicom has many exceptions, whose texts may hold patient data
+            damaged += 1
+    kinds.discard(None)
+    lost = sum(path.suffix.lower() in _SUFFIXES or _kind_of_name(path) in kinds for path in others)
+    return images, len(others) - lost, damaged + lost
+
+
+def _kind_of_name(path: Path) -> tuple[Path, str] | None:
+    """Return folder and name with each number replaced: what the slices of a series share; None without a number."""
+    kind = re.sub(r"\d+", "#", path.name)
+    return (path.parent, kind) if "#" in kind else None
 
 
 def choose_series(series: Sequence[Series], uid: str | None, case: str) -> Series:
@@ -152,26 +186,22 @@ def quiet_pydicom() -> Iterator[None]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return filter(Path.is_file, sorted(folder.rglob("*")))
+    visible = (path for path in sorted(folder.rglob("*")) if not path.name.startswith("._"))  # macOS leaves those
+    return filter(Path.is_file, visible)
 
 
-def _is_part10(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def _read_header(path: Path) -> tuple[str, str, SliceHeader] | None:
-    """Return series, modality and header of an image, None for another DICOM object."""
-    import pydicom
-
+def _read_header(path: Path) -> tuple[str, str, SliceHeader | None]:
+    """Return series, modality and header of an image; no header for another DICOM object."""
     with quiet_pydicom():
-        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        data, pixels = read_header(path, _TAGS)
         # By its class: a file that was cut short has its class still, but no rows.
         sop_class = data.file_meta.get("MediaStorageSOPClassUID") or data.get("SOPClassUID")
         if sop_class is None:
             raise ValueError("no SOP class")
-        if not sop_class.name.endswith("Image Storage") and not (sop_class.is_private and "Rows" in data):
-            return None
+        known = sop_class.name != str(sop_class)
+        if not sop_class.name.endswith("Image Storage") and (known or "Rows" not in data):
+            return str(data.get("SeriesInstanceUID", "")), "", None
+        malformed: list[str] = []
         header = SliceHeader(
             path=path,
             sop_class=str(data.get("SOPClassUID", "")),
@@ -182,25 +212,51 @@ def _read_header(path: Path) -> tuple[str, str, SliceHeader] | None:
             position=_numbers(data, "ImagePositionPatient", 3),
             orientation=_numbers(data, "ImageOrientationPatient", 6),
             pixel_spacing=_numbers(data, "PixelSpacing", 2),
-            thickness=_number(data, "SpacingBetweenSlices", float) or _number(data, "SliceThickness", float),
-            bits_stored=_number(data, "BitsStored", int) or 16,
-            signed=bool(_number(data, "PixelRepresentation", int)),
+            thickness=_length(data, "SpacingBetweenSlices", malformed) or _length(data, "SliceThickness", malformed),
+            bits_allocated=_number(data, "BitsAllocated", int),
+            bits_stored=_number(data, "BitsStored", int),
+            high_bit=_number(data, "HighBit", int),
+            representation=_number(data, "PixelRepresentation", int),
             photometric=str(data.get("PhotometricInterpretation", "")),
-            slope=_number(data, "RescaleSlope", float, absent=1.0),
-            intercept=_number(data, "RescaleIntercept", float, absent=0.0),
+            slope=_real(data, "RescaleSlope", 1.0),
+            intercept=_real(data, "RescaleIntercept", 0.0),
+            half_rescaled=("RescaleSlope" in data) != ("RescaleIntercept" in data),
             has_lut=bool(data.get("ModalityLUTSequence")),
+            pixels=pixels,
+            malformed=tuple(malformed),
         )
         return str(data.SeriesInstanceUID), str(data.get("Modality") or "no modality"), header
 
 
 def _numbers(data: Dataset, name: str, count: int) -> tuple[float, ...] | None:
-    value: Any = data.get(name)
-    if value is None or isinstance(value, str | float) or len(value) != count:
+    try:
+        value: Any = data.get(name)
+        if value is None or isinstance(value, str | float) or len(value) != count:
+            return None
+        numbers = tuple(map(float, value))
+    except (TypeError, ValueError):  # no numbers
         return None
-    numbers = tuple(map(float, value))
     return numbers if all(map(math.isfinite, numbers)) else None
 
 
-def _number(data: Dataset, name: str, kind: type, absent: float | None = None) -> Any:
+def _number(data: Dataset, name: str, kind: type) -> Any:
     value = data.get(name)
-    return absent if value in (None, "") else kind(value)
+    return None if value in (None, "") else kind(value)
+
+
+def _real(data: Dataset, name: str, absent: float) -> float:
+    """Return a number, `absent` where its element is missing, NaN where it holds no number."""
+    if name not in data:
+        return absent
+    try:
+        return float(data[name].value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _length(data: Dataset, name: str, malformed: list[str]) -> float | None:
+    """Return a length that only a lone slice needs, None where there is none above 0; note what is no number."""
+    length = _real(data, name, 0.0)
+    if not math.isfinite(length) and data.get_item(name).value:
+        malformed.append(name)
+    return length if 0 < length < math.inf else None

@@ -1,4 +1,4 @@
-"""DICOM series as volumes: headers by pydicom, pixels decoded by GDCM inside SimpleITK."""
+"""DICOM series as volumes: slices stacked by their headers, pixels decoded and rescaled."""
 
 from __future__ import annotations
 
@@ -13,14 +13,22 @@ from numpy.typing import NDArray
 
 from ragsam.errors import InputError
 from ragsam.io.dicom_geometry import stack_slices
-from ragsam.io.dicom_headers import Series, SliceHeader, choose_series, is_dicom_folder, list_series, split_series
-from ragsam.io.lazy_volume import lazy_volume, quiet_itk, simpleitk
+from ragsam.io.dicom_headers import (
+    Series,
+    SliceHeader,
+    choose_series,
+    is_dicom_folder,
+    list_series,
+    quiet_pydicom,
+    split_series,
+)
+from ragsam.io.dicom_pixels import decode_pixels, require_sound_pixels
+from ragsam.io.lazy_volume import lazy_volume, quiet_itk
 
 __all__ = ["is_dicom_folder", "list_series", "read_series", "slice_files", "split_series"]
 
 _ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.130")
 _PHYSICAL = ("CT", "PT")  # rescaled to Hounsfield units or activity, however they are displayed
-_ROUNDING = 1e-3
 _WHOLE_TYPES = (np.uint8, np.int16, np.uint16, np.int32)
 
 
@@ -46,7 +54,10 @@ def read_series(folder: Path, series: str | None = None, case: str = "DICOM fold
     shape = (ordered[0].columns, ordered[0].rows, len(ordered))
     dtype = _voxel_type(ordered)
     load = partial(_voxels, ordered, chosen.modality, dtype, case)
-    return lazy_volume(load, shape, dtype, affine, case)
+    image = lazy_volume(load, shape, dtype, affine, case)
+    if malformed := sorted({name for header in ordered for name in header.malformed}):
+        image.extra["warnings"] = [f"{case}: {', '.join(malformed)} is no number; the slices' positions are used"]
+    return image
 
 
 def slice_files(folder: Path, series: str | None = None, case: str = "DICOM folder") -> list[Path]:
@@ -72,6 +83,7 @@ def _stack(folder: Path, uid: str | None, case: str) -> tuple[Series, list[Slice
             f"{case}: {lacking} of {len(headers)} images lack rows, position, orientation or pixel spacing; "
             "choose a series of slices, or copy it again"
         )
+    require_sound_pixels(headers, case)
     sizes = sorted({(header.columns, header.rows) for header in headers})
     if len(sizes) > 1:
         told = ", ".join(f"{columns} x {rows}" for columns, rows in sizes)
@@ -92,8 +104,12 @@ def _require_plain(headers: Sequence[SliceHeader], case: str) -> None:
     if {header.samples for header in headers} != {1}:
         raise InputError(f"{case}: pixels have several channels (colour); choose a series of one channel")
     slopes = [header.slope for header in headers]
-    if any(header.has_lut for header in headers) or not np.isfinite(slopes).all() or 0 in slopes:
+    if any(header.has_lut for header in headers) or 0 in slopes:
         raise InputError(f"{case}: pixels are rescaled by a table or a slope of 0; export plain values")
+    if not np.isfinite([*slopes, *(header.intercept for header in headers)]).all():
+        raise InputError(f"{case}: RescaleSlope or RescaleIntercept is no finite number; export the series anew")
+    if any(header.half_rescaled for header in headers):
+        raise InputError(f"{case}: RescaleSlope or RescaleIntercept is missing beside the other; export them both")
 
 
 def _voxel_type(headers: Sequence[SliceHeader]) -> np.dtype:
@@ -113,36 +129,23 @@ def _voxel_type(headers: Sequence[SliceHeader]) -> np.dtype:
 
 def _rescaled_range(header: SliceHeader) -> list[float]:
     """Return the lowest and the highest value that a slice can hold."""
-    lowest = -(2 ** (header.bits_stored - 1)) if header.signed else 0
-    highest = lowest + 2**header.bits_stored - 1
-    return sorted([header.slope * lowest + header.intercept, header.slope * highest + header.intercept])
+    return sorted(header.slope * end + header.intercept for end in header.stored_range)
 
 
 def _voxels(headers: Sequence[SliceHeader], modality: str, dtype: np.dtype, case: str) -> NDArray:
     volume = np.empty((headers[0].columns, headers[0].rows, len(headers)), dtype, order="F")
-    with quiet_itk():
+    with quiet_itk(), quiet_pydicom():
         for index, header in enumerate(headers):
             pixels = _pixels(header, modality, case)
             if np.issubdtype(dtype, np.integer):
                 pixels = np.rint(pixels)
-            volume[:, :, index] = pixels
+            volume[:, :, index] = pixels.T
     return volume
 
 
-def _pixels(header: SliceHeader, modality: str, case: str) -> NDArray:
-    """Return a slice [columns, rows], rescaled."""
-    sitk = simpleitk(case)
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(header.path))
-    try:
-        pixels = sitk.GetArrayFromImage(reader.Execute()).T[:, :, 0]
-    except (RuntimeError, IndexError) as error:  # its text holds the file's name
-        raise InputError(f"{case}: a slice's pixels cannot be decoded (cut short or damaged); copy it again") from error
-    low, high = _rescaled_range(header)
-    if header.photometric == "MONOCHROME1" and modality in _PHYSICAL:
-        pixels = low + high - pixels.astype(np.float64)  # undoes GDCM's inversion
-    fits = pixels.shape == (header.columns, header.rows)
-    if not fits or pixels.min() < low - _ROUNDING or pixels.max() > high + _ROUNDING:
-        raise InputError(f"{case}: a slice's pixels do not fit its header; export the series anew")
-    return pixels
+def _pixels(header: SliceHeader, modality: str, case: str) -> NDArray[np.float64]:
+    """Return a slice [rows, columns], rescaled."""
+    pixels = decode_pixels(header, case).astype(np.float64)
+    if header.photometric == "MONOCHROME1" and modality not in _PHYSICAL:
+        pixels = sum(header.stored_range) - pixels
+    return pixels * header.slope + header.intercept

@@ -18,6 +18,8 @@ from ragsam.errors import InputError
 
 #: More than this a header may not promise.
 MAX_VOXELS = 2**31
+#: Longer than this no side of a NIfTI file can be, and labels are written as NIfTI.
+MAX_SIDE = 2**15 - 1
 _STDERR_LOCK = threading.RLock()  # of two threads at once, one would put the other's silence back
 
 
@@ -61,8 +63,13 @@ def lazy_volume(
         case: how errors name it.
 
     Raises:
-        InputError: a header that promises more than 2**31 voxels.
+        InputError: a header that promises more than 2**31 voxels, or a side above 32767.
     """
+    if max(shape) > MAX_SIDE:
+        raise InputError(
+            f"{case}: the header promises {tuple(shape)} voxels, a side above {MAX_SIDE}, the most that NIfTI has; "
+            "cut or resample it"
+        )
     if int(np.prod(shape, dtype=object)) > MAX_VOXELS:
         raise InputError(
             f"{case}: the header promises {tuple(shape)} voxels, above 2**31; the file is damaged or too large"
