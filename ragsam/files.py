@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ragsam.drafts import draft_file
 from ragsam.errors import InputError
 
 
@@ -19,7 +19,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; move it onto `path` when the block ends well.
 
     The temporary file keeps the target's suffixes, since writers such as nibabel choose the format by them. On an
-    error it is removed, and what stood under `path` before is untouched.
+    error it is removed, and what stood under `path` before is untouched; after a kill the next write in the folder
+    removes it.
 
     Args:
         path: the final name; missing parent folders are made.
@@ -30,23 +31,21 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-", suffix="".join(target.suffixes))
+        drafts = ExitStack()
+        temporary = drafts.enter_context(draft_file(target.parent, "".join(target.suffixes)))
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror}); choose another output folder") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror or error}); free some space") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with drafts:
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            os.replace(temporary, target)
+        except OSError as error:
+            raise InputError(f"{target}: cannot be written ({error.strerror or error}); free some space") from error
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:

@@ -20,7 +20,7 @@ from ragsam.data.cards.load import list_cards
 ROOT = Path(__file__).resolve().parent.parent
 #: The floors, from the ground up, as DESIGN.md draws them. A room may import what lies on the floors below, not beside.
 FLOORS = (
-    {"errors"},
+    {"errors", "drafts"},
     {"files"},
     {"io", "console", "metrics"},
     {"transforms"},

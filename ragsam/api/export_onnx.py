@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ragsam.api.export_torchscript import TRACED_BATCH, largest_difference, quiet
+from ragsam.drafts import draft_folder
 from ragsam.errors import InputError
 from ragsam.networks.deployable import (
     Decoder,
@@ -128,9 +128,7 @@ def _new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(f"{target}: holds something already; choose another output, or remove it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as temporary:
-            folder = Path(temporary) / target.name
-            folder.mkdir()
+        with draft_folder(target.parent) as folder:
             yield folder
             os.replace(folder, target)
     except OSError as error:

@@ -10,13 +10,14 @@ from typing import Any
 
 from ragsam.api.run import Run
 from ragsam.data.datalist import load_datalist
+from ragsam.drafts import remove_drafts
 from ragsam.errors import InputError
 from ragsam.report.training import CURVES_NAME, read_log, write_curves
 from ragsam.runs.recipes import recipe as named_recipe
 from ragsam.runs.run import WEIGHTS, RunFolder, run_config
 from ragsam.runs.settings import read_options
 from ragsam.runs.templates import given_values, make_run
-from ragsam.training.checkpoints import LAST_NAME, remove_drafts
+from ragsam.training.checkpoints import LAST_NAME
 
 
 def train(
@@ -64,7 +65,7 @@ def train_run(
     going_on = resume and _has_state(run)
     if going_on:
         _require_same_training(run, datalist, options or {})
-        remove_drafts(run)
+        remove_drafts(run, below=True)
     else:
         make_run(bundle, datalist, output, options, again=resume)
     try:

@@ -6,7 +6,6 @@ import os
 import shutil
 import stat
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 import yaml
 
 from ragsam.api.pack import BASE_FOLDER, Packed, base_path
+from ragsam.drafts import draft_folder
 from ragsam.errors import InputError
 from ragsam.files import sha256_file, write_text_atomic
 from ragsam.networks.checkpoints import load_metadata
@@ -54,7 +54,8 @@ def unpack_run(
     target = Path(output).absolute()
     require_free(target)
     require_plain(target, *([] if base is None else [Path(base).absolute()]))
-    with _opened(Path(archive)) as opened, _draft(target) as draft:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _opened(Path(archive)) as opened, draft_folder(target.parent) as draft:
         entries = _safe_entries(opened, Path(archive).name, max_gb, target)
         for entry in entries:
             _extract(opened, entry, draft)
@@ -92,20 +93,6 @@ def _opened(path: Path) -> Iterator[ZipFile]:
         raise InputError(f"{path.name}: cannot be unpacked ({error.strerror or error}); mend that first") from error
     except _DAMAGE as error:
         raise InputError(f"{path.name}: not a zip, or a damaged one ({error}); fetch it again") from error
-
-
-@contextmanager
-def _draft(target: Path) -> Iterator[Path]:
-    """Yield a folder beside the target, which is removed unless it became the target."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".tmp-"))
-    try:
-        umask = os.umask(0)
-        os.umask(umask)
-        draft.chmod(0o777 & ~umask)
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _safe_entries(opened: ZipFile, archive: str, max_gb: float, target: Path) -> list[ZipInfo]:

@@ -16,6 +16,7 @@ from ignite.handlers import Checkpoint
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ragsam.drafts import remove_drafts
 from ragsam.errors import InputError
 from ragsam.files import atomic_write
 from ragsam.networks.checkpoints import read_checkpoint
@@ -81,7 +82,7 @@ class Checkpoints:
         if engine.scaler is not None:  # made when the trainer runs
             self.parts["scaler"] = engine.scaler
         if idist.get_rank() == 0:
-            remove_drafts(self.folder)
+            remove_drafts(self.folder, below=True)
             require_space(self.folder, training_bytes(self.network))
         last = self.folder / LAST_NAME
         if not (self.resume and last.is_file()):
@@ -110,12 +111,6 @@ class Checkpoints:
         if idist.get_rank() == 0:
             with atomic_write(self.folder / name) as temporary:
                 torch.save(state, temporary)
-
-
-def remove_drafts(folder: Path) -> None:
-    """Remove the files that a killed process left half written in a folder."""
-    for path in folder.rglob(".tmp-*"):
-        path.unlink(missing_ok=True)
 
 
 def _check_length(state: Mapping[str, Any], engine: Engine) -> None:
