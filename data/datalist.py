@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -114,6 +114,11 @@ def read_datalist(path: str | os.PathLike[str]) -> tuple[Datalist, list[str]]:
         raise InputError(f"{file.name}: no section; add a list of cases under training, validation or test")
     faults += _section_faults(sections, file.name)
     return Datalist(card=card, path=file, sections=sections), faults
+
+
+def paths_of(cases: Iterable[Case]) -> list[Path]:
+    """Return the images and labels of cases."""
+    return [path for case in cases for path in (case.image, case.label) if path is not None]
 
 
 def write_datalist(

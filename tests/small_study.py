@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from ragsam.data.datalist import Case, write_datalist
+from ragsam.outputs import RECORD
 from ragsam.runs.run import RunFolder
 
 #: Stands in every header's free text, as scanners write it. It must not come out again anywhere.
@@ -85,8 +86,9 @@ def write_study(folder: Path) -> Path:
 
 
 def files_below(folder: Path) -> list[str]:
-    """Return the names of all files below a folder; none where there is no folder."""
-    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+    """Return the names of all files below a folder but the records of what was written; none for no folder."""
+    files = [path for path in Path(folder).rglob("*") if path.is_file() and path.name != RECORD]
+    return sorted(path.relative_to(folder).as_posix() for path in files)
 
 
 def log_lines(text: str) -> list[str]:

@@ -19,7 +19,9 @@ def demo(study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "out"
     folder.mkdir()
     (folder / "demo.json").write_text('{"state": "done"}')
-    (folder / "older.txt").write_text("an older demo's file")
+    (folder / "evaluation-with-retrieval").mkdir()
+    (folder / "evaluation-with-retrieval" / "older.txt").write_text("an older demo's file")
+    (folder / "notes.txt").write_text("a person's file")
     return folder, run_demo(folder, datalist=study, **SHORT)
 
 
@@ -54,7 +56,8 @@ def test_demo_shows_the_comparison_the_neighbours_and_a_picture(demo):
 
 def test_demo_replaces_an_older_demo_and_says_how_it_went(demo):
     folder, result = demo
-    assert not (folder / "older.txt").exists()
+    assert not (folder / "evaluation-with-retrieval" / "older.txt").exists()
+    assert (folder / "notes.txt").read_text() == "a person's file"
     mark = read_json(folder / "demo.json")
     assert mark["state"] == "done"
     assert mark["with"] == result["with"]
@@ -75,7 +78,7 @@ def test_demo_refuses_a_folder_that_holds_something_else(study, tmp_path):
 
 def test_demo_never_removes_the_data_it_is_given(study, tmp_path):
     """The phantoms of an older demo lie in its folder: they can be its data no more than they can be moved."""
-    (tmp_path / "demo.json").write_text("{}")
+    (tmp_path / "demo.json").write_text('{"state": "done"}')
     shutil.copytree(study.parent, tmp_path / "data")
     before = files_below(tmp_path)
     with pytest.raises(InputError, match="which is replaced; choose another --output"):
@@ -84,7 +87,7 @@ def test_demo_never_removes_the_data_it_is_given(study, tmp_path):
 
 
 def test_demo_keeps_the_older_demo_where_the_data_are_missing(tmp_path):
-    (tmp_path / "demo.json").write_text("{}")
+    (tmp_path / "demo.json").write_text('{"state": "done"}')
     (tmp_path / "report.html").write_text("older")
     with pytest.raises(InputError, match="no such file"):
         run_demo(tmp_path, datalist=tmp_path / "none.json", **SHORT)

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from small_study import log_lines
+from small_study import files_below, log_lines
 
 from ragsam.cli import main
 
@@ -66,7 +66,7 @@ def test_every_fault_is_named_and_the_rest_is_evaluated(folders, capsys):
         assert cause in line
         assert str(folders) not in line
     output = folders / "output"
-    assert sorted(path.name for path in output.iterdir()) == [
+    assert files_below(output) == [
         "metrics.csv", "metrics.json", "metrics.md", "metrics.tex", "report.html",
     ]  # fmt: skip
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))

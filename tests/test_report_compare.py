@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from small_study import files_below
 
 from ragsam.cli import main
 from ragsam.data.cards.load import Card, Organ
@@ -201,7 +202,7 @@ def page(runs, tmp_path_factory):
 
 def test_the_command_writes_three_files_and_a_line_a_run(page):
     folder, said = page
-    assert sorted(path.name for path in folder.iterdir()) == ["compare.html", "compare.json", "compare.md"]
+    assert files_below(folder) == ["compare.html", "compare.json", "compare.md"]
     assert "ours/evaluation minus plain/evaluation: mean Dice +0.0" in said
     assert "6 cases won, 1 lost, 1 equal" in said
     content = json.loads((folder / "compare.json").read_text(encoding="utf-8"))

@@ -17,6 +17,7 @@ from ragsam.data.preparation.presence import organs_by_patient
 from ragsam.data.preparation.splits import deal_folds, split_cases
 from ragsam.data.preparation.tables import Rows, annotated_organs, patients_of
 from ragsam.errors import InputError
+from ragsam.outputs import Outputs
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def prepare(
     fold: int = 0,
     subjects: str | os.PathLike[str] | None = None,
     series: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> Path:
     """Write a datalist for a data set as it was downloaded.
 
@@ -51,6 +53,7 @@ def prepare(
         subjects: table with the columns `case,patient` (or `case,inferred_subject`). None: `subjects.csv` in
             `source` where there is one, else the card's patient rule.
         series: UIDs of the series to take from DICOM folders that hold several.
+        overwrite: replace a file that is not the package's own, see `Outputs`.
 
     Raises:
         InputError: unknown or ambiguous layout, image without label or label without image, a case whose patient is
@@ -65,18 +68,20 @@ def prepare(
     found = read_layout(source, layout, card)
     pairs = with_series(found.pairs, series)
     table = None if subjects is None else Path(subjects)
-    patients = patients_of([pair.case for pair in pairs], card, source, table=table, rows=found.rows)
-    annotated = {case: annotated_organs(case, row, card) for case, row in (found.rows or {}).items()}
-    cases = []
-    for pair in pairs:
-        organs = annotated.get(pair.case)
-        case = Case(pair.case, patients[pair.case], pair.image, pair.label, organs, label_map=card.label_map)
-        cases.append(case)
-    if folds is None:
-        sections = split_cases(cases, card, seed=seed, validation=validation, test=test, rows=found.rows)
-    else:
-        sections = _folded(cases, card, folds, fold, seed=seed, test=test, rows=found.rows)
-    write_datalist(output, card_name, sections)
+    read = [pair.image for pair in pairs] + [pair.label for pair in pairs]
+    with Outputs.of_file(output, reads=[card_name, *filter(None, (subjects,)), *read], overwrite=overwrite):
+        patients = patients_of([pair.case for pair in pairs], card, source, table=table, rows=found.rows)
+        annotated = {case: annotated_organs(case, row, card) for case, row in (found.rows or {}).items()}
+        cases = []
+        for pair in pairs:
+            organs = annotated.get(pair.case)
+            case = Case(pair.case, patients[pair.case], pair.image, pair.label, organs, label_map=card.label_map)
+            cases.append(case)
+        if folds is None:
+            sections = split_cases(cases, card, seed=seed, validation=validation, test=test, rows=found.rows)
+        else:
+            sections = _folded(cases, card, folds, fold, seed=seed, test=test, rows=found.rows)
+        write_datalist(output, card_name, sections)
     left_out = f"; {found.left_out} images without label left out" if found.left_out else ""
     logger.info("prepare: layout %s, %d cases%s", layout, len(pairs), left_out)
     return Path(output)

@@ -19,6 +19,7 @@ from ragsam.data.preparation.splits import deal_folds
 from ragsam.errors import InputError
 from ragsam.evaluation.score_cases import pairs_from_cases
 from ragsam.inference.evaluation import report_evaluation
+from ragsam.outputs import Outputs
 from ragsam.runs.run import RunFolder
 from ragsam.runs.templates import require_free
 
@@ -59,12 +60,14 @@ def cross_validate(
         logger.info("fold %d of %d", fold + 1, folds)
         sections = fold_sections(data, fold_of, fold)
         own = place / f"fold-{fold}.json"
-        write_datalist(own, data.card, sections)
+        begun = RunFolder.is_one(place / f"fold-{fold}", "train")  # perhaps by a version that kept no record
+        with Outputs.of_file(own, reads=[datalist], overwrite=begun):
+            write_datalist(own, data.card, sections)
         run = train_run(bundle, own, place / f"fold-{fold}", options, resume=resume)
         predictions, retrieval = place / f"predictions-fold-{fold}", retrieves(run)
         if retrieval:
             index_run(run)
-        segment_with_run(run, [own], predictions, section="validation", retrieval=retrieval)
+        segment_with_run(run, [own], predictions, section="validation", retrieval=retrieval, overwrite=begun)
         pairs += pairs_from_cases(load_datalist(own).section("validation"), predictions)
     return report_evaluation(pairs, card, place, place / "evaluation")
 

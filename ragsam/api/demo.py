@@ -7,13 +7,14 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ragsam.api.index import index_run
 from ragsam.api.segment import segment_with_run
 from ragsam.data.cards.load import Card, load_card
-from ragsam.data.datalist import Case, load_datalist
+from ragsam.data.datalist import Case, load_datalist, paths_of
 from ragsam.data.phantom.write import write_phantoms
 from ragsam.errors import InputError
 from ragsam.evaluation.score_cases import pairs_from_cases
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 MARK = "demo.json"
 OVERVIEW = "overview.png"
+_PARTS = ("data", "run", OVERVIEW)
+_PARTS += tuple(f"{kind}-{how}-retrieval" for kind in ("predictions", "evaluation") for how in ("without", "with"))
 #: Fits six minutes on two cores, data, training, two segmentations and the report together.
 PHANTOM_OPTIONS = {"epochs": 8, "steps_per_epoch": 25, "validate_every": 8}
 
@@ -39,7 +42,7 @@ def run_demo(
     """Train, index, segment with and without retrieval, evaluate and report.
 
     Args:
-        output: folder for everything; an older demo there is replaced.
+        output: folder for everything; what an older demo wrote there is replaced.
         datalist: data to use; None makes phantoms.
         options: of the bundle's training.
 
@@ -91,16 +94,30 @@ def run_demo(
 
 
 def _make_room(output: Path, datalist: str | os.PathLike[str] | None) -> None:
-    """Remove an older demo, and nothing else."""
+    """Remove what an older demo wrote, and nothing else."""
     empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
-    if not empty and not (output / MARK).is_file():
+    if not empty and not _is_demo(output):
         raise InputError(f"{output}: holds something else than an older demo; choose another --output")
-    if datalist is not None:
-        load_datalist(datalist)  # faults are told before anything is removed
-        if output.resolve() in Path(datalist).resolve().parents:
-            raise InputError(f"{datalist}: lies in {output}, which is replaced; choose another --output")
-    shutil.rmtree(output, ignore_errors=True)
+    if datalist is not None:  # faults are told before anything is removed
+        cases = chain.from_iterable(load_datalist(datalist).sections.values())
+        for path in (Path(datalist).resolve(), *(path.resolve() for path in paths_of(cases))):
+            if output.resolve() in path.parents:
+                raise InputError(f"{path}: lies in {output}, which is replaced; choose another --output")
+    for name in _PARTS:
+        path = output / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     write_json_atomic(output / MARK, {"state": "started"})
+
+
+def _is_demo(output: Path) -> bool:
+    """Return whether a folder has the mark of a demo."""
+    if not (output / MARK).is_file():
+        return False
+    mark = read_json(output / MARK)
+    return isinstance(mark, dict) and mark.get("state") in ("started", "done")
 
 
 def _report(output: Path, datalist: str | os.PathLike[str], bank: Path) -> dict[str, dict[str, Any]]:

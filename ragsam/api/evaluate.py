@@ -29,6 +29,7 @@ def evaluate(
     bank: str | os.PathLike[str] | None = None,
     baseline: str | os.PathLike[str] | None = None,
     viewer: Sequence[str] | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measure label volumes, and write `metrics.json`, `metrics.csv` and `report.html`.
 
@@ -43,6 +44,7 @@ def evaluate(
         bank: the bank that was searched, to show the neighbours' pictures.
         baseline: `metrics.json` of another evaluation to compare with.
         viewer: cases to show in 3D, or how many of the worst; an empty list shows 3; None shows none.
+        overwrite: replace files of `output` that are not the package's own, see `Outputs`.
 
     Returns:
         The content of `metrics.json`, and `unmatched`: names of predictions without a reference.
@@ -69,6 +71,8 @@ def evaluate(
         bank=bank,
         support_cases=support_cases,
         baseline=read_json(baseline) if baseline else None,
+        reads=[path for path in (reference, card, baseline) if path is not None],
+        overwrite=overwrite,
         viewer=viewer_choice(viewer, [pair.case for pair in pairs]),
         protocol=protocol,
         jobs=jobs,

@@ -16,7 +16,8 @@ from torch import Tensor
 from ragsam.errors import InputError
 from ragsam.files import atomic_write
 from ragsam.networks.deployable import Whole, example_inputs, prepare
-from ragsam.runs.trained import run_channels, trained_network
+from ragsam.outputs import Outputs
+from ragsam.runs.trained import run_channels, trained_network, weight_files
 
 #: Largest difference to PyTorch's logits that passes.
 TOLERANCE = 1e-3
@@ -26,12 +27,15 @@ TRACED_BATCH, CHECKED_BATCHES = 2, (1, 3)
 _CHATTY = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
 
 
-def export_torchscript(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> float:
+def export_torchscript(
+    run: str | os.PathLike[str], output: str | os.PathLike[str], *, overwrite: bool = False
+) -> float:
     """Write a run's network as TorchScript: slices [B, 3, S, S], with retrieval their vote too, to logits.
 
     Args:
         run: a trained run.
         output: the file.
+        overwrite: replace a file that is not the package's own, see `Outputs`.
 
     Returns:
         The largest difference to PyTorch.
@@ -41,7 +45,8 @@ def export_torchscript(run: str | os.PathLike[str], output: str | os.PathLike[st
     """
     network, about = trained_network(run)
     whole, channels = Whole(prepare(network)), run_channels(run)
-    with quiet(), torch.no_grad(), atomic_write(output) as temporary:
+    target = Outputs.of_file(output, reads=weight_files(run), overwrite=overwrite)
+    with target, quiet(), torch.no_grad(), atomic_write(output) as temporary:
         example = example_inputs(network, TRACED_BATCH, channels)
         traced = torch.jit.trace(whole, example, check_trace=False)
         frozen = torch.jit.freeze(traced)

@@ -11,17 +11,21 @@ import torch
 from ragsam.errors import InputError
 from ragsam.files import atomic_write
 from ragsam.networks.exports import STATE_DICTS
+from ragsam.outputs import Outputs
 from ragsam.runs.run import RunFolder
-from ragsam.runs.trained import trained_network
+from ragsam.runs.trained import trained_network, weight_files
 
 
-def export_state_dict(form: str, run: str | os.PathLike[str], output: str | os.PathLike[str]) -> list[str]:
+def export_state_dict(
+    form: str, run: str | os.PathLike[str], output: str | os.PathLike[str], *, overwrite: bool = False
+) -> list[str]:
     """Write a trained run's weights as the state dict of a published format.
 
     Args:
         form: of `STATE_DICTS`.
         run: a trained or imported run.
         output: the file, `.pth`.
+        overwrite: replace a file that is not the package's own, see `Outputs`.
 
     Returns:
         Lines on what was left out, and on what its user has to know.
@@ -33,7 +37,8 @@ def export_state_dict(form: str, run: str | os.PathLike[str], output: str | os.P
         raise InputError(f"--output {Path(output).name}: this format is a .pth file; call it so")
     network, _ = trained_network(run)
     state, notes = STATE_DICTS[form](network)
-    with atomic_write(output) as temporary:
+    target = Outputs.of_file(output, reads=weight_files(run), overwrite=overwrite)
+    with target, atomic_write(output) as temporary:
         try:
             torch.save(state, temporary)
         except RuntimeError as error:

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ragsam.networks.imports import import_checkpoint
 from ragsam.networks.key_report import KeyReport
 from ragsam.networks.segmenter import Segmenter
 from ragsam.networks.tuning import TUNINGS
+from ragsam.outputs import Outputs
 from ragsam.runs.run import WEIGHTS, require_plain
 from ragsam.runs.templates import find_bundle, require_free, write_run
 
@@ -40,6 +42,7 @@ def import_weights(
     card: str | None = None,
     image_size: int | None = None,
     normalisation: str | None = None,
+    overwrite: bool = False,
 ) -> KeyReport:
     """Write a published checkpoint as weights of ours, as a run, or as both; see `import_checkpoint`.
 
@@ -51,6 +54,7 @@ def import_weights(
         run: folder of a run to write: to segment with. Needs `card`.
         card: of the checkpoint's classes, in their order.
         image_size, normalisation: what the file does not say.
+        overwrite: replace an `output` that is not the package's own, see `Outputs`.
 
     Returns:
         What became of every key.
@@ -69,14 +73,20 @@ def import_weights(
         require_plain(Path(run).absolute())
     if output is not None and Path(output).suffix != ".safetensors":
         raise InputError(f"--output {Path(output).name}: weights are written as safetensors; call it .safetensors")
-    network, report = import_checkpoint(kind, checkpoint, base=base, image_size=image_size, normalisation=normalisation)
-    if named is not None:
-        _require_classes(network, named)
-    about = _about(network, kind, sha256_file(checkpoint), named)
-    if run is not None:
-        _write_run(Path(run), network, about, str(card), base)
+    outputs: AbstractContextManager[object] = nullcontext()
     if output is not None:
-        save_weights(output, network.trainable_state(), about)
+        outputs = Outputs.of_file(output, reads=[checkpoint, *filter(None, (base,))], overwrite=overwrite)
+    with outputs:
+        network, report = import_checkpoint(
+            kind, checkpoint, base=base, image_size=image_size, normalisation=normalisation
+        )
+        if named is not None:
+            _require_classes(network, named)
+        about = _about(network, kind, sha256_file(checkpoint), named)
+        if run is not None:
+            _write_run(Path(run), network, about, str(card), base)
+        if output is not None:
+            save_weights(output, network.trainable_state(), about)
     return report
 
 

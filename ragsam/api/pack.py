@@ -19,6 +19,7 @@ import yaml
 from ragsam.errors import InputError
 from ragsam.files import atomic_write, sha256_file
 from ragsam.networks.checkpoints import load_metadata
+from ragsam.outputs import Outputs
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.bank_manifest import read_manifest
 from ragsam.runs.run import WEIGHTS, RunFolder
@@ -65,7 +66,12 @@ class Packed:
 
 
 def pack_run(
-    run: str | os.PathLike[str], output: str | os.PathLike[str], *, bank: bool = True, with_base: bool = False
+    run: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    bank: bool = True,
+    with_base: bool = False,
+    overwrite: bool = False,
 ) -> Packed:
     """Write a run as a zip, whole or not at all; the same run gives the same bytes.
 
@@ -77,6 +83,7 @@ def pack_run(
         output: the `.zip`.
         bank: False leaves the bank out, which holds label maps of the training patients.
         with_base: put the base weights in too.
+        overwrite: replace a file that is not the package's own, see `Outputs`.
 
     Raises:
         InputError: no trained run, a link in it, a damaged bank, a config with a path that has no meaning elsewhere,
@@ -95,7 +102,9 @@ def pack_run(
         files |= _bank_files(root)
     if with_base:
         files[f"{BASE_FOLDER}/{_fitting(base, base_sha256).name}"] = _fitting(base, base_sha256)
-    _write_archive(Path(output), files)
+    reads = [content for content in files.values() if isinstance(content, Path)]
+    with Outputs.of_file(output, reads=reads, overwrite=overwrite):
+        _write_archive(Path(output), files)
     return Packed(
         files=len(files),
         size=sum(_size(content) for content in files.values()),

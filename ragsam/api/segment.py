@@ -10,11 +10,15 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from ragsam.data.cards.load import load_card
+from ragsam.data.cards.load import Card, load_card
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
-from ragsam.inference.dicom_seg import require_dicom, write_case_seg
-from ragsam.inference.inputs import cases_of_inputs, is_dicom, skipped_files
+from ragsam.inference.dicom_seg import require_dicom, seg_name, write_case_seg
+from ragsam.inference.evaluation import TRACE_NAME
+from ragsam.inference.inputs import cases_of_inputs, files_read, is_dicom, skipped_files
+from ragsam.inference.provenance import PROVENANCE_NAME
+from ragsam.inference.volume_writer import written_names
+from ragsam.outputs import Outputs
 from ragsam.runs.bank_only import BUNDLE, segment_values
 from ragsam.runs.run import RunFolder, bad_input
 from ragsam.runs.settings import checked_options
@@ -42,6 +46,7 @@ def segment_with_run(
     uncertainty: bool = False,
     probabilities: bool = False,
     options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> list[Case]:
     """Write a label volume for every input, on the input's own grid.
 
@@ -60,6 +65,7 @@ def segment_with_run(
         uncertainty: write `uncertainty/CASE.nii.gz` too, the entropy of the classes' probabilities, 0 to 1.
         probabilities: write `probabilities/CASE/ORGAN.nii.gz` too.
         options: values of `SEGMENT_OPTIONS`, for this time; None leaves the run's own.
+        overwrite: replace files of `output` that are not the package's own, see `Outputs`.
 
     Returns:
         The segmented cases.
@@ -80,23 +86,37 @@ def segment_with_run(
     if bank is not None:
         values["bank"] = str(Path(bank).absolute())
     values["ensemble"] = [str(Path(other).absolute()) for other in ensemble]
-    values |= {"uncertainty": uncertainty, "probabilities": probabilities}
-    faults = _run(folder, cases, values)
-    sound = [case for case in cases if case.case not in faults]
     card_path = card if run is None else folder.card_path
-    for case in filter(is_dicom, sound):
-        skipped = skipped_files(case)
-        if skipped:
-            logger.info("segment: %s: %d files of the folder are no DICOM images; left out", case.case, skipped)
-        if not dicom_seg:
-            continue
-        try:
-            write_case_seg(Path(output), case, load_card(card_path))
-        except InputError as error:
-            faults[case.case] = str(error)
+    organs = load_card(card_path).labels if probabilities else ()
+    maps = {"uncertainty": uncertainty, "probabilities": probabilities}
+    names = [PROVENANCE_NAME, *([TRACE_NAME] if retrieval else [])]
+    for case in cases:
+        names += written_names(case.case, organs, **maps)
+        if dicom_seg:
+            names.append(seg_name(case.case))
+    with Outputs(output, names, reads=files_read(inputs, cases), overwrite=overwrite):
+        faults = _run(folder, cases, values | maps)
+        sound = [case for case in cases if case.case not in faults]
+        faults |= _finish_dicom(sound, Path(output), load_card(card_path) if dicom_seg else None)
     if faults:
         raise InputError(told_faults([faults[case.case] for case in cases if case.case in faults], len(sound)))
     return sound
+
+
+def _finish_dicom(cases: Sequence[Case], output: Path, card: Card | None) -> dict[str, str]:
+    """Tell what was left out of DICOM folders, and with a card write segmentations; return the faults by case."""
+    faults = {}
+    for case in filter(is_dicom, cases):
+        skipped = skipped_files(case)
+        if skipped:
+            logger.info("segment: %s: %d files of the folder are no DICOM images; left out", case.case, skipped)
+        if card is None:
+            continue
+        try:
+            write_case_seg(output, case, card)
+        except InputError as error:
+            faults[case.case] = str(error)
+    return faults
 
 
 def _run(folder: RunFolder, cases: Sequence[Case], values: Mapping[str, Any]) -> dict[str, str]:

@@ -10,11 +10,14 @@ from ragsam.api.segment import told_faults
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.files import write_json_atomic
-from ragsam.inference.inputs import cases_of_inputs
-from ragsam.inference.volume_writer import write_label_volume
+from ragsam.inference.inputs import cases_of_inputs, files_read
+from ragsam.inference.volume_writer import write_label_volume, written_names
+from ragsam.outputs import Outputs
 from ragsam.prompting.prompt_file import read_prompts
 from ragsam.prompting.prompted_run import load_prompted
 from ragsam.runs.run import RunFolder, require_plain
+
+PROMPTED_NAME = "prompts.json"
 
 
 def segment_prompted(
@@ -27,6 +30,7 @@ def segment_prompted(
     bank: str | os.PathLike[str] | None = None,
     retrieval: bool = True,
     series: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> list[Case]:
     """Write a label volume of the objects that prompts ask for, on each input's own grid, and `prompts.json`.
 
@@ -36,7 +40,8 @@ def segment_prompted(
 
     Args:
         run: a trained run whose network answers prompts, or one with base weights, which then do.
-        inputs, section, bank, retrieval, series: as in `segment_with_run`; the bank is searched for automatic results.
+        inputs, section, bank, retrieval, series, overwrite: as in `segment_with_run`; the bank is searched for
+            automatic results.
         prompts: see `read_prompts`; it names every case of the inputs.
         output: folder for `CASE.nii.gz`, and for `prompts.json`: what each value is, in which slices it was found.
 
@@ -58,18 +63,19 @@ def segment_prompted(
         raise InputError(f"{name}: {unknown[0]} is none of the inputs; a case is called after its file or folder")
     values = {} if bank is None else {"bank": str(Path(bank).absolute())}
     prompted = load_prompted(folder, retrieval=retrieval, **values)
-    told = {}
-    faults = []
-    for case in cases:
-        try:
-            volume = prompted.loaded.dataset.item(case)["image"]
-        except InputError as error:
-            faults.append(str(error))
-            continue
-        labels, told[case.case] = prompted.answer(case, volume, asked[case.case])
-        write_label_volume(Path(output) / f"{case.case}.nii.gz", labels, case.image)
-    if told:
-        write_json_atomic(Path(output) / "prompts.json", {"cases": told})
+    told, faults = {}, []
+    names = [PROMPTED_NAME, *(written_names(case.case)[0] for case in cases)]
+    with Outputs(output, names, reads=[prompts, *files_read(inputs, cases)], overwrite=overwrite):
+        for case in cases:
+            try:
+                volume = prompted.loaded.dataset.item(case)["image"]
+            except InputError as error:
+                faults.append(str(error))
+                continue
+            labels, told[case.case] = prompted.answer(case, volume, asked[case.case])
+            write_label_volume(Path(output) / written_names(case.case)[0], labels, case.image)
+        if told:
+            write_json_atomic(Path(output) / PROMPTED_NAME, {"cases": told})
     if faults:
         raise InputError(told_faults(faults, len(told)))
     return cases

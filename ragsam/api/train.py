@@ -53,7 +53,7 @@ def train_run(
     *,
     resume: bool = False,
 ) -> Path:
-    """Make a run and train it; see `make_run`. Where bad input stops it before there are weights, no run is left.
+    """Make a run and train it; see `make_run`. Where bad input stops it before there are weights, no new run is left.
 
     Args:
         resume: go on with the run of `output` after the last epoch that it finished; where there is none, begin.
@@ -62,6 +62,7 @@ def train_run(
         InputError: as `make_run`, a faulty case, or a run that was begun with other data or options.
     """
     run = Path(output)
+    fresh = not run.exists() or (run.is_dir() and not any(run.iterdir()))
     going_on = resume and _has_state(run)
     if going_on:
         _require_same_training(run, datalist, options or {})
@@ -71,7 +72,7 @@ def train_run(
     try:
         run_config(run, "train", resume=going_on)
     except InputError:
-        if not (run / WEIGHTS).exists() and not _has_state(run):
+        if fresh and not (run / WEIGHTS).exists() and not _has_state(run):
             shutil.rmtree(run)
         raise
     write_curves(read_log(run / "log.csv"), run / CURVES_NAME)

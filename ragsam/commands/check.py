@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from ragsam.commands.terminal import complain, say
+from ragsam.commands.terminal import add_overwrite, complain, say
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -17,6 +17,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="write a page with statistics and plots, check.html")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write faults and statistics as JSON")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
+    add_overwrite(parser)
     parser.set_defaults(job=run)
 
 
@@ -25,7 +26,14 @@ def run(args: argparse.Namespace) -> int:
     from ragsam.api.check import PAGE_NAME, check_data
 
     start = time.monotonic()
-    found = check_data(args.datalist, card=args.card, output=args.output, summary_path=args.json, jobs=args.jobs)
+    found = check_data(
+        args.datalist,
+        card=args.card,
+        output=args.output,
+        summary_path=args.json,
+        jobs=args.jobs,
+        overwrite=args.overwrite,
+    )
     seconds = time.monotonic() - start
     for line in found["faults"]:
         complain(line)

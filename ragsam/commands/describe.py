@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ragsam.commands.terminal import add_options, chosen_options, say
+from ragsam.commands.terminal import add_options, add_overwrite, chosen_options, json_output, say
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -15,6 +15,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--card", help="needed where it is no run: a card's name, or a .yaml file of your own")
     add_options(parser, "as in training")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write it as JSON")
+    add_overwrite(parser)
     parser.set_defaults(job=run)
 
 
@@ -23,7 +24,8 @@ def run(args: argparse.Namespace) -> None:
     from ragsam.api.describe import describe, description_text
     from ragsam.files import write_json_atomic
 
-    about = describe(args.bundle, card=args.card, options=chosen_options(args))
-    say(description_text(about))
-    if args.json:
-        write_json_atomic(args.json, about)
+    with json_output(args, reads=[args.bundle, *filter(None, (args.card,))]):
+        about = describe(args.bundle, card=args.card, options=chosen_options(args))
+        say(description_text(about))
+        if args.json:
+            write_json_atomic(args.json, about)

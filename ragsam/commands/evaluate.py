@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ragsam.commands.terminal import complain, say
+from ragsam.commands.terminal import add_overwrite, complain, say
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -26,6 +26,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--viewer", nargs="*", metavar="CASE", help="3D view of these cases, or of so many of the worst (default: 3)"
     )
+    add_overwrite(parser)
     parser.set_defaults(job=run)
 
 
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         bank=args.bank,
         baseline=args.baseline,
         viewer=args.viewer,
+        overwrite=args.overwrite,
     )
     for name in metrics["unmatched"]:
         complain(f"warning: {name}: a prediction without a reference; it is not evaluated")

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from ragsam.commands.terminal import say
+from ragsam.commands.terminal import add_overwrite, say
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -15,6 +15,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--to", required=True, choices=list(EXPORTS))
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="of onnx a new folder")
+    add_overwrite(parser)
     parser.set_defaults(job=run)
 
 
@@ -28,13 +29,14 @@ def run(args: argparse.Namespace) -> None:
 def _export_state_dict(args: argparse.Namespace) -> list[str]:
     from ragsam.api.export_weights import export_state_dict
 
-    return export_state_dict(args.to, args.run, args.output)
+    return export_state_dict(args.to, args.run, args.output, overwrite=args.overwrite)
 
 
 def _export_torchscript(args: argparse.Namespace) -> list[str]:
     from ragsam.api.export_torchscript import export_torchscript
 
-    return [f"largest difference to PyTorch's logits: {export_torchscript(args.run, args.output):.1e}"]
+    differs = export_torchscript(args.run, args.output, overwrite=args.overwrite)
+    return [f"largest difference to PyTorch's logits: {differs:.1e}"]
 
 
 def _export_onnx(args: argparse.Namespace) -> list[str]:

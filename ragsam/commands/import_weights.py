@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ragsam.commands.terminal import say
+from ragsam.commands.terminal import add_overwrite, say
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -19,6 +19,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--card", help="of its classes, in their order: a name, or a .yaml file of your own")
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the file's; 512 for samed)")
     parser.add_argument("--normalisation", choices=["unit", "sam"], help="of slices (default: the format's own)")
+    add_overwrite(parser)
     parser.set_defaults(job=run)
 
 
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
         card=args.card,
         image_size=args.image_size,
         normalisation=args.normalisation,
+        overwrite=args.overwrite,
     )
     for line in report.lines():
         say(line)

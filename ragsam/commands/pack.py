@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ragsam.commands.terminal import say
+from ragsam.commands.terminal import add_overwrite, say
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -15,6 +15,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.zip")
     parser.add_argument("--no-bank", action="store_true", help="leave the support bank out")
     parser.add_argument("--with-base", action="store_true", help="put the base weights in")
+    add_overwrite(parser)
     parser.set_defaults(job=run)
 
 
@@ -22,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     """Pack a run."""
     from ragsam.api.pack import pack_run
 
-    packed = pack_run(args.run, args.output, bank=not args.no_bank, with_base=args.with_base)
+    packed = pack_run(args.run, args.output, bank=not args.no_bank, with_base=args.with_base, overwrite=args.overwrite)
     say(f"packed: {args.output}, {packed.files} files, {args.output.stat().st_size / 1e6:.1f} MB")
     if packed.bank:
         say("bank: in it, with label maps of the training patients; --no-bank leaves it out")

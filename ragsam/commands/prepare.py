@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ragsam.commands.terminal import say
+from ragsam.commands.terminal import add_overwrite, say
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -22,6 +22,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--folds", type=int, metavar="N", help="deal all but the test patients to folds")
     parser.add_argument("--fold", type=int, default=0, metavar="I", help="the fold for validation, from 0")
     parser.add_argument("--seed", type=int, default=0, help="of the split or the folds")
+    add_overwrite(parser)
     parser.set_defaults(job=run)
 
 
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
         fold=args.fold,
         subjects=args.patients,
         series=args.series,
+        overwrite=args.overwrite,
     )
     for name, cases in load_datalist(path).sections.items():
         say(f"{name}: {len(cases)} volumes of {len({case.patient for case in cases})} patients")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ragsam.commands.terminal import complain, say
+from ragsam.commands.terminal import add_overwrite, complain, json_output, say
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -17,6 +17,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--bank", type=Path, help="default: the run's own bank/")
     parser.add_argument("--series", action="append", default=[], metavar="UID", help="of a DICOM folder with several")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores as JSON")
+    add_overwrite(parser)
     parser.set_defaults(job=run)
 
 
@@ -25,12 +26,13 @@ def run(args: argparse.Namespace) -> int:
     from ragsam.files import write_json_atomic
     from ragsam.inference.novelty_ranking import rank_volumes
 
-    ranking, faults = rank_volumes(args.run, args.input, section=args.section, bank=args.bank, series=args.series)
+    with json_output(args, reads=args.input):
+        ranking, faults = rank_volumes(args.run, args.input, section=args.section, bank=args.bank, series=args.series)
+        if args.json:
+            write_json_atomic(args.json, {"volumes": ranking})
     for entry in ranking:
         place = f"farther than {entry['percentile']:.0f} % of the bank's volumes"
         say(f"{entry['case']}: {entry['score']:.3f}, {place}{', unlike them' if entry['flagged'] else ''}")
-    if args.json:
-        write_json_atomic(args.json, {"volumes": ranking})
     for fault in faults:
         complain(fault)
     return 2 if faults else 0

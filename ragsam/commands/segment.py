@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ragsam.commands.terminal import add_options, chosen_options, say
+from ragsam.commands.terminal import add_options, add_overwrite, chosen_options, say
 from ragsam.errors import InputError
 
 
@@ -33,6 +33,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--probabilities", action="store_true", help="write a map for every organ too")
     add_options(parser, "such as test_shift=3")
     parser.add_argument("--prompts", type=Path, metavar="JSON", help="objects to find by clicks, boxes and drafts")
+    add_overwrite(parser)
     parser.set_defaults(job=run)
 
 
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
         uncertainty=args.uncertainty,
         probabilities=args.probabilities,
         options=chosen_options(args),
+        overwrite=args.overwrite,
     )
     say(f"label volumes: {len(cases)} in {args.output}")
 
@@ -98,5 +100,6 @@ def _segment_prompted(args: argparse.Namespace, path: Path, inputs: Sequence[Pat
         bank=args.bank,
         retrieval=not args.no_retrieval,
         series=args.series,
+        overwrite=args.overwrite,
     )
     say(f"label volumes: {len(cases)} in {args.output}; prompts.json tells what was found where")

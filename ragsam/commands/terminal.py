@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
+
+from ragsam.outputs import Outputs
 
 
 def say(line: str) -> None:
@@ -20,6 +25,16 @@ def complain(line: str) -> None:
 def add_options(parser: argparse.ArgumentParser, about: str) -> None:
     """Add `--set KEY=VALUE`, which may be given several times."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=about)
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add `--overwrite`."""
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that ragsam did not write, or not so")
+
+
+def json_output(args: argparse.Namespace, reads: Iterable[Path]) -> AbstractContextManager[object]:
+    """Return the context in which `--json` is written, where it is given; see `Outputs`."""
+    return Outputs.of_file(args.json, reads=reads, overwrite=args.overwrite) if args.json else nullcontext()
 
 
 def chosen_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -40,9 +40,7 @@ def read_runs(paths: Sequence[str | os.PathLike[str]]) -> dict[str, dict[str, An
         raise InputError("one evaluation cannot be compared; name two or more")
     runs: dict[Path, dict[str, Any]] = {}
     for path in paths:
-        file = Path(path)
-        if file.is_dir():
-            file /= "metrics.json"
+        file = metrics_file(path)
         place = file.absolute()
         if file.name == "metrics.json":
             place = place.parent
@@ -58,6 +56,11 @@ def read_runs(paths: Sequence[str | os.PathLike[str]]) -> dict[str, dict[str, An
     while len({place.parts[-length:] for place in runs}) < len(runs):
         length += 1
     return {"/".join(place.parts[-length:]): content for place, content in runs.items()}
+
+
+def metrics_file(path: str | os.PathLike[str]) -> Path:
+    """Return the metrics.json of an evaluation's folder, or the file that is given."""
+    return Path(path) / "metrics.json" if Path(path).is_dir() else Path(path)
 
 
 def compare_runs(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -54,11 +54,16 @@ def require_dicom(cases: Sequence[Case]) -> None:
             raise InputError(f"{case.case}: --dicom-seg needs a DICOM folder; leave it out for other files")
 
 
+def seg_name(case: str) -> str:
+    """Return the name of a case's segmentation file."""
+    return f"{case}.seg.dcm"
+
+
 def write_case_seg(folder: Path, case: Case, card: Card) -> None:
     """Write `CASE.seg.dcm` beside a case's label volume `CASE.nii.gz`; see `write_dicom_seg`."""
     labels = np.asarray(nibabel.load(folder / f"{case.case}.nii.gz").dataobj)
     files = slice_files(*split_series(case.image), case.case)
-    write_dicom_seg(folder / f"{case.case}.seg.dcm", labels, files, card, case.case)
+    write_dicom_seg(folder / seg_name(case.case), labels, files, card, case.case)
 
 
 def write_dicom_seg(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,21 @@ from ignite.engine import Engine, Events
 
 from ragsam.console.case_progress import CaseProgress
 from ragsam.data.cards.load import Card
-from ragsam.data.datalist import Case, load_datalist
+from ragsam.data.datalist import Case, load_datalist, paths_of
 from ragsam.errors import InputError
 from ragsam.evaluation.score_case import evaluated
 from ragsam.evaluation.score_cases import CasePair, evaluate_cases, pairs_from_cases
 from ragsam.files import read_json
 from ragsam.inference.provenance import provenance_rows
+from ragsam.outputs import Outputs
 from ragsam.report.page import write_report
 from ragsam.report.tables import write_metrics_csv, write_metrics_json, write_summary_tables
 from ragsam.report.viewer_code import load_viewer_code
 from ragsam.retrieval.bank import Bank, pseudonym
 
 TRACE_NAME = "retrieval.json"
+#: What an evaluation writes.
+EVALUATION_FILES = ("metrics.json", "metrics.csv", "metrics.md", "metrics.tex", "report.html")
 _VERSIONS = ("ragsam", "numpy", "scipy", "nibabel")
 
 
@@ -40,6 +43,8 @@ def report_evaluation(
     baseline: Mapping[str, Any] | None = None,
     baseline_name: str = "without retrieval",
     viewer: int | Sequence[str] = 0,
+    reads: Iterable[str | os.PathLike[str]] = (),
+    overwrite: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Measure predictions and write metrics.json, .csv, .md and .tex and report.html into `output`.
@@ -52,6 +57,7 @@ def report_evaluation(
         support_cases: cases the bank was made of.
         baseline: metrics of the same cases without retrieval (or of any other run).
         viewer: cases with an interactive 3D view; see `write_report`.
+        reads: files that were read beside those of the pairs, see `Outputs`, as `overwrite`.
         options: of `evaluate_cases`.
 
     Returns:
@@ -60,31 +66,38 @@ def report_evaluation(
     output = Path(output)
     if viewer:
         load_viewer_code()  # what is missing is told before the work
-    metrics = _measured(pairs, card, options)
-    write_metrics_json(metrics, output / "metrics.json")
-    write_metrics_csv(metrics, output / "metrics.csv")
-    write_summary_tables(metrics, output)
-    trace = None
-    trace_path = Path(predictions) / TRACE_NAME
-    if trace_path.is_file():
-        trace = read_json(trace_path)
-    known = {}
-    if bank is not None and (Path(bank) / "manifest.json").is_file():
-        salt = Bank.open(bank).salt
-        known = {pseudonym(case.case, salt, "c"): case for case in support_cases}
-    write_report(
-        metrics,
-        output / "report.html",
-        card=card,
-        pairs=pairs,
-        trace=trace,
-        baseline=baseline,
-        baseline_name=baseline_name,
-        support_cases=known,
-        provenance={**provenance_rows(predictions), "evaluated with": versions()},
-        viewer=viewer,
-    )
+    with evaluation_outputs(output, pairs, reads=reads, overwrite=overwrite):
+        metrics = _measured(pairs, card, options)
+        write_metrics_json(metrics, output / "metrics.json")
+        write_metrics_csv(metrics, output / "metrics.csv")
+        write_summary_tables(metrics, output)
+        trace = None
+        trace_path = Path(predictions) / TRACE_NAME
+        if trace_path.is_file():
+            trace = read_json(trace_path)
+        known = {}
+        if bank is not None and (Path(bank) / "manifest.json").is_file():
+            salt = Bank.open(bank).salt
+            known = {pseudonym(case.case, salt, "c"): case for case in support_cases}
+        write_report(
+            metrics,
+            output / "report.html",
+            card=card,
+            pairs=pairs,
+            trace=trace,
+            baseline=baseline,
+            baseline_name=baseline_name,
+            support_cases=known,
+            provenance={**provenance_rows(predictions), "evaluated with": versions()},
+            viewer=viewer,
+        )
     return metrics
+
+
+def evaluation_outputs(folder: str | os.PathLike[str], pairs: Sequence[CasePair], **options: Any) -> Outputs:
+    """Return the outputs of an evaluation of these pairs; see `Outputs` for `reads` and `overwrite`."""
+    read = [path for pair in pairs for path in (pair.reference, pair.prediction, pair.image) if path is not None]
+    return Outputs(folder, EVALUATION_FILES, **{**options, "reads": [*read, *options.get("reads", ())]})
 
 
 def _measured(pairs: Sequence[CasePair], card: Card, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,8 +159,12 @@ class EvaluationReport:
         engine.add_event_handler(Events.COMPLETED, self.report)
 
     def start(self, engine: Engine) -> None:
-        """Forget the cases of an earlier run."""
+        """Forget the cases of an earlier run; see that the evaluation may be written."""
         self.done = set()
+        if idist.get_rank() == 0:
+            cases = load_datalist(self.datalist).section(self.section)
+            reads = [self.datalist, *paths_of(cases), *filter(None, (self.baseline,))]
+            Outputs(self.output, EVALUATION_FILES, reads=reads)  # told before anything is segmented
 
     def note(self, engine: Engine) -> None:
         """Note the cases that this process has just had."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from ragsam.data.datalist import Case, load_datalist
+from ragsam.data.datalist import Case, load_datalist, paths_of
 from ragsam.errors import InputError
 from ragsam.io.dicom_headers import list_series, scan_folder, split_series
 from ragsam.io.read_volume import SUFFIXES
@@ -38,6 +38,11 @@ def cases_of_inputs(
     if series and not any(map(is_dicom, cases)):
         raise InputError("--series: none of the inputs is a DICOM folder; leave it out")
     return cases
+
+
+def files_read(inputs: Sequence[str | os.PathLike[str]], cases: Sequence[Case]) -> list[Path]:
+    """Return the files and DICOM folders that inputs name, with the images and labels of their cases."""
+    return [*map(Path, inputs), *(split_series(path)[0] for path in paths_of(cases))]
 
 
 def is_dicom(case: Case) -> bool:

@@ -16,6 +16,7 @@ from ragsam.data.cards.load import Card
 from ragsam.files import read_json, sha256_file, write_json_atomic
 from ragsam.networks.checkpoints import load_metadata
 from ragsam.networks.segmenter import Segmenter
+from ragsam.outputs import Outputs
 from ragsam.runs.run import RunFolder
 
 PROVENANCE_NAME = "provenance.json"
@@ -68,7 +69,8 @@ class Provenance:
             "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
             "date": date.today().isoformat(),
         }
-        write_json_atomic(self.folder / PROVENANCE_NAME, content)
+        with Outputs(self.folder, [PROVENANCE_NAME]):
+            write_json_atomic(self.folder / PROVENANCE_NAME, content)
 
 
 def weights_and_bank(weights: str | os.PathLike[str] | None, bank: str | os.PathLike[str] | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ragsam.files import write_json_atomic
 from ragsam.inference.bank_building import attach_bank
 from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks.segmenter import Segmenter
+from ragsam.outputs import Outputs
 from ragsam.retrieval.retriever import Retriever
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class VolumeRetrieval:
         self.trace_path = Path(trace_path) if trace_path else None
         self.cases: dict[str, Any] = {}
         self._supports: VolumeSupports | None = None
+        self._outputs: Outputs | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator; after the handler that loads the weights."""
@@ -64,6 +66,9 @@ class VolumeRetrieval:
         if self.bank is not None:
             attach_bank(self.retriever, self.network, self.bank, self.preparation)
         self.cases = {}
+        self._outputs = None
+        if self.trace_path is not None and self.retriever.bank is not None:
+            self._outputs = Outputs.of_file(self.trace_path)
 
     def inject(self, engine: Engine) -> None:
         """Put the supports of the volume at hand into the batch; None where there is no bank."""
@@ -93,9 +98,10 @@ class VolumeRetrieval:
 
     def finish(self, engine: Engine) -> None:
         """Write the trace."""
-        bank = self.retriever.bank
-        if self.trace_path is None or bank is None:
+        if self._outputs is None:
             return
+        bank = self.retriever.bank
         fingerprint = hashlib.sha256(bank.descriptors.tobytes()).hexdigest()[:16]
         about = {"slices": len(bank), "patients": bank.patient_count, "fingerprint": fingerprint}
         write_json_atomic(self.trace_path, {"bank": about, "cases": self.cases})
+        self._outputs.settle()

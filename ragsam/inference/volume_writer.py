@@ -15,6 +15,19 @@ from nibabel.spatialimages import SpatialImage
 
 from ragsam.files import atomic_write
 from ragsam.io.read_volume import open_volume
+from ragsam.outputs import Outputs
+
+
+def written_names(
+    case: str, organs: Sequence[str] = (), *, uncertainty: bool = False, probabilities: bool = False
+) -> list[str]:
+    """Return the names of the volumes that are written of a case: its labels, its uncertainty, one of each organ."""
+    names = [f"{case}.nii.gz"]
+    if uncertainty:
+        names.append(f"uncertainty/{case}.nii.gz")
+    if probabilities:
+        names += [f"probabilities/{case}/{safe}.nii.gz" for safe in (re.sub(r"[^\w-]+", "_", name) for name in organs)]
+    return names
 
 
 class LabelVolumeWriter:
@@ -38,14 +51,20 @@ class LabelVolumeWriter:
     ) -> None:
         self.folder = Path(folder)
         self.images = images
-        self.organs = [re.sub(r"[^\w-]+", "_", organ) for organ in organs]
+        self.organs = list(organs)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="volume-writer")
         self._written: Future[None] | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator, before the handlers that look at the files when it completes."""
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
         engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        """See that all label volumes may be written, before any is."""
+        names = [name for case in self.images for name in written_names(case)]
+        Outputs(self.folder, names, reads=self.images.values())
 
     def write(self, engine: Engine) -> None:
         """Have the predictions of the current batch written, when the last ones are."""
@@ -53,14 +72,11 @@ class LabelVolumeWriter:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             case = batch["case"]
             labels = output["pred"].cpu().numpy()[0].round().astype(np.uint8)
-            volumes.append((case, f"{case}.nii.gz", labels, None))
-            maps = {}
-            if "uncertainty" in output:
-                maps[f"uncertainty/{case}.nii.gz"] = output["uncertainty"][0]
-            if "probabilities" in output:
-                for organ, probabilities in zip(self.organs, output["probabilities"], strict=True):
-                    maps[f"probabilities/{case}/{organ}.nii.gz"] = probabilities
-            for name, values in maps.items():
+            asked = {name: name in output for name in ("uncertainty", "probabilities")}
+            name, *map_names = written_names(case, self.organs, **asked)
+            volumes.append((case, name, labels, None))
+            maps = [*output.get("uncertainty", ()), *output.get("probabilities", ())]
+            for name, values in zip(map_names, maps, strict=True):
                 volumes.append((case, name, values.cpu().numpy(), 1 / 255))
         self.finish(engine)
         self._written = self._pool.submit(self._write, volumes)
@@ -73,8 +89,9 @@ class LabelVolumeWriter:
             written.result()
 
     def _write(self, volumes: Sequence[tuple[str, str, np.ndarray, float | None]]) -> None:
-        for case, name, values, unit in volumes:
-            write_label_volume(self.folder / name, values, self.images[case], unit=unit)
+        with Outputs(self.folder, [name for _, name, _, _ in volumes]):
+            for case, name, values, unit in volumes:
+                write_label_volume(self.folder / name, values, self.images[case], unit=unit)
 
 
 def write_label_volume(

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ragsam.evaluation.compare_runs import compare_runs
 from ragsam.files import write_json_atomic, write_text_atomic
+from ragsam.outputs import Outputs
 from ragsam.report import compare_plots as plots
 from ragsam.report import formatting as text
 from ragsam.report.compare_tables import comparison_markdown, most_different
 from ragsam.report.html import render
 
 ALPHA = 0.05
+COMPARISON_FILES = ("compare.json", "compare.md", "compare.html")
 
 
-def write_comparison(runs: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, Any]:
+def write_comparison(
+    runs: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+    *,
+    reads: Iterable[str | os.PathLike[str]] = (),
+    overwrite: bool = False,
+) -> dict[str, Any]:
     """Write compare.json, compare.md and compare.html, each whole or not at all; the same input gives the same bytes.
 
-    Arguments, result and errors are those of `compare_runs`; a file that cannot be written is an InputError too.
+    Runs, result and errors are those of `compare_runs`; a file that cannot be written is an InputError too.
+
+    Args:
+        reads: the files that the runs were read from, see `Outputs`, as `overwrite`.
     """
-    comparison = compare_runs(runs)
+    with Outputs(folder, COMPARISON_FILES, reads=reads, overwrite=overwrite):
+        return _write(compare_runs(runs), runs, folder)
+
+
+def _write(comparison: dict[str, Any], runs: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, Any]:
     write_json_atomic(folder / "compare.json", comparison)
     write_text_atomic(folder / "compare.md", comparison_markdown(comparison))
     metrics = comparison["metrics"]

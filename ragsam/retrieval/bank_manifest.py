@@ -57,6 +57,18 @@ def read_manifest(folder: Path, fit: Mapping[str, Any] | None = None) -> dict[st
     return manifest
 
 
+def require_own(folder: Path) -> None:
+    """Refuse a folder where a bank would replace a file of another program's, called as one of its own.
+
+    A bank's own manifest or draft, of whatever version, says what the bank fits, or lies beside the bank's files.
+    """
+    if not folder.is_dir() or any(_FILE.fullmatch(path.name) for path in folder.iterdir()):
+        return
+    for path in (folder / MANIFEST, folder / DRAFT):
+        if path.is_file() and b'"fit"' not in path.read_bytes():
+            raise InputError(f"bank {folder.name}: its {path.name} is no bank's; choose another --output")
+
+
 def digest(manifest: dict[str, Any]) -> str:
     """Return the SHA-256 of a manifest's content: a wrong salt, above all, would let own patients through."""
     return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()

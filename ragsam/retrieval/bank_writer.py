@@ -26,6 +26,7 @@ from ragsam.retrieval.bank_manifest import (
     read_manifest,
     read_rows,
     remove_unnamed,
+    require_own,
     write_manifest,
     writer_lock,
 )
@@ -79,6 +80,7 @@ class BankWriter:
         self._stack = ExitStack()
 
     def __enter__(self) -> BankWriter:
+        require_own(self.folder)
         with ExitStack() as stack:
             stack.enter_context(writer_lock(self.folder))
             stack.callback(self._end)

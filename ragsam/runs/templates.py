@@ -16,6 +16,7 @@ from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
 from ragsam.files import read_json, write_json_atomic, write_text_atomic
 from ragsam.io.read_volume import open_volume
+from ragsam.outputs import Outputs
 from ragsam.runs.metadata import fill_metadata
 from ragsam.runs.network_config import build_empty, network_options
 from ragsam.runs.options import BUNDLES, untrained_network
@@ -102,7 +103,8 @@ def write_run(bundle: Path, target: Path, card: str, values: Mapping[str, Any]) 
         values: options, checked; `image_size` is among them.
 
     Raises:
-        InputError: options that do not go together, or base weights that do not fit; nothing is written then.
+        InputError: options that do not go together, or base weights that do not fit; nothing is written then. A file
+            of another program that would be replaced.
     """
     values = dict(values)
     if values.get("base"):
@@ -115,18 +117,19 @@ def write_run(bundle: Path, target: Path, card: str, values: Mapping[str, Any]) 
     if values.get("start"):
         require_base(Path(values["start"]), network.base_sha256)
     values["untrained"] = untrained_network(options)
-    for name in CONFIGS:
-        text = set_options(_text(bundle, name), values)
-        write_text_atomic(target / "configs" / f"{name}.yaml", text)
-    write_text_atomic(target / "configs" / "card.yaml", card_text(card))
-    metadata = read_json(bundle / "configs" / "metadata.json")
-    write_json_atomic(target / "configs" / "metadata.json", fill_metadata(metadata, named, options))
+    texts = {f"configs/{name}.yaml": set_options(_text(bundle, name), values) for name in CONFIGS}
+    texts["configs/card.yaml"] = card_text(card)
+    metadata = fill_metadata(read_json(bundle / "configs" / "metadata.json"), named, options)
     copied = ["configs/logging.conf", *(f"configs/{name}" for name in OVERLAYS), "LICENSE"]
-    for name in copied:
-        if (bundle / name).is_file():
+    copied += [path.relative_to(bundle).as_posix() for path in sorted((bundle / "docs").rglob("*"))]
+    copied = [name for name in copied if (bundle / name).is_file()]
+    with Outputs(target, [*texts, "configs/metadata.json", *copied]):  # what is there of another program stays
+        for name, text in texts.items():
+            write_text_atomic(target / name, text)
+        write_json_atomic(target / "configs" / "metadata.json", metadata)
+        for name in copied:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle / name, target / name)
-    if (bundle / "docs").is_dir():
-        shutil.copytree(bundle / "docs", target / "docs", dirs_exist_ok=True)
 
 
 def require_free(target: Path) -> None:

@@ -86,3 +86,10 @@ def trained_network(run: str | os.PathLike[str]) -> tuple[Segmenter, dict[str, A
 def run_channels(run: str | os.PathLike[str]) -> int:
     """Return how many channels a run's slices have."""
     return input_channels(RunFolder(run).text("inference"))
+
+
+def weight_files(run: str | os.PathLike[str]) -> list[Path]:
+    """Return the files of a run's weights and of its base weights."""
+    folder = RunFolder(run)
+    base = folder.content("inference").get("base")
+    return [*folder.weights.parent.glob("*"), *([Path(base)] if isinstance(base, str) else [])]

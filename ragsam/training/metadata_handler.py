@@ -15,6 +15,7 @@ from ragsam.data.data_fingerprint import data_fingerprint
 from ragsam.data.datalist import Case
 from ragsam.files import read_json, write_json_atomic
 from ragsam.networks.checkpoints import load_metadata
+from ragsam.outputs import Outputs
 from ragsam.runs.metadata import installed_versions
 from ragsam.training.organ_dice import OrganDice
 
@@ -75,4 +76,5 @@ class RunMetadata:
         content["eval_metrics"] = scores
         content["data_fingerprint"] = self._fingerprint
         content |= installed_versions(content)
-        write_json_atomic(self.path, content)
+        with Outputs(bundle, ["configs/metadata.json"], overwrite=True):  # so that a training killed now may begin anew
+            write_json_atomic(self.path, content)
