@@ -192,7 +192,6 @@ def evaluated(study, segmented, tmp_path_factory):
     ],
 )
 def test_no_command_replaces_another_programs_file(run, study, segmented, evaluated, tmp_path, capsys, command, output):
-    """Two evaluations are needed to compare: the same file under two names will not do, so its copy is made."""
     shutil.copytree(evaluated, tmp_path / "other")
     places = {"RUN": run, "STUDY": study, "SEGMENTED": segmented, "OUT": tmp_path / "out"}
     words = command.replace("EVALUATED/../ev/metrics.json", str(tmp_path / "other"))
