@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ragsam.data.datalist import Case
-from ragsam.data.preparation.files import name_of
+from ragsam.io.volume_names import volume_name
 
 
 def case_name(path: str | None) -> str | None:
     """Return what a volume is called after its file, or its folder of DICOM; None for none."""
     if not path:
         return None
-    name = name_of(Path(path))
+    name = volume_name(Path(path))
     if name is None:
         return Path(path).name
     return name

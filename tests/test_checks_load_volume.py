@@ -1,7 +1,5 @@
 """Volumes checked while they are loaded: the same voxels and the same faults, and one pass over the file."""
 
-import warnings
-
 import nibabel as nib
 import numpy as np
 import pytest
@@ -60,13 +58,11 @@ def test_faults_are_raised_and_noted_by_case(tmp_path):
                                    "them (fill_nonfinite)"}  # fmt: skip
 
 
-def test_voxels_that_are_filled_are_warned_of(tmp_path):
+def test_voxels_that_are_filled_are_warned_of(tmp_path, caplog):
     voxels = np.ones((4, 4, 4), np.float32)
     voxels[1, 2, 3] = np.inf
     path = write(tmp_path / "a.nii.gz", voxels)
-    with pytest.warns(UserWarning, match="a: 1 voxels are NaN or infinite; filled with -5"):
-        image = load_volume_checked(path, "a", fill_nonfinite=-5.0)
+    image = load_volume_checked(path, "a", fill_nonfinite=-5.0)
+    load_volume_checked(write(tmp_path / "b.nii", np.ones((2, 2, 2), np.int16)), "b")
+    assert caplog.messages == ["a: 1 voxels are NaN or infinite; filled with -5"]
     assert image.dataobj[1, 2, 3] == -5.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load_volume_checked(write(tmp_path / "b.nii", np.ones((2, 2, 2), np.int16)), "b")

@@ -315,7 +315,7 @@ def test_folders_that_cannot_be_matched_are_refused(tmp_path):
     _save(tmp_path / "one" / "a.nii", _labels())
     for folders, options, message in [
         (("none", "empty"), {}, "no such folder"),
-        (("empty", "one"), {}, "no .nii"),
+        (("empty", "one"), {}, "no volume"),
         (("twice", "one"), {}, "remove one of them"),
         (("one", "one"), {"patients": {"b": "p"}}, "not in the patient table"),
     ]:

@@ -5,15 +5,19 @@ from itertools import combinations
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 import torch
 from ignite.engine import Engine, Events
 from small_study import SPACING_MM, affine_of, anatomy, files_below, flipped, rotation, save_volume
 
+from ragsam.api.images import read_image
 from ragsam.api.index import index_run
+from ragsam.api.result import Result
 from ragsam.api.segment import segment_with_run
 from ragsam.api.train import train_run
 from ragsam.data.datalist import load_datalist
-from ragsam.inference.volume_writer import LabelVolumeWriter, write_label_volume
+from ragsam.inference.volume_writer import LabelVolumeWriter, on_grid_of, write_label_volume
+from ragsam.io.read_volume import open_volume
 from ragsam.metrics.overlap import dice
 
 FLIPS = [axes for count in (1, 2, 3) for axes in combinations((0, 1, 2), count)]
@@ -35,14 +39,13 @@ def labels_of(path):
 
 
 def assert_same_grid(made, given):
-    assert made.shape == given.shape
-    for name in ("sform", "qform"):
-        affine, code = getattr(made, f"get_{name}")(coded=True)
-        assert code > 0
-        np.testing.assert_allclose(affine, given.affine, atol=1e-5)
-    np.testing.assert_allclose(made.affine, given.affine, atol=1e-5)
-    np.testing.assert_allclose(made.header.get_zooms(), given.header.get_zooms(), atol=1e-5)
-    assert made.header.get_xyzt_units() == given.header.get_xyzt_units()
+    """The label carries the image's own header: both codes, both matrices, voxel sizes and unit, to the bit."""
+    assert made.shape == given.shape[:3]
+    np.testing.assert_allclose(made.affine, given.header.get_best_affine(), rtol=0)
+    np.testing.assert_allclose(made.header["pixdim"][:4], given.header["pixdim"][:4], rtol=0)
+    for name in ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"):
+        np.testing.assert_allclose(made.header[name], given.header[name], err_msg=name, rtol=0)
+    np.testing.assert_allclose(made.header.get_qform(), given.header.get_qform(), rtol=0)
 
 
 def test_label_volumes_lie_on_the_input_grid_and_on_the_organs(segmented, study):
@@ -101,15 +104,53 @@ def test_grid_is_kept_by_whichever_form_the_input_has(run, tmp_path, codes):
     assert_same_grid(labels_of(tmp_path / "out" / "x.nii.gz")[1], given)
 
 
-def test_sform_wins_where_the_qform_differs(run, tmp_path):
+def placed_by_itk(path):
+    image = sitk.ReadImage(str(path))
+    return np.array([*image.GetOrigin(), *image.GetDirection(), *image.GetSpacing()])
+
+
+@pytest.mark.parametrize("unit", [0, 1, 2, 3])
+@pytest.mark.parametrize("codes", [(0, 0), (1, 0), (0, 1), (2, 4)])
+def test_nibabel_and_itk_place_label_and_image_alike(tmp_path, codes, unit):
+    """Where the codes are 0, and where qform and sform lie 40 degrees apart, the two differ on the image itself."""
+    per_mm = {0: 1.0, 1: 1e-3, 2: 1.0, 3: 1e3}[unit]
+    scale = np.diag([per_mm, per_mm, per_mm, 1])
+    image = nib.Nifti1Image(np.zeros((5, 6, 7, 1), np.int16), None)
+    image.set_sform(scale @ affine_of(rotation(0, 15)), code=codes[0])
+    image.set_qform(scale @ affine_of(rotation(0, -25)), code=codes[1])
+    image.header["xyzt_units"] = unit
+    nib.save(image, tmp_path / "x.nii")
+    write_label_volume(tmp_path / "y.nii.gz", np.ones((5, 6, 7), np.uint8), tmp_path / "x.nii")
+    made, given = nib.load(tmp_path / "y.nii.gz"), nib.load(tmp_path / "x.nii")
+    assert_same_grid(made, given)
+    plain = nib.Nifti1Image(
+        np.zeros((5, 6, 7), np.int16), None, given.header
+    )  # ITK reads the image as four-dimensional
+    nib.save(plain, tmp_path / "z.nii")
+    np.testing.assert_array_equal(placed_by_itk(tmp_path / "y.nii.gz"), placed_by_itk(tmp_path / "z.nii"))
+
+
+def test_an_image_in_metres_gives_volumes_in_millilitres(tmp_path):
+    """8 voxels of 2 by 2 by 5 mm are 0.16 ml."""
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.int16), np.diag([2e-3, 2e-3, 5e-3, 1]))
+    image.header.set_xyzt_units("meter")
+    nib.save(image, tmp_path / "x.nii")
+    for opened in (open_volume(tmp_path / "x.nii", "x"), read_image(image)[1]):
+        np.testing.assert_allclose(opened.affine, np.diag([2, 2, 5, 1]), rtol=1e-6)
+        labels = on_grid_of(opened, np.ones((2, 2, 2), np.uint8), "x")
+        assert_same_grid(labels, image)
+        assert Result("x", labels, {"a": 1}).volumes_ml["a"] == pytest.approx(0.16)
+
+
+def test_sform_wins_where_the_qform_differs(run, tmp_path, caplog):
     volume = nib.Nifti1Image(anatomy(79)[0], None)
     volume.set_sform(affine_of(rotation(0, 15)), code=1)
     volume.set_qform(affine_of(rotation(0, -40)), code=1)
     nib.save(volume, tmp_path / "x.nii.gz")
-    with pytest.warns(UserWarning, match="x: qform and sform differ; the sform is used"):
-        segment_with_run(run, [tmp_path / "x.nii.gz"], tmp_path / "out")
+    segment_with_run(run, [tmp_path / "x.nii.gz"], tmp_path / "out")
+    assert caplog.messages.count("x: qform and sform differ; the sform is used") == 1
     made = labels_of(tmp_path / "out" / "x.nii.gz")[1]
-    np.testing.assert_allclose(made.get_qform(), affine_of(rotation(0, 15)), atol=1e-5)
+    np.testing.assert_allclose(made.get_qform(), affine_of(rotation(0, -40)), atol=1e-5)
     np.testing.assert_allclose(made.get_sform(), affine_of(rotation(0, 15)), atol=1e-5)
 
 

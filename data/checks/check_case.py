@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import filterfalse
@@ -15,12 +14,11 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import SpatialImage
 
 from ragsam.data.cards.load import Card
 from ragsam.data.checks.label_counts import LabelCounts
-from ragsam.data.checks.slab_reader import SlabReader, VolumeKeeper, check_stream, read_slabs
+from ragsam.data.checks.slab_reader import SlabReader, VolumeKeeper, check_stream, is_one_file, read_slabs
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.io.read_volume import open_volume
@@ -30,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 MAX_VOXELS = 2**31
 _AFFINE_TOLERANCE = 1e-3
-_SHORTEST_MM = 1e-6  # step from voxel to voxel
+_SPACING_MM = (0.00999, 100.1)  # from voxel to voxel in a body: beyond, the unit is another
 _SMALLEST_DETERMINANT = 1e-3  # of the unit vectors along the axes
 
 
@@ -61,9 +59,14 @@ def read_volume_checked(path: str | Path, case: str, *, fill_nonfinite: float | 
         InputError: as `scan_volume`.
     """
     image, told = scan_volume(path, case, fill_nonfinite=fill_nonfinite)
-    for line in told:
-        warnings.warn(line, stacklevel=2)
+    tell(told)
     return image
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Send lines of warning to the log, not to `warnings`, which would show where in the source they arise."""
+    for line in lines:
+        logger.warning("%s", line)
 
 
 def scan_volume(
@@ -194,8 +197,7 @@ def require_sound(
             loaded = {str(case.image): check.image, str(case.label): check.label}
             del check  # what is taken out of `loaded` is in memory no longer
             take(number, loaded)
-    for line in told:
-        logger.warning("%s", line)
+    tell(told)
     if len(faults) == 1:
         raise InputError(faults[0])
     if faults:
@@ -218,19 +220,28 @@ def _check_shape(image: SpatialImage, case: str) -> None:
 
 
 def _check_affine(image: SpatialImage, case: str) -> list[str]:
-    """Refuse an affine that places no straight grid; return the warning of a qform unlike the sform."""
+    """Refuse an affine that places no straight grid; return the warning of a header that leaves orientation open."""
     affine = image.affine
     if affine is None or not np.isfinite(affine).all():
         raise InputError(f"{case}: the affine holds NaN or infinity; export the volume with its geometry")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if lengths.min() < _SHORTEST_MM or abs(np.linalg.det(affine[:3, :3] / lengths)) < _SMALLEST_DETERMINANT:
+    if lengths.min() == 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < _SMALLEST_DETERMINANT:
         raise InputError(f"{case}: the affine is singular; export the volume with its geometry")
+    if lengths.min() < _SPACING_MM[0] or lengths.max() > _SPACING_MM[1]:
+        spacing = " x ".join(f"{length:.3g}" for length in lengths)
+        raise InputError(
+            f"{case}: voxels of {spacing} mm are no body's; save the volume in millimetres, or say its unit"
+        )
     directions = affine[:3, :3] / lengths
     shear = directions.T @ directions - np.eye(3)
     if np.abs(shear).max() > _AFFINE_TOLERANCE:
         raise InputError(f"{case}: the affine is sheared (gantry tilt?); resample the volume to a straight grid")
     header = image.header
-    if "qform_code" not in header or header["qform_code"] <= 0 or header["sform_code"] <= 0:
+    codes = (int(header["qform_code"]), int(header["sform_code"]))
+    if max(codes) <= 0:
+        taken = "".join(nibabel.aff2axcodes(affine))
+        return [f"{case}: the header does not say how the axes lie (qform and sform codes are 0); taken for {taken}"]
+    if min(codes) <= 0:
         return []
     try:
         alike = np.allclose(header.get_qform(), header.get_sform(), atol=_AFFINE_TOLERANCE, rtol=0)
@@ -241,6 +252,6 @@ def _check_affine(image: SpatialImage, case: str) -> list[str]:
 
 def _must_be_finite(image: SpatialImage) -> bool:
     """Return whether the voxels are whole numbers; formats other than nibabel's show their damage once decoded."""
-    if not isinstance(image.dataobj, ArrayProxy) or not np.issubdtype(image.get_data_dtype(), np.integer):
+    if not is_one_file(image) or not np.issubdtype(image.get_data_dtype(), np.integer):
         return False
     return bool(np.isfinite([image.dataobj.slope, image.dataobj.inter]).all())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 from nibabel.spatialimages import SpatialImage
 
-from ragsam.data.checks.check_case import scan_opened, scan_volume
+from ragsam.data.checks.check_case import scan_opened, scan_volume, tell
 
 
 def load_volume_checked(path: str | Path, case: str, *, fill_nonfinite: float | None = None) -> SpatialImage:
@@ -16,12 +15,10 @@ def load_volume_checked(path: str | Path, case: str, *, fill_nonfinite: float | 
     NaN and infinite voxels come out as `fill_nonfinite` where that is given.
     """
     image, told = scan_volume(path, case, fill_nonfinite=fill_nonfinite, keep=True)
-    for line in told:
-        warnings.warn(line, stacklevel=2)
+    tell(told)
     return image
 
 
 def check_loaded(image: SpatialImage, case: str) -> None:
     """Check a volume in memory as `read_volume_checked` does one from a file."""
-    for line in scan_opened(image, Path(), case):
-        warnings.warn(line, stacklevel=2)
+    tell(scan_opened(image, Path(), case))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
@@ -17,7 +15,7 @@ from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from ragsam.errors import InputError
-from ragsam.io.read_volume import unpacked_bytes
+from ragsam.io.gzip_stream import is_packed, open_unpacked, reading, unpacked_bytes
 
 SLAB_VOXELS = 1 << 22
 _CHUNK_BYTES = 1 << 20
@@ -76,11 +74,9 @@ def read_slabs(path: Path, image: SpatialImage, case: str) -> Iterator[Slab]:
     Raises:
         InputError: a damaged or cut stream, missing voxels, or a pack that holds far more than its header says.
     """
-    header_and_voxels = isinstance(image, Nifti1Image) and isinstance(image.dataobj, ArrayProxy)
-    if header_and_voxels and path.suffix in (".gz", ".nii"):
+    if is_one_file(image):
         yield from _stream_nifti(path, image, case)
         return
-    check_stream(path, image, case)
     try:
         for rows, slices in _pieces(image.shape):
             yield Slab(np.asarray(image.dataobj[:, rows, slices]), rows, slices)
@@ -91,16 +87,21 @@ def read_slabs(path: Path, image: SpatialImage, case: str) -> Iterator[Slab]:
 
 
 def check_stream(path: Path, image: SpatialImage, case: str) -> None:
-    """Read a packed file to its end without looking at its voxels; raises InputError as `read_slabs`."""
-    needed = _needed_bytes(image)
-    if path.suffix == ".gz":
-        size = unpacked_bytes(path, case, limit=_most_bytes(needed))
-    elif path.suffix == ".nii":
-        size = path.stat().st_size
-    else:
+    """Read a NIfTI file to its end without looking at its voxels; raises InputError as `read_slabs`."""
+    if not is_one_file(image):
         return
+    needed = _needed_bytes(image)
+    with reading(case):
+        size = path.stat().st_size
+        if is_packed(path):
+            size = unpacked_bytes(path, case, limit=_most_bytes(needed))
     if size < needed:
         raise InputError(f"{case}: {_CUT}")
+
+
+def is_one_file(image: SpatialImage) -> bool:
+    """Return whether an image is a NIfTI that is not loaded, header and voxels in one file."""
+    return isinstance(image, Nifti1Image) and isinstance(image.dataobj, ArrayProxy)
 
 
 def _stream_nifti(path: Path, image: SpatialImage, case: str) -> Iterator[Slab]:
@@ -109,24 +110,19 @@ def _stream_nifti(path: Path, image: SpatialImage, case: str) -> Iterator[Slab]:
     slope = np.asanyarray(proxy.slope)
     inter = np.asanyarray(proxy.inter)
     needed = _needed_bytes(image)
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            _skip(stream, int(proxy.offset))
-            for rows, slices in _pieces(image.shape):
-                shape = (image.shape[0], rows.stop - rows.start, slices.stop - slices.start)
-                size = math.prod(shape) * proxy.dtype.itemsize
-                raw = stream.read(size)
-                if len(raw) < size:
-                    raise InputError(f"{case}: {_CUT}")
-                voxels = np.frombuffer(raw, dtype=proxy.dtype).reshape(shape, order="F")
-                yield Slab(apply_read_scaling(voxels, slope, inter), rows, slices)
-            _skip(stream, _most_bytes(needed) - needed)
-            if stream.read(1):
-                raise InputError(f"{case}: the file unpacks to more than its header says; copy it again")
-    except EOFError as error:
-        raise InputError(f"{case}: the file is cut short (gzip ends early); copy it again") from error
-    except (OSError, zlib.error) as error:
-        raise InputError(f"{case}: the file is damaged or not packed by gzip; copy it again") from error
+    with reading(case), open_unpacked(path) as stream:
+        _skip(stream, int(proxy.offset))
+        for rows, slices in _pieces(image.shape):
+            shape = (image.shape[0], rows.stop - rows.start, slices.stop - slices.start)
+            size = math.prod(shape) * proxy.dtype.itemsize
+            raw = stream.read(size)
+            if len(raw) < size:
+                raise InputError(f"{case}: {_CUT}")
+            voxels = np.frombuffer(raw, dtype=proxy.dtype).reshape(shape, order="F")
+            yield Slab(apply_read_scaling(voxels, slope, inter), rows, slices)
+        _skip(stream, _most_bytes(needed) - needed)
+        if stream.read(1):
+            raise InputError(f"{case}: the file unpacks to more than its header says; copy it again")
 
 
 def _skip(stream: BinaryIO, count: int) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ragsam.data.cards.model import Card
-from ragsam.data.preparation.files import SUFFIXES, Pair, name_of
+from ragsam.data.preparation.files import Pair
 from ragsam.errors import InputError
 from ragsam.files import read_json
+from ragsam.io.volume_names import SUFFIXES, volume_name
 
 DATASET = "dataset.json"
 
@@ -67,7 +68,7 @@ def _listed_pair(entry: Any, source: Path) -> Pair:
         paths[kind] = Path(os.path.normpath(source / name))
     if not all(path.is_relative_to(source) for path in paths.values()):
         raise InputError(f"{DATASET}: a training case outside the folder; mend its list")
-    case = name_of(paths["image"])
+    case = volume_name(paths["image"])
     if case is None:
         raise InputError(f"{DATASET}: a training case that is no volume ({', '.join(SUFFIXES)}); mend its list")
     for kind, path in paths.items():

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ragsam.errors import InputError
 from ragsam.io.dicom_headers import choose_series, is_dicom_folder, list_series
+from ragsam.io.volume_names import SUFFIXES, checked_name, volume_name
 
-SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 _DEPTH = 4  # folders below the source that are looked into
 _SHOWN_FAULTS = 5
 
@@ -42,9 +42,9 @@ def volumes_in(folder: Path, case_of: CaseOf = str, *, dicom: bool = False) -> V
         raise InputError(f"{folder.parent.name}: no folder {folder.name}; give the folder that holds it")
     found: Volumes = {}
     for path in sorted(folder.glob("[!.]*")):  # macOS leaves files named ._something
-        name = name_of(path)
+        name = volume_name(path)
         if path.is_dir():
-            name = path.name if dicom and is_dicom_folder(path) else None
+            name = checked_name(path.name) if dicom and is_dicom_folder(path) else None
         if name is None:
             continue
         case = case_of(name)
@@ -53,14 +53,6 @@ def volumes_in(folder: Path, case_of: CaseOf = str, *, dicom: bool = False) -> V
         if case is not None:
             found[case] = path
     return found
-
-
-def name_of(path: Path) -> str | None:
-    """Return a volume's name without its suffix, None where the suffix is no volume's."""
-    for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
-    return None
 
 
 def folders_below(source: Path) -> Iterator[Path]:

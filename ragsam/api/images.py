@@ -17,6 +17,7 @@ from ragsam.data.served import case_name
 from ragsam.errors import InputError
 from ragsam.inference.inputs import cases_of_inputs
 from ragsam.io.itk_formats import volume_of_itk
+from ragsam.io.nifti import volume_of_nibabel
 
 _UNNAMED = "volume"
 
@@ -52,7 +53,8 @@ def _in_memory(image: Any) -> SpatialImage:
     """Return an image of nibabel with voxels of its own."""
     if isinstance(image, SpatialImage):
         voxels = np.asanyarray(image.dataobj).copy()
-        return type(image)(voxels, image.affine, image.header, file_map=image.file_map)
+        copy = type(image)(voxels, image.affine, image.header, file_map=image.file_map)
+        return volume_of_nibabel(copy, _UNNAMED)
     if type(image).__module__.startswith("SimpleITK"):
         return volume_of_itk(image, _UNNAMED)
     if not isinstance(image, tuple):

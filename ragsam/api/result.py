@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ragsam.errors import InputError
 from ragsam.inference.volume_writer import on_grid_of
+from ragsam.io.nifti import mm_per_unit
 from ragsam.retrieval.novelty import Novelty
 
 
@@ -43,7 +44,7 @@ class Result:
     @property
     def volumes_ml(self) -> dict[str, float]:
         """The volume of every organ in ml; 0 where it was not found."""
-        voxel_ml = abs(np.linalg.det(self.labels.affine[:3, :3])) / 1000
+        voxel_ml = abs(np.linalg.det(self.labels.affine[:3, :3])) * mm_per_unit(self.labels.header) ** 3 / 1000
         counts = np.bincount(np.asarray(self.labels.dataobj).ravel(), minlength=256)
         return {name: float(counts[value] * voxel_ml) for name, value in self.values.items()}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
+from ragsam.io.volume_names import SUFFIXES, composed, volume_name
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def pairs_from_folders(
     image_dir: str | os.PathLike[str] | None = None,
     patients: Mapping[str, str] | None = None,
 ) -> list[CasePair]:
-    """Match the NIfTI files of two folders by name, `.nii` and `.nii.gz` alike; sorted by case.
+    """Match the volumes of two folders by name, whatever their formats; sorted by case.
 
     Every reference is a case, named as its file without suffix; its prediction is None where it has no file.
 
@@ -60,7 +61,9 @@ def pairs_from_folders(
     if image_dir is not None:
         images = _volumes(image_dir)
     if not references:
-        raise InputError(f"{reference_dir}: no .nii or .nii.gz file; name the folder that holds the references")
+        raise InputError(
+            f"{reference_dir}: no volume ({', '.join(SUFFIXES)}); name the folder that holds the references"
+        )
     if patients is None:
         patients = dict.fromkeys(references)
     lacking = sorted(references.keys() - patients.keys())
@@ -73,7 +76,7 @@ def pairs_from_folders(
 
 
 def pairs_from_cases(cases: Sequence[Case], prediction_dir: str | os.PathLike[str]) -> list[CasePair]:
-    """Pair the cases of a datalist with predictions named `<case>.nii.gz` (or `.nii`), in the datalist's order.
+    """Pair the cases of a datalist with predictions named `<case>` and a volume's suffix, in the datalist's order.
 
     Raises:
         InputError: where the folder does not exist, or a case has no reference label.
@@ -83,7 +86,7 @@ def pairs_from_cases(cases: Sequence[Case], prediction_dir: str | os.PathLike[st
     for case in cases:
         if case.label is None:
             raise InputError(f"{case.case}: no reference label in the datalist; evaluate only labelled cases")
-        prediction = predictions.get(case.case)
+        prediction = predictions.get(composed(case.case))
         drawn = (case.image, case.annotated, case.label_map, case.fill_nonfinite)
         pairs.append(CasePair(case.case, case.patient, case.label, prediction, *drawn))
     return pairs
@@ -95,15 +98,15 @@ def unmatched_predictions(reference_dir: str | os.PathLike[str], prediction_dir:
 
 
 def _volumes(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Return {name without suffix: path} of a folder's NIfTI files."""
+    """Return {name without suffix: path} of a folder's volumes."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; check the path")
     found: dict[str, Path] = {}
-    candidates = [*folder.glob("[!.]*.nii"), *folder.glob("[!.]*.nii.gz")]
-    for path in filter(Path.is_file, candidates):
-        name = path.name.removesuffix(".gz").removesuffix(".nii")
+    for path in filter(Path.is_file, sorted(folder.glob("[!.]*"))):
+        name = volume_name(path)
         if name in found:
-            raise InputError(f"{name}: in {folder} as .nii and as .nii.gz; remove one of them")
-        found[name] = path
+            raise InputError(f"{name}: twice in {folder}, as {found[name].name} and {path.name}; remove one of them")
+        if name is not None:
+            found[name] = path
     return found

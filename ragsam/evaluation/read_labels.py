@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from ragsam.data.checks.check_case import read_volume_checked
@@ -44,7 +45,11 @@ def read_labels(path: Path, case: str, *, label_map: Mapping[int, int] | None = 
     Raises:
         InputError: as `read_volume_checked`, and where a value is no whole number, or not in the label map.
     """
-    image = read_volume_checked(path, case)
+    return labels_of(read_volume_checked(path, case), case, label_map=label_map)
+
+
+def labels_of(image: SpatialImage, case: str, *, label_map: Mapping[int, int] | None = None) -> LabelVolume:
+    """Return the labels of an image that is checked; arguments and errors as of `read_labels`."""
     affine = np.asarray(image.affine, dtype=np.float64)
     labels = np.asanyarray(image.dataobj)
     if not np.issubdtype(labels.dtype, np.integer):

@@ -8,9 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from ragsam.data.datalist import Case, load_datalist, paths_of
+from ragsam.data.preparation.files import volumes_in
 from ragsam.errors import InputError
-from ragsam.io.dicom_headers import list_series, scan_folder, split_series
-from ragsam.io.read_volume import SUFFIXES
+from ragsam.io.dicom_headers import is_dicom_folder, list_series, scan_folder, split_series
+from ragsam.io.volume_names import SUFFIXES, checked_name, volume_name
 
 
 def cases_of_inputs(
@@ -19,8 +20,8 @@ def cases_of_inputs(
     """Return the cases of all inputs; nothing is read but datalists, and DICOM headers where a series is named.
 
     Args:
-        inputs: volumes (see `SUFFIXES`), DICOM folders, or datalists, of which `section` is taken. A case is named
-            after its file without suffix, or its folder, and taken for a patient of its own.
+        inputs: volumes (see `SUFFIXES`), folders of volumes, DICOM folders, or datalists, of which `section` is taken.
+            A case is named after its file without suffix, or its DICOM folder, and taken for a patient of its own.
         section: of a datalist.
         series: Series Instance UIDs; of each DICOM folder the one is taken that it holds.
 
@@ -61,18 +62,20 @@ def skipped_files(case: Case) -> int:
 def _cases_of(path: Path, section: str, series: Sequence[str]) -> Sequence[Case]:
     folder, uid = split_series(path.absolute())
     if folder.is_dir():
-        name = Path(os.path.normpath(folder)).name
+        volumes = {} if uid else volumes_in(folder)
+        if volumes and not is_dicom_folder(folder):
+            return [Case(name, name, image) for name, image in volumes.items()]
+        name = checked_name(Path(os.path.normpath(folder)).name)
         uid = uid or _asked_for(folder, series, name)
         return [Case(case=name, patient=name, image=folder / uid)]
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return load_datalist(path).section(section)
-    for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            name = path.name.removesuffix(suffix)
-            return [Case(case=name, patient=name, image=path.absolute())]
-    raise InputError(
-        f"{path.name}: not a volume ({', '.join(SUFFIXES)}), a DICOM folder or a datalist (.json); convert it first"
-    )
+    name = volume_name(path)
+    if name is None:
+        raise InputError(
+            f"{path.name}: not a volume ({', '.join(SUFFIXES)}), a DICOM folder or a datalist (.json); convert it first"
+        )
+    return [Case(case=name, patient=name, image=path.absolute())]
 
 
 def _asked_for(folder: Path, series: Sequence[str], name: str) -> str:

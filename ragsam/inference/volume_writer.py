@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from nibabel.spatialimages import SpatialImage
 
 from ragsam.files import atomic_write
+from ragsam.io.nifti import copy_place, stored_header
 from ragsam.io.read_volume import open_volume
 from ragsam.outputs import Outputs
 
@@ -97,7 +98,7 @@ class LabelVolumeWriter:
 def write_label_volume(
     path: Path, labels: np.ndarray, image_path: str | os.PathLike[str], *, unit: float | None = None
 ) -> None:
-    """Write labels [X, Y, Z], uint8, as NIfTI with the affine, codes and units of an image; nothing else is copied.
+    """Write labels [X, Y, Z], uint8, as NIfTI with the geometry of an image's own header; nothing else is copied.
 
     The image may be in any format that `open_volume` opens.
 
@@ -115,17 +116,18 @@ def write_label_volume(
 
 
 def on_grid_of(image: SpatialImage, labels: np.ndarray, name: str) -> nib.Nifti1Image:
-    """Return labels, or other values [X, Y, Z], as NIfTI with the affine, codes and units of an image.
+    """Return labels, or other values [X, Y, Z], as NIfTI with the geometry of an image's own header.
+
+    Both its codes, both its matrices and its unit stay, so that every reader places both alike.
 
     Raises:
         ValueError: labels that are not on the image's grid.
     """
     if labels.shape != image.shape[:3]:
         raise ValueError(f"{name}: labels are {labels.shape}, the image is {image.shape}")
-    volume = nib.Nifti1Image(labels, image.affine)
     # The header's free text (descrip, intent_name, db_name) may name the patient: only the geometry goes on.
-    volume.header.set_xyzt_units(*image.header.get_xyzt_units())
-    for form in ("sform", "qform"):
-        code = int(image.header[f"{form}_code"])
-        getattr(volume, f"set_{form}")(image.affine, code=code or 1)
-    return volume
+    header = nib.Nifti1Header()
+    header.set_data_dtype(labels.dtype)
+    header.set_data_shape(labels.shape)
+    copy_place(stored_header(image), header)
+    return nib.Nifti1Image(labels, header.get_best_affine(), header)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from ragsam.errors import InputError
 from ragsam.io.lazy_volume import lazy_volume, quiet_itk, simpleitk
 
-ITK_SUFFIXES = (".mha", ".mhd", ".nrrd")
 _PIXEL_TYPES = {
     "sitkInt8": np.int8,
     "sitkUInt8": np.uint8,
@@ -51,7 +51,7 @@ def open_itk(path: Path, case: str) -> nibabel.Nifti1Image:
             reader.ReadImageInformation()
     except RuntimeError as error:  # its text holds the file's name
         raise InputError(f"{case}: the file is no volume that ITK can read; copy it again or make it NIfTI") from error
-    shape = tuple(int(n) for n in reader.GetSize())
+    shape = _without_single_axes(reader.GetSize())
     if len(shape) != 3:
         raise InputError(f"{case}: shape {shape} is not three-dimensional; give one volume of one channel")
     dtype = {getattr(sitk, name): kind for name, kind in _PIXEL_TYPES.items()}.get(reader.GetPixelID())
@@ -70,10 +70,11 @@ def volume_of_itk(image: Any, case: str) -> nibabel.Nifti1Image:
         InputError: not three dimensions, or several channels.
     """
     sitk = simpleitk(case)
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+    shape = _without_single_axes(image.GetSize())
+    if len(shape) != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{case}: not three dimensions of one channel; give one volume of one channel")
-    voxels = sitk.GetArrayFromImage(image).T
-    return lazy_volume(lambda: voxels, voxels.shape, voxels.dtype, _lps_affine(image), case)
+    voxels = sitk.GetArrayFromImage(image).T.reshape(shape, order="F")
+    return lazy_volume(lambda: voxels, shape, voxels.dtype, _lps_affine(image), case)
 
 
 def _voxels(path: Path, shape: tuple[int, ...], case: str) -> NDArray:
@@ -81,6 +82,7 @@ def _voxels(path: Path, shape: tuple[int, ...], case: str) -> NDArray:
     try:
         with quiet_itk():
             array = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T
+            array = array.reshape(_without_single_axes(array.shape), order="F")
     except RuntimeError as error:
         raise InputError(f"{case}: voxels cannot be read (cut short or damaged); copy the file again") from error
     if array.shape != shape:
@@ -88,8 +90,15 @@ def _voxels(path: Path, shape: tuple[int, ...], case: str) -> NDArray:
     return array
 
 
+def _without_single_axes(size: Sequence[int]) -> tuple[int, ...]:
+    """Return a size as a shape, without axes of one voxel behind the third."""
+    shape = tuple(map(int, size))
+    return shape[:3] if set(shape[3:]) == {1} else shape
+
+
 def _lps_affine(reader: object) -> NDArray[np.float64]:
+    axes = reader.GetDimension()
     affine = np.eye(4)
-    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
-    affine[:3, 3] = reader.GetOrigin()
+    affine[:3, :3] = np.reshape(reader.GetDirection(), (axes, axes))[:3, :3] * reader.GetSpacing()[:3]
+    affine[:3, 3] = reader.GetOrigin()[:3]
     return affine

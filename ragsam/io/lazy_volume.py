@@ -77,6 +77,7 @@ def lazy_volume(
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(lps_affine, dtype=np.float64)
     image = nibabel.Nifti1Image(LazyVoxels(load, shape, dtype), affine + 0.0, dtype=dtype)  # + 0.0: no -0.0
     image.header["sform_code"] = 1  # the scanner's own world; set_sform would round the affine to float32
+    image.header.set_qform(affine, code=1)  # of the header alone; for readers that know no sform
     image.header.set_xyzt_units("mm")
     return image
 

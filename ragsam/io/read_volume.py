@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import os
 import warnings
-import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel
 from monai.config import KeysCollection
 from monai.data import ImageReader, NibabelReader
 from monai.transforms import LoadImaged
@@ -20,27 +17,24 @@ from nibabel.spatialimages import SpatialImage
 
 from ragsam.errors import InputError
 from ragsam.io.dicom_series import read_series, split_series
-from ragsam.io.itk_formats import ITK_SUFFIXES, open_itk
-
-#: What a volume's file may be called; a DICOM series is a folder.
-SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES)
-_CHUNK_BYTES = 1 << 20
-_UNKNOWN_LIMIT_BYTES = 1 << 30  # read of a packed file whose header says nothing
+from ragsam.io.itk_formats import open_itk
+from ragsam.io.nifti import open_nifti
+from ragsam.io.volume_names import is_itk_format
 
 
 def open_volume(path: Path, case: str) -> SpatialImage:
     """Open a volume by its header; its voxels are not loaded.
 
     Args:
-        path: NIfTI file, `.nii` or `.nii.gz` (or what else nibabel reads), MetaImage (`.mha`, `.mhd`), NRRD (`.nrrd`),
-            or DICOM: a folder of one series, or FOLDER/UID where it holds several.
+        path: NIfTI file (see `open_nifti`), MetaImage (`.mha`, `.mhd`), NRRD (`.nrrd`), or DICOM: a folder of one
+            series, or FOLDER/UID where it holds several.
         case: how errors name it.
 
     Returns:
         The volume in RAS millimetres. A NIfTI's sform goes before its qform, whatever its voxel sizes say.
 
     Raises:
-        InputError: missing, empty, unreadable or foreign file; as `open_itk` and `read_series`.
+        InputError: missing, empty, unreadable or foreign file; as `open_nifti`, `open_itk` and `read_series`.
     """
     folder, series = split_series(path)
     if folder.is_dir():
@@ -49,43 +43,7 @@ def open_volume(path: Path, case: str) -> SpatialImage:
         raise InputError(f"{case}: no such file; check its path in the datalist")
     if path.stat().st_size == 0:
         raise InputError(f"{case}: the file is empty; export or copy it again")
-    if path.suffix.lower() in ITK_SUFFIXES:
-        return open_itk(path, case)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = nibabel.load(path)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = error.strerror if isinstance(error, PermissionError) else "damaged or cut short"
-        raise InputError(f"{case}: the file cannot be read ({reason}); copy it again") from error
-    except Exception as error:  # nibabel has many exceptions for headers it cannot make sense of
-        if path.suffix == ".gz":
-            unpacked_bytes(path, case, limit=_UNKNOWN_LIMIT_BYTES)  # tells damage apart from a foreign file
-        kind = type(error).__name__
-        raise InputError(f"{case}: the file is no volume that can be read ({kind}); convert it to NIfTI") from error
-    if not isinstance(image, SpatialImage):
-        raise InputError(f"{case}: the file is not a volume; convert it to NIfTI")
-    return image
-
-
-def unpacked_bytes(path: Path, case: str, *, limit: int) -> int:
-    """Read a gzip file to its end in pieces and return its unpacked size; gzip checks length and checksum there.
-
-    Raises:
-        InputError: a damaged or cut file, or one that unpacks to more than `limit`.
-    """
-    size = 0
-    try:
-        with gzip.open(path) as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                size += len(chunk)
-                if size > limit:
-                    raise InputError(f"{case}: the file unpacks to more than its header says; copy it again")
-    except EOFError as error:
-        raise InputError(f"{case}: the file is cut short (gzip ends early); copy it again") from error
-    except (OSError, zlib.error) as error:
-        raise InputError(f"{case}: the file is damaged or not packed by gzip; copy it again") from error
-    return size
+    return open_itk(path, case) if is_itk_format(path) else open_nifti(path, case)
 
 
 class VolumeReader(NibabelReader):

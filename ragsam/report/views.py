@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from ragsam.data.checks.check_case import read_volume_checked
-from ragsam.evaluation.read_labels import read_labels
+from ragsam.data.checks.check_case import scan_volume
+from ragsam.evaluation.read_labels import labels_of
 from ragsam.transforms.nonfinite import fill_nonfinite as filled
 
 ORIENTATION_NOTE = "Axial slices, anterior up, the patient's left on the right of the picture."
@@ -41,13 +41,14 @@ def canonical(array: NDArray, affine: NDArray[np.float64]) -> View:
 
 def view_labels(path: Path, case: str, *, label_map: Mapping[int, int] | None = None) -> View:
     """Read a label volume in canonical orientation, in the card's values; arguments and errors as of `read_labels`."""
-    volume = read_labels(path, case, label_map=label_map)
+    image, _ = scan_volume(path, case)  # its warnings were told when it was read first
+    volume = labels_of(image, case, label_map=label_map)
     return canonical(volume.labels, volume.affine)
 
 
 def view_image(path: Path, case: str, *, fill_nonfinite: float | None = None) -> View:
-    """Read an image in canonical orientation; arguments and errors as of `read_volume_checked`."""
-    image = read_volume_checked(path, case, fill_nonfinite=fill_nonfinite)
+    """Read an image in canonical orientation; arguments and errors as of `scan_volume`."""
+    image, _ = scan_volume(path, case, fill_nonfinite=fill_nonfinite)
     voxels = filled(np.asanyarray(image.dataobj), fill_nonfinite or 0.0)
     return canonical(voxels, np.asarray(image.affine, dtype=np.float64))
 
