@@ -12,12 +12,14 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
+import yaml
 from small_dicom import DICOM_NAME, make_slice, write_series
 from small_study import SPACING_MM, affine_of, anatomy, files_below, log_lines, save_volume
 
 from ragsam.api.segment import segment_with_run
 from ragsam.cli import main
 from ragsam.data.cards.load import Code, load_card, parse_card
+from ragsam.errors import InputError
 from ragsam.inference.dicom_seg import write_dicom_seg
 from ragsam.io.dicom_series import slice_files
 from ragsam.io.read_volume import open_volume
@@ -197,8 +199,6 @@ def test_labels_come_back_where_they_were(tmp_path, series, values):
 
 
 def test_codes_and_colours_come_from_the_card(tmp_path, series):
-    import yaml
-
     content = yaml.safe_load(Path(__file__).parents[1].joinpath("data/cards/hippocampus.yaml").read_text())
     side = {"scheme": "SCT", "value": "7771000", "meaning": "Left"}
     content["organs"][0] |= {"code": {"scheme": "SCT", "value": "64033007", "meaning": "Kidney", "modifier": side}}
@@ -317,3 +317,118 @@ def test_a_slice_alone(tmp_path):
     labels[17, 2, 0] = 2
     write_dicom_seg(tmp_path / "x.dcm", labels, [tmp_path / "in" / "a"], CARD, "c1")
     np.testing.assert_array_equal(read_back(tmp_path / "x.dcm", [tmp_path / "in" / "a"])[0], labels)
+
+
+# Series that highdicom would refuse, or write wrongly
+
+
+def card_of(*names):
+    """Return the test's card with other names for its organs, without codes."""
+    content = yaml.safe_load(Path(__file__).parents[1].joinpath("data/cards/hippocampus.yaml").read_text())
+    for organ, name in zip(content["organs"], names, strict=True):
+        organ["name"] = name
+        organ.pop("code", None)
+    return parse_card(content)
+
+
+def texts_of(path):
+    """Return the patient and the segments' labels, code values and meanings of a segmentation."""
+    data = pydicom.dcmread(path)
+    codes = [segment.SegmentedPropertyTypeCodeSequence[0] for segment in data.SegmentSequence]
+    values = [code.get("CodeValue") or code.LongCodeValue for code in codes]
+    labels = [segment.SegmentLabel for segment in data.SegmentSequence]
+    return str(data.PatientName), labels, values, [code.CodeMeaning for code in codes]
+
+
+@pytest.mark.parametrize("charset", ["ISO_IR 100", "ISO_IR 192", None, ""])
+def test_names_beyond_the_series_character_set_are_kept(tmp_path, charset):
+    organs = ["肝臓", "Milz größer"]
+    files = write_series(tmp_path / "in", np.zeros((18, 16, 5), np.int16), SpecificCharacterSet="ISO_IR 100")
+    for path in files:
+        data = pydicom.dcmread(path)
+        if charset is None:
+            del data.SpecificCharacterSet
+        else:
+            data.SpecificCharacterSet = charset
+        data.PatientName = "Müller^Jörg" if charset else "Doe^Jane"
+        data.save_as(path)
+    write_dicom_seg(tmp_path / "x.dcm", draw_labels((18, 16, 5), (0, 1, 2)), files, card_of(*organs), "c1")
+    assert pydicom.dcmread(tmp_path / "x.dcm").SpecificCharacterSet == "ISO_IR 192"
+    name = "Müller^Jörg" if charset else "Doe^Jane"
+    assert texts_of(tmp_path / "x.dcm") == (name, organs, organs, organs)
+
+
+def test_a_series_keeps_its_character_set_where_that_will_do(tmp_path):
+    values = {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg"}
+    files = write_series(tmp_path / "in", np.zeros((18, 16, 5), np.int16), **values)
+    write_dicom_seg(tmp_path / "x.dcm", draw_labels((18, 16, 5), (0, 1)), files, CARD, "c1")
+    assert pydicom.dcmread(tmp_path / "x.dcm").SpecificCharacterSet == "ISO_IR 100"
+    assert texts_of(tmp_path / "x.dcm")[0] == "Müller^Jörg"
+
+
+@pytest.mark.parametrize("charset", [["", "ISO 2022 IR 87"], "ISO 2022 IR 100", "latin1"])
+def test_character_sets_with_code_extensions_become_utf8(tmp_path, charset):
+    name = "Yamada^Tarou=山田^太郎" if isinstance(charset, list) else "Doe^Jane"
+    values = {"SpecificCharacterSet": charset, "PatientName": name}
+    files = write_series(tmp_path / "in", np.zeros((18, 16, 5), np.int16), **values)
+    labels = draw_labels((18, 16, 5), (0, 1, 2))
+    write_dicom_seg(tmp_path / "x.dcm", labels, files, CARD, "c1")
+    assert texts_of(tmp_path / "x.dcm")[:2] == (name, ["anterior", "posterior"])
+    np.testing.assert_array_equal(read_back(tmp_path / "x.dcm", files)[0], labels)
+
+
+def test_a_backslash_does_not_part_a_name(tmp_path, series):
+    write_dicom_seg(tmp_path / "x.dcm", draw_labels((18, 16, 5), (0, 1)), series, card_of("lobe 1\\2", "b"), "c1")
+    assert texts_of(tmp_path / "x.dcm")[1] == ["lobe 1/2", "b"]
+
+
+def test_slices_that_differ_by_rounding_get_a_segmentation(tmp_path):
+    def edit(index, data):
+        data.ImageOrientationPatient = [value + 1e-6 * (index % 2) for value in (1, 0, 0, 0, 1, 0)]
+        data.PixelSpacing = [1 + 1e-6 * (index % 2), 1]
+
+    files = write_series(tmp_path / "in", np.zeros((18, 16, 5), np.int16), edit=edit)
+    labels = draw_labels((18, 16, 5), (0, 1, 2))
+    write_dicom_seg(tmp_path / "x.dcm", labels, files, CARD, "c1")
+    np.testing.assert_array_equal(read_back(tmp_path / "x.dcm", files)[0], labels)
+
+
+def malformed_thickness(_, data):
+    data["SliceThickness"]._value = "2,5"
+
+
+def no_thickness(_, data):
+    del data.SliceThickness
+
+
+def malformed_diameter(_, data):
+    data.ReconstructionDiameter = 1
+    data["ReconstructionDiameter"]._value = "3,5"
+
+
+def false_spacing(_, data):
+    data.SpacingBetweenSlices = 7
+
+
+@pytest.mark.parametrize("edit", [malformed_thickness, no_thickness, malformed_diameter, false_spacing])
+def test_a_header_s_unused_values_stop_no_segmentation(tmp_path, edit):
+    files = write_series(tmp_path / "in", np.zeros((18, 16, 5), np.int16), spacing_mm=(1, 1, 2.5), edit=edit)
+    labels = draw_labels((18, 16, 5), (1, 2))
+    write_dicom_seg(tmp_path / "x.dcm", labels, files, CARD, "c1", every_slice=True)
+    found, segmentation = read_back(tmp_path / "x.dcm", files)
+    np.testing.assert_array_equal(found, labels)
+    measures = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert float(measures.SpacingBetweenSlices) == 2.5
+    assert float(measures.SliceThickness) == (3 if edit in (malformed_diameter, false_spacing) else 2.5)
+
+
+def test_why_none_can_be_made_is_told_without_a_patient_s_data(tmp_path, series, monkeypatch):
+    for said, told in (("Labels are too odd.", "(Labels are too odd)"), ("no room for Doe^Jane", "(ValueError)")):
+
+        def fail(*_, said=said, **__):
+            raise ValueError(said)
+
+        monkeypatch.setattr("highdicom.seg.Segmentation", fail)
+        with pytest.raises(InputError) as error:
+            write_dicom_seg(tmp_path / "x.dcm", draw_labels((18, 16, 5), (0, 1)), series, CARD, "c1")
+        assert f"c1: no DICOM segmentation can be made of this series {told}; " in str(error.value)

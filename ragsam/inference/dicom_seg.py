@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -78,7 +79,8 @@ def write_dicom_seg(
     """Write a label volume as a DICOM segmentation of a series, whole or not at all.
 
     It has a binary segment for every organ of the card, on the series' own slices, and carries the patient and study
-    of the series, since it belongs to the same record.
+    of the series, since it belongs to the same record. Its texts are in the series' character set, or in UTF-8 where
+    that does not hold the organs' names or needs code extensions.
 
     Args:
         path: the file to write.
@@ -97,18 +99,20 @@ def write_dicom_seg(
     """
     if labels.shape[2] != len(slice_files):
         raise ValueError(f"{case}: labels have {labels.shape[2]} slices, the series {len(slice_files)}")
+    sources: list[Dataset] = []
     with quiet_pydicom():
         try:
-            sources = [_source(file, case) for file in slice_files]
+            sources += [_source(file, case) for file in slice_files]
+            _align(sources)
+            _choose_character_set(sources[0], card)
             segmentation = _segmentation(labels, sources, card, every_slice=every_slice)
             with atomic_write(path) as temporary:
                 segmentation.save_as(temporary)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            # What highdicom says may quote the patient's data.
+        except InputError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise InputError(
-                f"{case}: no DICOM segmentation can be made of this series ({type(error).__name__}); leave out "
+                f"{case}: no DICOM segmentation can be made of this series ({_reason(error, sources)}); leave out "
                 "--dicom-seg"
             ) from error
 
@@ -116,6 +120,8 @@ def write_dicom_seg(
 def _source(file: Path, case: str) -> Dataset:
     """Return a slice's header, with empty values for what anonymisers remove though it must be there."""
     data, _ = read_header(file)
+    if not data.get("SpecificCharacterSet"):
+        data.pop("SpecificCharacterSet", None)
     if lacking := [name for name in _REFERRED if not data.get(name)]:
         raise InputError(
             f"{case}: the series has no {', '.join(lacking)}, which a DICOM segmentation must refer to; leave out "
@@ -125,6 +131,58 @@ def _source(file: Path, case: str) -> Dataset:
         if name not in data:
             setattr(data, name, "")
     return data
+
+
+def _align(sources: Sequence[Dataset]) -> None:
+    """Give slices that make one stack one orientation and pixel spacing: they may differ by rounding."""
+    first = sources[0]
+    for data in sources[1:]:
+        data.ImageOrientationPatient, data.PixelSpacing = first.ImageOrientationPatient, first.PixelSpacing
+    if len(sources) == 1:
+        return
+    if "SpacingBetweenSlices" in first:
+        del first.SpacingBetweenSlices  # highdicom takes it from the positions
+    try:
+        sound = float(first.SliceThickness) > 0
+    except (AttributeError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        step_mm = math.dist(map(float, first.ImagePositionPatient), map(float, sources[1].ImagePositionPatient))
+        first.SliceThickness = f"{step_mm:.6g}"
+
+
+def _choose_character_set(source: Dataset, card: Card) -> None:
+    """Decode a header's texts; make its character set UTF-8 for organs beyond ASCII and for code extensions."""
+    _drop_malformed(source)
+    source.decode()
+    codes = [organ.code for organ in card.organs if organ.code is not None]
+    codes += [code.modifier for code in codes if code.modifier is not None]
+    texts = [card.name, *(organ.name for organ in card.organs), *(code.meaning for code in codes)]
+    own = source.get("SpecificCharacterSet") or "ISO_IR 6"
+    if isinstance(own, str) and own.startswith("ISO_IR") and "".join(texts).isascii():
+        return
+    source.SpecificCharacterSet = "ISO_IR 192"
+
+
+def _drop_malformed(source: Dataset) -> None:
+    """Take out elements whose values are not what their kind asks for: what is referred to is known to be sound."""
+    for tag in list(source.keys()):
+        try:
+            element = source[tag]
+            for item in element.value if element.VR == "SQ" else ():
+                list(item.iterall())
+        except Exception:  # pydicom has many
+            del source[tag]
+
+
+def _reason(error: Exception, sources: Sequence[Dataset]) -> str:
+    """Return what an error says; its kind alone where that quotes a value of the headers, which may be a patient's."""
+    said = " ".join(str(error).split()).rstrip(".")
+    try:
+        values = {str(element.value) for data in sources for element in data if element.VR != "SQ"}
+    except (TypeError, ValueError):
+        return type(error).__name__
+    return type(error).__name__ if any(len(value) > 2 and value in said for value in values) else said
 
 
 def _segmentation(
@@ -156,7 +214,7 @@ def _description(organ: Organ) -> SegmentDescription:
     concept = _concept(organ.code or Code(_PRIVATE_SCHEME, organ.name, organ.name))
     description = highdicom.seg.SegmentDescription(
         segment_number=organ.value,
-        segment_label=organ.name[:64],
+        segment_label=_text(organ.name),
         segmented_property_category=_concept(_CATEGORY),
         segmented_property_type=concept,
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -174,4 +232,9 @@ def _description(organ: Organ) -> SegmentDescription:
 
 
 def _concept(code: Code) -> CodedConcept:
-    return require_highdicom().sr.CodedConcept(code.value, code.scheme, code.meaning[:64])
+    return require_highdicom().sr.CodedConcept(code.value, code.scheme, _text(code.meaning))
+
+
+def _text(words: str) -> str:
+    """Return what a text of DICOM can hold: 64 letters, and no backslash, which separates values."""
+    return words.replace("\\", "/")[:64]
