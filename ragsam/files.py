@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ragsam.drafts import draft_file
 from ragsam.errors import InputError
+
+_NAME_LETTERS = 60  # in UTF-8 far below the 255 bytes of a file's name
 
 
 @contextmanager
@@ -46,6 +50,24 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(temporary, target)
         except OSError as error:
             raise InputError(f"{target}: cannot be written ({error.strerror or error}); free some space") from error
+
+
+def file_names(names: Iterable[str]) -> list[str]:
+    """Return names as file names without suffix, in their order, no two alike.
+
+    What is no letter, digit, `_` or `-` becomes `_`, and a name longer than 60 letters is cut. One that then equals an
+    earlier one, capitals aside, gets `_2`, `_3` and so on.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        stem = re.sub(r"[^\w-]+", "_", unicodedata.normalize("NFC", name))[:_NAME_LETTERS]
+        unique = stem
+        number = 1
+        while unique.casefold() in found:
+            number += 1
+            unique = f"{stem}_{number}"
+        found[unique.casefold()] = unique
+    return list(found.values())
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import pytest
 
 from ragsam.errors import InputError
-from ragsam.files import atomic_write, read_json, sha256_file, write_json_atomic, write_text_atomic
+from ragsam.files import atomic_write, file_names, read_json, sha256_file, write_json_atomic, write_text_atomic
 
 LETTERS = b"ab"
 PIECE, PIECES = 4096, 64
@@ -181,3 +181,11 @@ def test_sha256_is_that_of_the_content(tmp_path):
 def test_sha256_of_a_missing_file_is_told(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         sha256_file(tmp_path / "a")
+
+
+def test_names_that_clean_alike_become_different_file_names():
+    """`lobe 1/2` and `lobe 1.2` both clean to lobe_1_2; é is one letter or two, and capitals are told apart nowhere."""
+    names = ["spleen", "lobe 1/2", "lobe 1.2", "Spleen", "lobe 1_2_2", "肝臓", "caf\u00e9", "cafe\u0301", "x" * 300]
+    expected = ["spleen", "lobe_1_2", "lobe_1_2_2", "Spleen_2", "lobe_1_2_2_2", "肝臓", "caf\u00e9", "caf\u00e9_2"]
+    assert file_names(names) == [*expected, "x" * 60]
+    assert file_names([]) == []

@@ -16,7 +16,7 @@ from ragsam.api.result import Result
 from ragsam.api.segment import segment_with_run
 from ragsam.api.train import train_run
 from ragsam.data.datalist import load_datalist
-from ragsam.inference.volume_writer import LabelVolumeWriter, on_grid_of, write_label_volume
+from ragsam.inference.volume_writer import LabelVolumeWriter, on_grid_of, write_label_volume, written_names
 from ragsam.io.read_volume import open_volume
 from ragsam.metrics.overlap import dice
 
@@ -231,3 +231,11 @@ def test_all_is_written_when_it_completes_and_what_cannot_be_fails_the_evaluator
     with pytest.raises(ValueError, match=r"labels are \(4, 4, 2\)"):
         evaluator(tmp_path / "last", [shape, (4, 4, 2)]).run([[{"case": name}] for name in names])
     assert files_below(tmp_path / "last") == [f"{names[0]}.nii.gz"]
+
+
+def test_maps_of_organs_whose_names_clean_alike_are_written_apart():
+    assert written_names("c", ["lobe 1/2", "lobe 1.2"], probabilities=True) == [
+        "c.nii.gz",
+        "probabilities/c/lobe_1_2.nii.gz",
+        "probabilities/c/lobe_1_2_2.nii.gz",
+    ]

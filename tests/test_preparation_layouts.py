@@ -6,8 +6,10 @@ import pytest
 
 from ragsam.data.cards.load import load_card, parse_card
 from ragsam.data.datalist import load_datalist
+from ragsam.data.preparation.dataset_json import check_dataset_json
 from ragsam.data.preparation.layouts import detect_layout, read_layout
 from ragsam.data.preparation.prepare import prepare
+from ragsam.data.preparation.tables import annotated_organs
 from ragsam.errors import InputError
 
 ANY = parse_card(
@@ -201,3 +203,28 @@ def test_folders_without_any_layout(tmp_path):
     files(tmp_path, ["images/a.txt", "labels/a.txt"])
     with pytest.raises(InputError, match=r"no volumes \(\.nii\.gz, \.nii, \.mha"):
         prepare("flare22", tmp_path, tmp_path / "list.json", layout="plain")
+
+
+def named(*names):
+    """Return a card whose organs have these names."""
+    organs = [{"name": n, "value": v, "colour": [v, 0, 0], "tolerance_mm": 2} for v, n in enumerate(names, start=1)]
+    texts = dict.fromkeys(("title", "licence", "source", "citation"), "any")
+    texts |= {"name": "any", "modality": "CT", "orientation": "RAS"}
+    return parse_card({"window": [0, 1], "organs": organs, **texts})
+
+
+def test_a_manifest_s_columns_are_told_apart_by_every_letter():
+    """Names in Japanese have no letter of a to z, and yet a column each."""
+    assert annotated_organs("c", {"肝臓_ml": "0", "脾臓_ml": "3"}, named("肝臓", "脾臓")) == ("脾臓",)
+    assert annotated_organs("c", {"Lobe1-2_ml": "0", "b_ml": "1"}, named("lobe 1 2", "b")) == ("b",)
+    both = named("lobe 1/2", "lobe 1.2")
+    assert annotated_organs("c", {"lobe 1/2_ml": "0", "lobe 1.2_ml": "1"}, both) == ("lobe 1.2",)
+    for row in ({"lobe12_ml": "0"}, {"lobe 1 2_ml": "0", "lobe-1-2_ml": "1"}):
+        with pytest.raises(InputError, match=r"which column is lobe 1/2_ml stays open"):
+            annotated_organs("c", row, both)
+
+
+def test_a_dataset_json_that_numbers_a_name_beyond_ascii_otherwise_is_refused(tmp_path):
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"肝臓": 2, "脾臓": 1}}))
+    with pytest.raises(InputError, match=r"肝臓 is 2, on card any 1"):
+        check_dataset_json(tmp_path, named("肝臓", "脾臓"))

@@ -42,6 +42,7 @@ def _check_label(name: str, value: int, card: Card) -> None:
             "raw_ignored to one of your own"
         )
     organ = re.sub("[^a-z0-9]+", "_", name.casefold()).strip("_")
+    organ = name if name in raw_of else organ
     if value not in raw_of.get(organ, (value,)):
         numbers = ", ".join(map(str, raw_of[organ]))
         raise InputError(f"{DATASET}: {organ} is {value}, on card {card.name} {numbers}; take another card")

@@ -6,6 +6,7 @@ import csv
 import fnmatch
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import filterfalse
 from pathlib import Path
@@ -94,13 +95,10 @@ def annotated_organs(case: str, row: Mapping[str, str], card: Card) -> tuple[str
     Raises:
         InputError: an organ of the card without a column, or a cell that is no volume.
     """
-    cells = {_plain(column): row[column] for column in fnmatch.filter(row, f"*{_VOLUME}")}
     found = []
     for organ in card.labels:
         column = organ + _VOLUME
-        text = cells.get(_plain(column))
-        if text is None:
-            raise InputError(f"{MANIFEST}: no column {column}; add it, 0 where the organ is not annotated")
+        text = _volume_cell(row, organ, card)
         try:
             volume_ml = float(text)
         except ValueError:
@@ -127,8 +125,21 @@ def column_of(rows: Rows | None, column: str, what: str) -> dict[str, str]:
     return cells
 
 
+def _volume_cell(row: Mapping[str, str], organ: str, card: Card) -> str:
+    """Return the cell of an organ's column; raises InputError where it has none, or which it is stays open."""
+    column = organ + _VOLUME
+    if column in row:
+        return row[column]
+    alike = [other for other in fnmatch.filter(row, f"*{_VOLUME}") if _plain(other) == _plain(column)]
+    if not alike:
+        raise InputError(f"{MANIFEST}: no column {column}; add it, 0 where the organ is not annotated")
+    if len(alike) > 1 or [_plain(name) for name in card.labels].count(_plain(organ)) > 1:
+        raise InputError(f"{MANIFEST}: which column is {column} stays open; spell each column as its organ")
+    return row[alike[0]]
+
+
 def _plain(name: str) -> str:
-    return re.sub("[^a-z0-9]", "", name.casefold())
+    return re.sub(r"[\W_]", "", unicodedata.normalize("NFC", name).casefold())
 
 
 def _read_patients(path: Path) -> dict[str, str]:

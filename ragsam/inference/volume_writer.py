@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from nibabel.spatialimages import SpatialImage
 
-from ragsam.files import atomic_write
+from ragsam.files import atomic_write, file_names
 from ragsam.io.nifti import copy_place, stored_header
 from ragsam.io.read_volume import open_volume
 from ragsam.outputs import Outputs
@@ -27,7 +26,7 @@ def written_names(
     if uncertainty:
         names.append(f"uncertainty/{case}.nii.gz")
     if probabilities:
-        names += [f"probabilities/{case}/{safe}.nii.gz" for safe in (re.sub(r"[^\w-]+", "_", name) for name in organs)]
+        names += [f"probabilities/{case}/{name}.nii.gz" for name in file_names(organs)]
     return names
 
 
