@@ -1,6 +1,7 @@
 """`ragsam serve` before the server starts: who may reach it, what is copied, and what is said where it cannot work."""
 
 import json
+import socket
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ from ragsam.api import serve as serving
 from ragsam.api.serve import (
     copy_run,
     make_app,
+    own_names,
     require_private,
     require_servable,
     server_command,
@@ -80,15 +82,23 @@ def test_the_copy_is_whole_switches_retrieval_off_and_is_kept(own_run, tmp_path)
 def test_the_server_looks_nothing_up_and_lets_no_other_origin_in(tmp_path):
     command = server_command(sys.executable, tmp_path / "app", "/studies", host="127.0.0.1", port=8123)
     text = " ".join(command)
-    for part in ("--conf models ragsam", "--conf zoo_source local", "--conf sam2 false", "--host 127.0.0.1"):
+    for part in (
+        "--conf models ragsam",
+        "--conf zoo_source local",
+        "--conf sam2 false",
+        "--host 127.0.0.1",
+        "server:guarded",
+    ):
         assert part in text
     environment = {"MONAI_LABEL_CORS_ORIGINS": '["http://evil"]', "PATH": "/bin"}
-    found = server_environment(environment, tmp_path, "MR")
+    found = server_environment(environment, tmp_path, "MR", own_names("Box.Example", ["proxy"]))
     assert json.loads(found.pop("MONAI_LABEL_DICOMWEB_SEARCH_FILTER")) == {"Modality": "MR"}
     assert found.pop("MONAI_LABEL_DICOMWEB_CACHE_PATH") == str(tmp_path / "dicomweb")
+    names = found.pop("RAGSAM_SERVED_NAMES").split(",")
+    assert names == ["localhost", "127.0.0.1", "::1", "box.example", socket.gethostname().lower(), "proxy"]
     assert found == {"PATH": "/bin", "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": "10"}
     own = {"MONAI_LABEL_DICOMWEB_SEARCH_FILTER": "{}"}
-    assert own.items() <= server_environment(own, tmp_path, "CT").items()
+    assert own.items() <= server_environment(own, tmp_path, "CT", []).items()
 
 
 def test_the_app_is_monai_labels_with_ours_upon_it(tmp_path, monkeypatch):

@@ -7,9 +7,10 @@ import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,12 +21,16 @@ from ragsam.networks.checkpoints import load_metadata
 from ragsam.runs.run import CARD, RunFolder
 from ragsam.runs.settings import set_options
 from ragsam.serving.dicom_program import write_program
+from ragsam.serving.guard import LOOPBACK
+from ragsam.serving.server import NAMES
 
 logger = logging.getLogger(__name__)
 
 #: What the model is called in MONAI Label: its own apps take some names, such as deepedit, for kinds of models.
 MODEL = "ragsam"
 ENVIRONMENT = ".venv-monailabel"
+#: The program that is run there.
+SERVER = "ragsam.serving.server"
 #: What a copy goes without: it has weights of its own once it has been trained.
 _LEFT_OUT = ("checkpoints", "predictions", "evaluation", "log.csv")
 #: What MONAI Label's app is kept as, so that ours stands in its place.
@@ -52,6 +57,7 @@ def serve(
     output: str | os.PathLike[str] | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
+    names: Sequence[str] = (),
     retrieval: bool = True,
 ) -> None:
     """Start MONAI Label's server on a run, in the place of this process; it ends with Ctrl-C.
@@ -62,6 +68,8 @@ def serve(
         output: folder for MONAI Label's app and the copy of the run; None takes `RUN-monailabel`. A copy that is there
             already is served as it is: it may have been trained further.
         host, port: where it listens.
+        names: further hosts by which clients call it, such as a proxy's; `localhost`, this machine's name and the
+            address reached are known.
         retrieval: False serves the run without its bank.
 
     Raises:
@@ -85,7 +93,8 @@ def serve(
     logger.info("serve: %s", copy)
     command = server_command(python, app, studies if remote else str(Path(studies).absolute()), host=host, port=port)
     os.chdir(app)  # MONAI Label takes settings from a file `.env` of the working folder
-    os.execve(python, command, server_environment(os.environ, folder, load_card(card).modality))
+    modality = load_card(card).modality
+    os.execve(python, command, server_environment(os.environ, folder, modality, own_names(host, names)))
 
 
 def require_private(host: str, environment: Mapping[str, str]) -> None:
@@ -103,6 +112,11 @@ def require_private(host: str, environment: Mapping[str, str]) -> None:
             f"--host {host}: others reach it, and MONAI Label would take each for an administrator; serve on 127.0.0.1 "
             "(an SSH tunnel leads there), or set MONAI_LABEL_AUTH_ENABLE=true and its realm"
         )
+
+
+def own_names(host: str, names: Sequence[str]) -> list[str]:
+    """Return the hosts by which a server may be called: this machine's own, the one it listens on, and others."""
+    return [*dict.fromkeys(name.lower() for name in (*LOOPBACK, host, socket.gethostname(), *names))]
 
 
 def monailabel_python() -> str:
@@ -169,14 +183,17 @@ def copy_run(run: Path, copy: Path, *, retrieval: bool) -> None:
 
 def server_command(python: str, app: Path, studies: str, *, host: str, port: int) -> list[str]:
     """Return the command that starts the server: nothing is looked up in MONAI's zoo, nothing downloaded."""
-    command = [python, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies]
+    command = [python, "-m", SERVER, "start_server", "--app", str(app), "--studies", studies]
+    command += ["--uvicorn_app", f"{SERVER}:guarded"]
     for key, value in (("models", MODEL), ("zoo_source", "local"), ("sam2", "false")):
         command += ["--conf", key, value]
     return [*command, "--host", host, "--port", str(port)]
 
 
-def server_environment(environment: Mapping[str, str], folder: Path, modality: str) -> dict[str, str]:
-    """Return the environment of the server: other origins get no access, whatever is set.
+def server_environment(
+    environment: Mapping[str, str], folder: Path, modality: str, names: Sequence[str]
+) -> dict[str, str]:
+    """Return the environment of the server: origins other than its own get no access, whatever is set.
 
     Of a DICOMweb server it is shown the series of a modality, keeps them in a folder, and looks for new ones and for
     new labels every ten seconds, where nothing else is set.
@@ -186,4 +203,6 @@ def server_environment(environment: Mapping[str, str], folder: Path, modality: s
         "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(folder / "dicomweb"),
         "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": "10",
     }
-    return {key: value for key, value in {**defaults, **environment}.items() if key != "MONAI_LABEL_CORS_ORIGINS"}
+    found = {**defaults, **environment, NAMES: ",".join(names)}
+    found.pop("MONAI_LABEL_CORS_ORIGINS", None)  # `ragsam.serving.server` sets it
+    return found

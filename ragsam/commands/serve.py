@@ -14,6 +14,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="of the app and the copy (default: RUN-monailabel)")
     parser.add_argument("--host", default="127.0.0.1", help="another one needs MONAI Label's authentication")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a further name by which clients call it"
+    )
     parser.add_argument("--no-retrieval", action="store_true")
     parser.set_defaults(job=run)
 
@@ -28,5 +31,6 @@ def run(args: argparse.Namespace) -> None:
         output=args.output,
         host=args.host,
         port=args.port,
+        names=args.allow_host,
         retrieval=not args.no_retrieval,
     )
