@@ -28,6 +28,7 @@ from ragsam.commands import (
     verify,
 )
 from ragsam.commands.terminal import complain
+from ragsam.console.interrupts import TerminatedError, sigterm_interrupts
 from ragsam.console.malloc import keep_freed_memory
 from ragsam.errors import InputError
 
@@ -44,11 +45,17 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
+    for command in commands.choices.values():
+        if command.get_default("kept") is None:
+            command.set_defaults(kept=lambda args: "no file is left half-written; to go on, run the command again")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code: 0 done, 2 bad input (one line on stderr). A bug shows its traceback."""
+    """Run a command; return its exit code: 0 done, 2 bad input, 130 Ctrl-C, 143 SIGTERM (one line on stderr each).
+
+    A bug shows its traceback.
+    """
     parser = build_parser()
     args, rest = parser.parse_known_args(arguments)
     if rest and args.command == "segment" and not any(text.startswith("-") for text in rest):
@@ -59,10 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("ragsam").setLevel(logging.INFO)
     keep_freed_memory()
     try:
-        return args.job(args) or 0
+        with sigterm_interrupts():
+            return args.job(args) or 0
     except InputError as error:
         complain(str(error))
         return 2
+    except KeyboardInterrupt as interrupt:
+        complain(f"interrupted; {args.kept(args)}", own_line=True)
+        return 143 if isinstance(interrupt, TerminatedError) else 130
 
 
 if __name__ == "__main__":

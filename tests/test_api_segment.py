@@ -1,5 +1,8 @@
 """`ragsam segment` reads every input once, and goes on where one cannot be read."""
 
+import gc
+import os
+
 import pytest
 from small_study import affine_of, anatomy, save_volume
 
@@ -37,3 +40,17 @@ def test_nothing_is_written_where_no_input_can_be_read(run, tmp_path):
     with pytest.raises(InputError, match="cut: "):
         ragsam.segment(run, [tmp_path / "cut.nii.gz"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_segmenting_again_and_again_leaves_no_file_open_and_no_thread(run, study, tmp_path):
+    """Banks are memory-mapped, and label volumes are written in a thread."""
+    gc.collect()
+    gc.disable()
+    try:
+        left = []
+        for number in range(3):
+            ragsam.segment(run, [study], tmp_path / str(number), ensemble=[run] * (number == 2))
+            left.append((len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))))
+    finally:
+        gc.enable()
+    assert left[1:] == left[:1] * 2

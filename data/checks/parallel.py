@@ -10,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from ragsam.console.interrupts import leave_interrupts_to_parent
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -66,13 +68,20 @@ def _run(
     # Forked as by PyTorch's loaders, where that is the custom: nothing is imported again.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     alive = True
-    with ProcessPoolExecutor(min(jobs, len(items)), context) as pool:
+    with ProcessPoolExecutor(min(jobs, len(items)), context, leave_interrupts_to_parent) as pool:
         futures = {pool.submit(function, item): number for number, item in items.items()}
-        for future in as_completed(futures):
-            try:
-                result = future.result()
-            except BrokenProcessPool:
-                alive = False
-            else:
-                keep(futures[future], result)
+        try:
+            for future in as_completed(futures):
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    alive = False
+                else:
+                    keep(futures[future], result)
+        except KeyboardInterrupt:  # leaving the pool would wait for all of them
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+                worker.join()
+            raise
     return alive

@@ -20,16 +20,20 @@ class RunBank:
 
     Args:
         run: whose it is.
-        changed: called when the bank has changed.
+        changed: gives what is called when the bank has changed; weak, so that a run goes when nobody has it.
 
     Attributes:
         path: its folder.
     """
 
-    def __init__(self, run: RunFolder, changed: Callable[[], None]) -> None:
+    def __init__(self, run: RunFolder, changed: Callable[[], Callable[[], None] | None]) -> None:
         self.path = run.bank
         self._run = run
         self._changed = changed
+
+    def _tell(self) -> None:
+        if whose := self._changed():
+            whose()
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -54,7 +58,7 @@ class RunBank:
         with tempfile.TemporaryDirectory(prefix="ragsam-") as folder:
             datalist = as_datalist(cases, self._run, section, Path(folder))
             manifest = write_bank(self._run.path, self.path, add=datalist, section=section)
-        self._changed()
+        self._tell()
         return manifest
 
     def remove(self, patients: Sequence[str]) -> dict[str, Any]:
@@ -64,5 +68,5 @@ class RunBank:
             InputError: no bank, or patients that it does not hold.
         """
         manifest = prune_bank(self._run.path, self.path, patients)
-        self._changed()
+        self._tell()
         return manifest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +81,7 @@ class Run:
             raise InputError(f"{path}: not trained (no {self._folder.weights.name}); train it with `ragsam train`")
         self.path = self._folder.path
         self.card: Card = self._folder.card
-        self.bank = RunBank(self._folder, changed=self._forget_bank)
+        self.bank = RunBank(self._folder, changed=weakref.WeakMethod(self._forget_bank))
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:

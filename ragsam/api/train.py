@@ -53,7 +53,8 @@ def train_run(
     *,
     resume: bool = False,
 ) -> Path:
-    """Make a run and train it; see `make_run`. Where bad input stops it before there are weights, no new run is left.
+    """Make a run and train it; see `make_run`. Where bad input or Ctrl-C stops it before there are weights, no new run
+    is left.
 
     Args:
         resume: go on with the run of `output` after the last epoch that it finished; where there is none, begin.
@@ -71,7 +72,7 @@ def train_run(
         make_run(bundle, datalist, output, options, again=resume)
     try:
         run_config(run, "train", resume=going_on)
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         if fresh and not (run / WEIGHTS).exists() and not _has_state(run):
             shutil.rmtree(run)
         raise

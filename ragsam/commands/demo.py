@@ -14,7 +14,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/demo"))
     parser.add_argument("--data", type=Path, metavar="DATALIST", help="data to use instead of phantoms")
     add_options(parser, "set an option of the training")
-    parser.set_defaults(job=run)
+    parser.set_defaults(job=run, kept=kept)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -30,3 +30,8 @@ def run(args: argparse.Namespace) -> None:
     )
     say(f"picture: {result['picture']}")
     say(f"report: {result['report']}")
+
+
+def kept(args: argparse.Namespace) -> str:
+    """Return what an interrupted demo keeps, and how to go on."""
+    return f"{args.output} is not complete; the command makes it anew"

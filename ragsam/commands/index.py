@@ -19,7 +19,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--section", help="of the datalist (default: training)")
     add_options(parser, "with --data, as image_size=96")
     parser.add_argument("--remove", nargs="+", metavar="PATIENT", help="take patients out of the bank, by their keys")
-    parser.set_defaults(job=run)
+    parser.set_defaults(job=run, kept=kept)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,6 +50,13 @@ def run(args: argparse.Namespace) -> None:
         from ragsam.data.datalist import load_datalist
 
         say(f"next: ragsam segment --card {load_datalist(args.data).card} --bank {folder} INPUT --output DIR")
+
+
+def kept(args: argparse.Namespace) -> str:
+    """Return what an interrupted indexing keeps, and how to go on."""
+    draft = _bank_folder(args) / "draft.jsonl"
+    finished = max(len(draft.read_text(encoding="utf-8").splitlines()) - 1, 0) if draft.is_file() else 0
+    return f"{finished} volumes are finished and kept; to go on after them, run the command again"
 
 
 def _bank_folder(args: argparse.Namespace) -> Path:

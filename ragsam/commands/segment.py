@@ -34,7 +34,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_options(parser, "such as test_shift=3")
     parser.add_argument("--prompts", type=Path, metavar="JSON", help="objects to find by clicks, boxes and drafts")
     add_overwrite(parser)
-    parser.set_defaults(job=run)
+    parser.set_defaults(job=run, kept=kept)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -63,6 +63,12 @@ def run(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
     )
     say(f"label volumes: {len(cases)} in {args.output}")
+
+
+def kept(args: argparse.Namespace) -> str:
+    """Return what an interrupted segmentation keeps, and how to go on."""
+    ways = "run the command again, or with the inputs that are left"
+    return f"label volumes that were finished are kept in {args.output}; to go on, {ways}"
 
 
 def _run_and_inputs(args: argparse.Namespace) -> tuple[Path | None, list[Path]]:

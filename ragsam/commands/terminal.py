@@ -17,9 +17,10 @@ def say(line: str) -> None:
     sys.stdout.write(line + "\n")
 
 
-def complain(line: str) -> None:
-    """Write a line to stderr: a fault or a warning."""
-    sys.stderr.write(f"ragsam: {line}\n")
+def complain(line: str, *, own_line: bool = False) -> None:
+    """Write a line to stderr: a fault or a warning; with `own_line` below a bar, or ^C, that a terminal shows."""
+    start = "\n" if own_line and sys.stderr.isatty() else ""
+    sys.stderr.write(f"{start}ragsam: {line}\n")
 
 
 def add_options(parser: argparse.ArgumentParser, about: str) -> None:

@@ -25,7 +25,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--check", action="store_true", help="try it: a few batches, and what the whole will take")
     parser.add_argument("--fit-batch", action="store_true", help="find the largest batch_size that the memory holds")
     parser.add_argument("--folds", type=int, metavar="N", help="cross-validate: N runs in RUN, evaluated as one")
-    parser.set_defaults(job=run)
+    parser.set_defaults(job=run, kept=kept)
 
 
 class _ListOptions(argparse.Action):
@@ -65,6 +65,15 @@ def run(args: argparse.Namespace) -> None:
     say(f"run: {folder}")
     say(f"curves: {folder / CURVES_NAME}")
     say(f"next: ragsam index {folder}")
+
+
+def kept(args: argparse.Namespace) -> str:
+    """Return what an interrupted training keeps, and how to go on."""
+    if args.folds is not None and args.output.is_dir():
+        return f"{args.output} keeps the epochs finished of each fold; to go on, add --resume to the command"
+    if args.check or not (args.output / "checkpoints" / "last.pt").is_file():
+        return "no epoch was finished, nothing is kept; to go on, run the command again"
+    return f"{args.output} keeps the epochs finished; to go on after them, add --resume to the command"
 
 
 def _fitting_batch(args: argparse.Namespace, options: dict[str, Any]) -> int:

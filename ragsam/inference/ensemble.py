@@ -76,6 +76,8 @@ class Ensemble:
 
     def finish(self, engine: Engine) -> None:
         """Release the other runs."""
+        for member in self.members:
+            member.run.forget_bank()
         self.members = []
 
     def average(self, case: str, slabs: Iterator[Slab], volume: Tensor) -> Iterator[Slab]:

@@ -65,7 +65,9 @@ class LoadedRun:
         return self._retriever
 
     def forget_bank(self) -> None:
-        """Have the bank opened anew when it is searched next: it has changed."""
+        """Close the bank; it is opened anew when it is searched next."""
+        if self._retriever is not None:
+            self._retriever.detach()
         self._retriever = None
 
     def supports(self, case: Case) -> VolumeSupports | None:

@@ -97,11 +97,13 @@ class VolumeRetrieval:
         }
 
     def finish(self, engine: Engine) -> None:
-        """Write the trace."""
-        if self._outputs is None:
-            return
+        """Write the trace; close the bank that was opened at the start."""
         bank = self.retriever.bank
-        fingerprint = hashlib.sha256(bank.descriptors.tobytes()).hexdigest()[:16]
-        about = {"slices": len(bank), "patients": bank.patient_count, "fingerprint": fingerprint}
-        write_json_atomic(self.trace_path, {"bank": about, "cases": self.cases})
-        self._outputs.settle()
+        if self._outputs is not None and self.trace_path is not None:  # the first process alone has both
+            fingerprint = hashlib.sha256(bank.descriptors.tobytes()).hexdigest()[:16]
+            about = {"slices": len(bank), "patients": bank.patient_count, "fingerprint": fingerprint}
+            write_json_atomic(self.trace_path, {"bank": about, "cases": self.cases})
+            self._outputs.settle()
+        if self.bank is not None:
+            self._supports = None
+            self.retriever.detach()

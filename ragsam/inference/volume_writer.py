@@ -52,7 +52,6 @@ class LabelVolumeWriter:
         self.folder = Path(folder)
         self.images = images
         self.organs = list(organs)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="volume-writer")
         self._written: Future[None] | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -79,7 +78,9 @@ class LabelVolumeWriter:
             for name, values in zip(map_names, maps, strict=True):
                 volumes.append((case, name, values.cpu().numpy(), 1 / 255))
         self.finish(engine)
-        self._written = self._pool.submit(self._write, volumes)
+        pool = ThreadPoolExecutor(1, thread_name_prefix="volume-writer")
+        self._written = pool.submit(self._write, volumes)
+        pool.shutdown(wait=False)  # the thread ends with its work
 
     def finish(self, engine: Engine) -> None:
         """Wait until the last predictions are written."""

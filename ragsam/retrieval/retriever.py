@@ -96,6 +96,10 @@ class Retriever:
         self._store = make_store(bank.descriptors, self.store)
         self._agreement = bank.agreement
 
+    def detach(self) -> None:
+        """Let the bank go: its files stay open as long as something has it."""
+        self.bank = self._store = self._agreement = None
+
     def build(self, batches: Iterable[Mapping[str, Any]], fit: dict[str, Any], encode: Any = None) -> Bank:
         """Make a bank of a loader's batches {"image", "label", "patient", "case", "slice", "height"} and attach it.
 
