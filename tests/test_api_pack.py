@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_study import files_below
 
+import ragsam
 from ragsam.api.pack import pack_run
 from ragsam.api.segment import segment_with_run
 from ragsam.api.unpack import unpack_run
@@ -125,8 +126,8 @@ def test_the_bank_may_be_left_out(run, study, tmp_path, capsys):
     assert main(["unpack", str(tmp_path / "p.zip"), "--output", str(tmp_path / "there")]) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith("there INPUT --output DIR --no-retrieval")
     assert not (tmp_path / "there" / "bank").exists()
-    with pytest.raises(InputError, match=r"no manifest\.json in it"):
-        segment_with_run(tmp_path / "there", [study], tmp_path / "out")
+    segment_with_run(tmp_path / "there", [study], tmp_path / "out")
+    assert not (tmp_path / "out" / "retrieval.json").exists()
 
 
 def test_base_weights_are_named_and_come_from_beside(based, study, tmp_path, capsys):
@@ -165,14 +166,62 @@ def test_base_weights_may_go_in(based, study, tmp_path):
         pack_run(run, tmp_path / "q.zip", with_base=True)
 
 
-def test_a_config_is_read_as_data(tiny, tmp_path):
-    """Row 20."""
+def test_a_config_is_read_as_data_and_what_it_would_run_is_told(tiny, tmp_path, capsys, monkeypatch):
+    """Row 20. A packed run that is loaded at once, with no time to look at it, is refused."""
+    monkeypatch.chdir(tmp_path)
     config = tiny / "configs" / "inference.yaml"
-    code = f"$__import__('pathlib').Path('{tmp_path / 'ran'}').touch()"
-    config.write_text(config.read_text().replace("base: null\n", f'base: "{code}"\n') + f'run: "{code}"\n')
+    code = "$__import__('pathlib').Path('ran').touch()"
+    config.write_text(config.read_text().replace("base: null", f'base: "{code}"') + f'extra: "{code}"\n')
     pack_run(tiny, tmp_path / "p.zip")
-    unpack_run(tmp_path / "p.zip", tmp_path / "there")
+    assert main(["unpack", "p.zip", "--output", "there"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("runs other code")]
+    assert [line.split(": ")[2] for line in told] == ["base", "extra"]
+    with pytest.raises(InputError, match=r"p\.zip: configs/inference\.yaml: base: .* a call of .*ragsam unpack"):
+        ragsam.load("p.zip")
     assert not (tmp_path / "ran").exists()
+
+
+def test_files_that_no_run_has_are_neither_packed_nor_unpacked(tiny, tmp_path, capsys):
+    for name in ("docs/inner/configs/inference.yaml", "docs/page.html", "configs/inference.json", "torch.py", "x.pth"):
+        (tiny / name).parent.mkdir(parents=True, exist_ok=True)
+        (tiny / name).write_text("{}")
+    assert main(["pack", str(tiny), "--output", str(tmp_path / "p.zip")]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
+    assert told == [
+        f"left out: {name}, which is no part of a run" for name in ("configs/inference.json", "docs/page.html")
+    ]
+    assert sorted(contents(tmp_path / "p.zip")) == sorted(
+        ["LICENSE", "docs/README.md", "models/model.safetensors", "configs/metadata.json", "configs/logging.conf"]
+        + [
+            f"configs/{name}.yaml"
+            for name in ("train", "inference", "evaluate", "multi_gpu_train", "multi_gpu_evaluate")
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("weights", "/etc/passwd"),
+        ("bank", "../../bank"),
+        ("ensemble", ["docs/../../run"]),
+        ("card", "~/card.yaml"),
+        ("bank", "$@bundle_root + '/../bank'"),
+        ("bank", "$'/etc' + '/bank'"),
+        ("datalist", "C:\\data.json"),
+    ],
+)
+def test_a_config_that_leads_out_of_the_run_is_neither_packed_nor_unpacked(small_archive, tmp_path, key, value):
+    made = tmp_path / "p.zip"
+    with ZipFile(small_archive) as old, ZipFile(made, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "configs/evaluate.yaml":
+                content = yaml.safe_dump({**yaml.safe_load(content), key: value}).encode()
+            new.writestr(name, content)
+    with pytest.raises(InputError, match=r"configs/evaluate\.yaml: " + key + ".* out of the run; it is not unpacked"):
+        unpack_run(made, tmp_path / "there")
+    assert [path.name for path in tmp_path.iterdir()] == ["p.zip"]
 
 
 # What is not packed
@@ -245,6 +294,10 @@ def entry(name, *, mode=stat.S_IFREG | 0o644, **attributes):
 
 
 UNSAFE = {
+    "code": entry("docs/a.py"),
+    "a bundle within": entry("docs/inner/configs/inference.yaml"),
+    "a config of MONAI Label's": entry("configs/inference.json"),
+    "what a bank lacks": entry("bank/other.npy"),
     "up": entry("../evil"),
     "up within": entry("docs/../../evil"),
     "absolute": entry("/tmp/evil"),
@@ -277,7 +330,7 @@ def test_unsafe_archives_are_refused_and_nothing_is_written(tiny, tmp_path, name
 
 
 def test_an_archive_that_grows_too_large_is_refused(tiny, tmp_path, capsys):
-    (tiny / "docs" / "zeros").write_bytes(bytes(5_000_000))
+    (tiny / "docs" / "zeros.txt").write_bytes(bytes(5_000_000))
     pack_run(tiny, tmp_path / "p.zip")
     assert (tmp_path / "p.zip").stat().st_size < 100_000
     unpack = ["unpack", str(tmp_path / "p.zip"), "--output", str(tmp_path / "there")]
@@ -289,7 +342,7 @@ def test_an_archive_that_grows_too_large_is_refused(tiny, tmp_path, capsys):
 
 def test_an_entry_that_is_larger_than_it_says_is_refused(tiny, tmp_path):
     """The bomb's other form: the header promises little."""
-    (tiny / "docs" / "zeros").write_bytes(bytes(5_000_000))
+    (tiny / "docs" / "zeros.txt").write_bytes(bytes(5_000_000))
     pack_run(tiny, tmp_path / "p.zip")
     told, lied = (size.to_bytes(4, "little") for size in (5_000_000, 10))
     data = (tmp_path / "p.zip").read_bytes()

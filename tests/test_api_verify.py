@@ -49,6 +49,7 @@ def test_a_run_passes_every_check_and_nothing_is_written_into_it(own_run, capsys
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.chdir(tmp_path)
     before = {name: (own_run / name).stat().st_mtime_ns for name in files_below(own_run)}
     assert main(["verify", str(own_run)]) == 0

@@ -436,9 +436,8 @@ def test_two_inputs_of_one_name_are_refused(run, refused, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_segment_without_a_bank_says_how_to_make_one(own_run, study, refused, tmp_path):
-    shutil.rmtree(own_run / "bank")
-    line = refused("segment", own_run, study, "--output", tmp_path / "out")
+def test_a_bank_that_is_named_and_is_none_is_one_line(run, study, refused, tmp_path):
+    line = refused("segment", run, study, "--bank", tmp_path / "bank", "--output", tmp_path / "out")
     assert line == "bank bank: no manifest.json in it; make a bank with `ragsam index`"
     assert not (tmp_path / "out").exists()
 

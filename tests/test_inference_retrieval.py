@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from small_study import HEADER_NAME, TRAINING, affine_of, anatomy, files_below, save_volume
 
+import ragsam
 from ragsam.api.index import index_run
 from ragsam.api.segment import segment_with_run
 from ragsam.api.train import train_run
@@ -116,10 +117,35 @@ def test_retrieval_off_leaves_no_trace_and_other_masks(run, study, segmented, tm
     assert any((on[name] != off[name]).any() for name in on)
 
 
-def test_without_retrieval_no_bank_is_needed(own_run, study, tmp_path):
-    shutil.rmtree(own_run / "bank")
+@pytest.mark.parametrize("why", ["no bank", "trained without retrieval", "both"])
+def test_a_run_without_bank_or_trained_without_retrieval_segments_without_and_says_so_once(
+    own_run, study, tmp_path, caplog, why
+):
+    """Row 48: the masks are those of `--no-retrieval`, by the command, by the Python API and by a server's inferer."""
+    caplog.set_level("INFO", logger="ragsam")
     segment_with_run(own_run, [study], tmp_path / "off", retrieval=False)
-    assert len(masks_of(tmp_path / "off")) == 3
+    assert "without retrieval" not in caplog.text
+    off = masks_of(tmp_path / "off")
+    if why != "trained without retrieval":
+        shutil.rmtree(own_run / "bank")
+    if why != "no bank":
+        config = own_run / "configs" / "inference.yaml"
+        text = config.read_text()
+        config.unlink()
+        config.write_text(text.replace("retrieval: true", "retrieval: false"))
+    segment_with_run(own_run, [study], tmp_path / "on")
+    assert caplog.text.count("segments without retrieval") == 1
+    on = masks_of(tmp_path / "on")
+    assert files_below(tmp_path / "on") == files_below(tmp_path / "off")
+    assert all((on[name] == off[name]).all() for name in off)
+    assert read_json(tmp_path / "on" / "provenance.json")["bank"] is None
+    case = load_datalist(study).section("test")[0]
+    labels = ragsam.load(own_run).segment(case.image).labels.dataobj
+    assert (np.asarray(labels) == off[f"{case.case}.nii.gz"]).all()
+
+
+def test_what_is_left_of_a_bank_is_an_error(own_run, study, tmp_path):
+    (own_run / "bank" / "manifest.json").unlink()
     with pytest.raises(InputError, match=r"bank bank: no manifest.json in it; make a bank with `ragsam index`"):
         segment_with_run(own_run, [study], tmp_path / "on")
     assert files_below(tmp_path / "on") == []

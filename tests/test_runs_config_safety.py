@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ragsam.runs.config_safety import MAX_BYTES, code_faults
+from ragsam.runs.config_reader import MAX_BYTES
+from ragsam.runs.config_safety import code_faults
 from ragsam.runs.expression_safety import expression_fault
 from ragsam.runs.templates import find_bundle
 
@@ -198,3 +199,40 @@ def test_configs_of_the_first_layout_are_sound(bundle):
     assert code_faults(bundle) == []
     config.write_text(text.replace("checkpoint_handler.WeightsLoader", "checkpoint_handler.Path"))
     assert len(code_faults(bundle)) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("weights", "/home/jane/model.safetensors"),
+        ("bank", "../bank"),
+        ("card", "$@bundle_root + '/../card.yaml'"),
+        ("ensemble", ["/home/jane/run"]),
+        ("ensemble", ["$'/home' + '/jane'"]),
+        ("bank", "$'.' + './bank'"),
+        ("extra", [{"path": "C:\\\\bank"}]),
+    ],
+)
+def test_what_a_config_loads_lies_in_the_bundle(bundle, place, value):
+    (fault,) = changed(bundle, lambda content: content.update({place: value}))
+    assert fault.startswith(f"configs/inference.yaml: {place}")
+    assert "leads out of the bundle" in fault
+
+
+def test_what_a_run_was_trained_on_and_where_it_writes_may_lie_elsewhere(bundle):
+    def own(content):
+        content |= {"datalist": "/data/list.json", "base": "/weights/sam.pth", "output_dir": "../out"}
+        content["bank"] = "$@bundle_root + '/banks/second'"
+
+    assert changed(bundle, own) == []
+
+
+def test_bundles_within_a_bundle_are_read_too_and_pipes_are_told(bundle):
+    inner = bundle / "docs" / "inner" / "configs"
+    inner.mkdir(parents=True)
+    (inner / "inference.yaml").write_text("a: $exit()")
+    os.mkfifo(bundle / "configs" / "train.json")  # reading it would wait for ever
+    assert [fault.split(":")[0] for fault in code_faults(bundle)] == [
+        "configs/train.json",
+        "docs/inner/configs/inference.yaml",
+    ]

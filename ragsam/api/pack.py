@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
@@ -22,19 +23,18 @@ from ragsam.networks.checkpoints import load_metadata
 from ragsam.outputs import Outputs
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.bank_manifest import read_manifest
+from ragsam.runs.config_reader import config_text, read_mapping
+from ragsam.runs.config_safety import leading_out
 from ragsam.runs.run import WEIGHTS, RunFolder
 from ragsam.runs.settings import set_options
 
 BASE_FOLDER = "base"
-_FILES = (
-    "LICENSE",
-    "log.csv",
-    "configs/*.yaml",
-    "configs/*.json",
-    "configs/*.conf",
-    "docs/*",
-    WEIGHTS,
-    "models/model.pt",
+#: What a run has, by its names in a packed one: no other file goes in, and none comes out.
+_NAMES = re.compile(
+    r"LICENSE|log\.csv|models/model\.(safetensors|pt)|docs/[^/.][^/]*\.(md|txt|png|jpg)"
+    r"|configs/((train|inference|evaluate|multi_gpu_train|multi_gpu_evaluate|card)\.yaml|metadata\.json|logging\.conf)"
+    r"|bank/(manifest\.json|(descriptors|labels|images|embeddings|slices)-[0-9a-f]{12}\.(npy|csv))"
+    rf"|{BASE_FOLDER}/(?!.*\.(pyc?|pyd|so)$)[^/.][^/]*"
 )
 #: What a config says of the machine that trained, and what stands for it elsewhere: the templates' own values.
 _ELSEWHERE = {"datalist": "$@dataset_dir + '/datalist.json'", "dataset_dir": ".", "start": None, "baseline": None}
@@ -55,6 +55,8 @@ class Packed:
         base: name of the base weights that the run needs; None where it needs none.
         base_sha256: of them.
         with_base: whether they are among the files.
+        left_out: configs and documents that are no part of a run.
+        code: in a run that was unpacked, what its configs run beyond what this package's do, a line each.
     """
 
     files: int
@@ -63,6 +65,13 @@ class Packed:
     base: str | None = None
     base_sha256: str | None = None
     with_base: bool = False
+    left_out: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+
+
+def is_run_file(name: str) -> bool:
+    """Whether a run has a file of that name, relative to its folder."""
+    return _NAMES.fullmatch(name) is not None
 
 
 def pack_run(
@@ -94,10 +103,11 @@ def pack_run(
     folder = RunFolder(run)
     root = folder.path
     base_sha256 = load_metadata(root / WEIGHTS).get("base_sha256")
-    files: dict[str, Path | bytes] = dict(_run_files(root))
+    there = dict(_run_files(root))
+    files: dict[str, Path | bytes] = {name: path for name, path in there.items() if is_run_file(name)}
     base = base_path(folder.text("inference"))
     for name in [name for name in files if name.endswith(".yaml") and name != "configs/card.yaml"]:
-        files[name] = portable_config(_text(root / name), name).encode("utf-8")
+        files[name] = portable_config(_config_text(root / name), name).encode("utf-8")
     if bank and (root / "bank" / "manifest.json").is_file():
         files |= _bank_files(root)
     if with_base:
@@ -112,6 +122,7 @@ def pack_run(
         base=base.name if base else None,
         base_sha256=base_sha256,
         with_base=with_base,
+        left_out=tuple(name for name in there if name not in files),
     )
 
 
@@ -126,11 +137,8 @@ def portable_config(text: str, name: str) -> str:
     if base := base_path(text):
         values["base"] = base.name
     text = set_options(text, values)
-    for where, value in _texts(yaml.safe_load(text)):
-        if not _expression(value) and (Path(value).is_absolute() or PureWindowsPath(value).is_absolute()):
-            raise InputError(
-                f"{name}: {where} is {value}, which is nowhere else; put the file into the run, or reset it"
-            )
+    for where, value in leading_out(yaml.safe_load(text)):
+        raise InputError(f"{name}: {where} is {value}, which is nowhere else; put the file into the run, or reset it")
     return text
 
 
@@ -143,12 +151,15 @@ def base_path(text: str) -> Path | None:
 
 
 def _run_files(root: Path) -> Iterator[tuple[str, Path]]:
-    for pattern in _FILES:
-        for path in root.glob(pattern):
+    """Yield what lies in a run's own folders, bank and base weights apart, and what of it is packed from the top."""
+    for pattern in ("LICENSE", "log.csv", "configs/*", "docs/*", "models/*"):
+        for path in sorted(root.glob(pattern)):
             name = path.relative_to(root).as_posix()
+            if path.name.startswith(".") or (pattern == "models/*" and not is_run_file(name)):
+                continue
             if any(part.is_symlink() for part in (path, path.parent) if part != root):
                 raise InputError(f"{root.name}/{name}: a link; put the file itself there")
-            if path.is_file() and not path.name.startswith("."):
+            if path.is_file():
                 yield name, path
 
 
@@ -170,30 +181,13 @@ def _fitting(base: Path | None, sha256: str | None) -> Path:
     return base
 
 
-def _text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-        if not isinstance(yaml.safe_load(text), Mapping):
-            raise ValueError("no mapping")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path.name}: not a config that can be read; take it from the bundle") from error
-    return text
+def _config_text(path: Path) -> str:
+    read_mapping(path)
+    return config_text(path)
 
 
 def _expression(value: Any) -> bool:
     return isinstance(value, str) and value.startswith(("$", "@", "%"))
-
-
-def _texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the texts in a config, each with the keys that lead to it."""
-    if isinstance(value, str):
-        yield where, value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _texts(inner, f"{where}.{key}" if where else str(key))
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _texts(inner, f"{where}[{index}]")
 
 
 def _write_archive(output: Path, files: Mapping[str, Path | bytes]) -> None:

@@ -46,13 +46,17 @@ def load(path: str | os.PathLike[str], *, base: str | os.PathLike[str] | None = 
         base: the base weights of a packed run, where they are not in it.
 
     Raises:
-        InputError: none of these, or a run that is not trained.
+        InputError: none of these, a run that is not trained, or a packed one whose configs run code of their own.
     """
     if not Path(path).is_file():
         return Run(path)
     place = tempfile.TemporaryDirectory(prefix="ragsam-")
     folder = Path(place.name) / Path(path).stem
-    unpack_run(path, folder, base=base)
+    packed = unpack_run(path, folder, base=base)
+    if packed.code:
+        raise InputError(
+            f"{Path(path).name}: {packed.code[0]}; if you trust its source, `ragsam unpack` it, load the folder"
+        )
     run = Run(folder)
     run._unpacked = place
     return run

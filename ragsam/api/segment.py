@@ -19,6 +19,7 @@ from ragsam.inference.inputs import cases_of_inputs, files_read, is_dicom, skipp
 from ragsam.inference.provenance import PROVENANCE_NAME
 from ragsam.inference.volume_writer import written_names
 from ragsam.outputs import Outputs
+from ragsam.retrieval.bank_manifest import read_manifest
 from ragsam.runs.bank_only import BUNDLE, segment_values
 from ragsam.runs.run import RunFolder, bad_input
 from ragsam.runs.settings import checked_options
@@ -57,8 +58,8 @@ def segment_with_run(
         output: folder for `CASE.nii.gz` and `retrieval.json`.
         card: without a run, of the bank's organs: a card's name, or the path of its yaml file.
         base: without a run, weights that the vote prompts; see `load_answering`.
-        bank: folder of the bank; None takes the run's own.
-        retrieval: False segments without the bank.
+        bank: folder of the bank; None takes the run's own, and where there is none segments without retrieval.
+        retrieval: False segments without the bank, as a run does that was trained so, unless a bank is named.
         series: Series Instance UIDs to take from DICOM folders that hold several.
         dicom_seg: write `CASE.seg.dcm` too, a DICOM segmentation of the case's series.
         ensemble: other runs, of the same card, whose probabilities are averaged with this one's.
@@ -77,14 +78,12 @@ def segment_with_run(
     """
     cases = cases_of_inputs(inputs, section=section, series=series)
     folder = RunFolder(find_bundle(BUNDLE) if run is None else run)
-    values: dict[str, Any] = {"output_dir": str(Path(output).absolute()), "retrieval": retrieval}
+    values: dict[str, Any] = {"output_dir": str(Path(output).absolute()), **retrieval_values(folder, bank, retrieval)}
     values |= _segment_options(folder, options or {})
     if run is None:
         values |= segment_values(card, bank, base)
     if dicom_seg:
         require_dicom(cases)
-    if bank is not None:
-        values["bank"] = str(Path(bank).absolute())
     values["ensemble"] = [str(Path(other).absolute()) for other in ensemble]
     card_path = card if run is None else folder.card_path
     organs = load_card(card_path).labels if probabilities else ()
@@ -130,6 +129,22 @@ def _run(folder: RunFolder, cases: Sequence[Case], values: Mapping[str, Any]) ->
             workflow.run()
             workflow.finalize()
         return get("dataset").faults
+
+
+def retrieval_values(run: RunFolder, bank: str | os.PathLike[str] | None, retrieval: bool) -> dict[str, Any]:
+    """Return the entries of a run's config that say with what bank it segments, if with any.
+
+    Raises:
+        InputError: a bank that is named, and is none.
+    """
+    if not retrieval:
+        return {"retrieval": False}
+    if bank is not None:
+        read_manifest(Path(bank))
+        return {"retrieval": True, "bank": str(Path(bank).absolute())}
+    if run.content("inference").get("retrieval") is False:
+        logger.info("%s: segments without retrieval, as it was trained (retrieval: false)", run.path.name)
+    return {}
 
 
 def _segment_options(run: RunFolder, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ragsam.api.segment import told_faults
+from ragsam.api.segment import retrieval_values, told_faults
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.files import write_json_atomic
@@ -61,8 +61,7 @@ def segment_prompted(
         raise InputError(f"{lacking[0]}: {name} has no prompts for it; add them, or leave the input out")
     if unknown := sorted(set(asked) - names):
         raise InputError(f"{name}: {unknown[0]} is none of the inputs; a case is called after its file or folder")
-    values = {} if bank is None else {"bank": str(Path(bank).absolute())}
-    prompted = load_prompted(folder, retrieval=retrieval, **values)
+    prompted = load_prompted(folder, **retrieval_values(folder, bank, retrieval))
     told, faults = {}, []
     names = [PROMPTED_NAME, *(written_names(case.case)[0] for case in cases)]
     with Outputs(output, names, reads=[prompts, *files_read(inputs, cases)], overwrite=overwrite):

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
-import yaml
-
-from ragsam.api.pack import BASE_FOLDER, Packed, base_path
+from ragsam.api.pack import BASE_FOLDER, Packed, base_path, is_run_file
 from ragsam.drafts import draft_folder
 from ragsam.errors import InputError
 from ragsam.files import sha256_file, write_text_atomic
 from ragsam.networks.checkpoints import load_metadata
+from ragsam.runs.config_reader import config_text, read_mapping
+from ragsam.runs.config_safety import code_faults, leading_out
 from ragsam.runs.run import WEIGHTS, require_plain
 from ragsam.runs.settings import set_options
 from ragsam.runs.templates import require_free
@@ -67,13 +67,15 @@ def unpack_run(
 
 
 def entry_fault(entry: ZipInfo) -> str | None:
-    """Return why an entry of an archive is not taken: all but a plain file or folder below the archive's own."""
+    """Return why an entry of an archive is not taken: all but a plain file that a run has, and folders."""
     name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
     parts = name.removesuffix("/").split("/")
     if any(part in ("", ".", "..") for part in parts) or any(sign in name for sign in "\\:") or not name.isprintable():
         return "a name that leads elsewhere"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "a link or a device"
+    if not (is_run_file(name) or entry.is_dir()):
+        return "no file of a run"
     if entry.flag_bits & 1 or entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
         return "encrypted, or packed in a way that is not used here"
     return None
@@ -132,16 +134,17 @@ def _settle(folder: Path, target: Path, base: str | os.PathLike[str] | None, ent
     """Set the configs in a folder to the base weights, as they will be found once it is the target."""
     sha256 = load_metadata(folder / WEIGHTS).get("base_sha256")
     paths = [path for path in (folder / "configs").glob("*.yaml") if path.name != "card.yaml"]
-    try:
-        texts = {path: path.read_text(encoding="utf-8") for path in paths}
-        wanted = base_path(texts[folder / CONFIG])
-    except (ValueError, AttributeError, yaml.YAMLError) as error:
-        raise InputError(f"{target.name}: its configs cannot be read; pack the run anew") from error
+    for path in paths:
+        for where, value in leading_out(read_mapping(path)):
+            raise InputError(f"configs/{path.name}: {where} is {value}, out of the run; it is not unpacked")
+    texts = {path: config_text(path) for path in paths}
+    wanted = base_path(texts[folder / CONFIG])
     name = wanted.name if wanted else None
     inside = name is not None and (folder / BASE_FOLDER / name).is_file()
     place = (folder if inside else target) / BASE_FOLDER / (name or "")
     if base is not None:
         place = Path(base).absolute()
+    code = code_faults(folder)  # before the base weights are named, which lie where one wants them
     if (base is not None or inside) and (sha256 is None or sha256_file(place) != sha256):
         raise InputError(f"{place.name}: not the base weights that the run was trained on; its own are {sha256}")
     if name is not None:
@@ -155,4 +158,5 @@ def _settle(folder: Path, target: Path, base: str | os.PathLike[str] | None, ent
         base=name,
         base_sha256=sha256,
         with_base=inside,
+        code=tuple(code),
     )

@@ -15,7 +15,7 @@ from ragsam.errors import InputError
 from ragsam.files import read_json
 from ragsam.networks.checkpoints import load_weights, read_state_dict
 from ragsam.networks.segmenter import Segmenter
-from ragsam.runs.config_safety import code_faults, read_config
+from ragsam.runs.config_safety import code_faults
 from ragsam.runs.metadata_schema import label_faults, schema_faults
 from ragsam.runs.network_config import build_empty, network_options
 from ragsam.runs.run import RunFolder
@@ -78,7 +78,7 @@ def verify_bundle(bundle: str | os.PathLike[str]) -> Verification:
         return found
     card = run.card
     if not found.faults:
-        found.add("labels", lambda: label_faults(metadata, card, read_config(run.config("inference"))))
+        found.add("labels", lambda: label_faults(metadata, card, run.content("inference")))
     found.add("one network in all configs", lambda: _network_faults(run))
     found.add("weights, key by key", lambda: _weights_faults(run, card))
     if found.faults:

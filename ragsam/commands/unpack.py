@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> None:
     packed = unpack_run(args.archive, args.output, base=args.base, max_gb=args.max_gb)
     say(f"run: {args.output}, {packed.files} files, {packed.size / 1e6:.1f} MB")
     say("a run is code: use one only where you trust its source")
+    for line in packed.code:
+        say(f"runs other code than this package's: {line}")
     if packed.base and not packed.with_base and not args.base:
         say(f"base weights: put {packed.base} into {args.output / 'base'}, SHA-256 {packed.base_sha256}")
     bank = "" if packed.bank else " --no-retrieval"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -14,7 +15,10 @@ from monai.data import DataLoader
 from ragsam.data.slices import SliceDataset
 from ragsam.networks.segmenter import Segmenter
 from ragsam.retrieval.bank import Bank
+from ragsam.retrieval.bank_manifest import has_bank
 from ragsam.retrieval.retriever import Retriever
+
+logger = logging.getLogger(__name__)
 
 
 def bank_fit(retriever: Retriever, network: Segmenter, preparation: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,6 +38,19 @@ def attach_bank(
         InputError: the bank is damaged, or made for something else.
     """
     retriever.attach(Bank.open(folder, bank_fit(retriever, network, preparation)))
+
+
+def finds_bank(folder: str | os.PathLike[str]) -> bool:
+    """Whether there is a bank to segment with; where there is none that is said, once of each folder."""
+    found = has_bank(folder)
+    if not found:
+        _tell_missing(os.fspath(folder))
+    return found
+
+
+@cache
+def _tell_missing(folder: str) -> None:
+    logger.warning("%s: no bank there; segments without retrieval (`ragsam index` makes a bank)", folder)
 
 
 def encoder_fingerprint(network: Segmenter) -> str:

@@ -17,7 +17,7 @@ from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.inference.loaded_run import LoadedRun
 from ragsam.inference.volume_inferer import SLAB, Slab
-from ragsam.runs.run import RunFolder
+from ragsam.runs.config_safety import sound_run
 from ragsam.transforms.slicing import SLICE_AXCODES
 
 
@@ -36,10 +36,10 @@ class Ensemble:
         cases: to be segmented.
         card, slice_axis: of the run that segments.
         device: where the others run.
-        retrieval: False switches their retrieval off too.
+        retrieval: False switches their retrieval off too; else it is as each was trained.
 
     Raises:
-        InputError: at the start, if a run lacks weights or bank, or is for other organs.
+        InputError: at the start, if a run might run code of its own, lacks weights, or is for other organs.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Ensemble:
         self.cases = list(cases)
         self.card = card
         self.axcodes = SLICE_AXCODES[slice_axis]
-        self.overrides = {"device": device, "retrieval": retrieval}
+        self.overrides = {"device": device, **({} if retrieval else {"retrieval": False})}
         self.members: list[Member] = []
 
     def attach(self, engine: Engine) -> None:
@@ -128,7 +128,7 @@ class Member:
     """
 
     def __init__(self, run: Path, cases: Sequence[Case], card: Card, overrides: Mapping[str, Any]) -> None:
-        self.run = LoadedRun(RunFolder(run), **overrides)
+        self.run = LoadedRun(sound_run(run), **overrides)
         if list(self.run.card.labels) != list(card.labels):
             raise InputError(f"{run.name}: made for other organs; average runs of one card")
         if self.run.retrieves:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ragsam.data.served import case_name
-from ragsam.inference.bank_building import attach_bank
+from ragsam.inference.bank_building import attach_bank, finds_bank
 from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks.segmenter import Segmenter
 from ragsam.retrieval.bank_manifest import MANIFEST
@@ -39,13 +39,15 @@ class InfererRetrieval:
         self._network: Segmenter | None = None
         self._opened: int | None = None
 
-    def __call__(self, network: Segmenter, volume: Tensor) -> VolumeSupports:
-        """Return the supports of a volume.
+    def __call__(self, network: Segmenter, volume: Tensor) -> VolumeSupports | None:
+        """Return the supports of a volume; None while there is no bank.
 
         Raises:
-            InputError: no bank, or one that is damaged or made for something else.
+            InputError: a bank that is damaged or made for something else.
         """
         with self._lock:
+            if not finds_bank(self.bank):
+                return None
             self._open(network)
         name = case_name(getattr(volume, "meta", {}).get("filename_or_obj"))
         return VolumeSupports(self.retriever, name, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from ragsam.data.cards.load import Card
 from ragsam.data.datalist import Case
 from ragsam.data.volumes import VolumeDataset
-from ragsam.inference.bank_building import attach_bank
+from ragsam.inference.bank_building import attach_bank, finds_bank
 from ragsam.inference.volume_inferer import VolumeInferer
 from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks.segmenter import Segmenter
@@ -46,10 +47,11 @@ class LoadedRun:
                 WeightsLoader(self.network, self.get("weights")).load()
         self._retriever: Retriever | None = None
 
-    @property
+    @cached_property
     def retrieves(self) -> bool:
-        """Whether the run segments with a bank."""
-        return bool(self.get("retrieval")) and self.network.fusion is not None
+        """Whether the run segments with a bank; one that is missing is said once."""
+        wanted = bool(self.get("retrieval")) and self.network.fusion is not None
+        return wanted and finds_bank(self.get("bank"))
 
     def open_bank(self) -> Retriever:
         """Return the run's retriever, its bank opened.
@@ -69,6 +71,7 @@ class LoadedRun:
         if self._retriever is not None:
             self._retriever.detach()
         self._retriever = None
+        self.__dict__.pop("retrieves", None)
 
     def supports(self, case: Case) -> VolumeSupports | None:
         """Return what finds the supports of a case's slices; None where the run does not retrieve."""

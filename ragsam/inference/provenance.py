@@ -17,7 +17,8 @@ from ragsam.files import read_json, sha256_file, write_json_atomic
 from ragsam.networks.checkpoints import load_metadata
 from ragsam.networks.segmenter import Segmenter
 from ragsam.outputs import Outputs
-from ragsam.runs.run import RunFolder
+from ragsam.retrieval.bank_manifest import has_bank
+from ragsam.runs.config_safety import sound_run
 
 PROVENANCE_NAME = "provenance.json"
 _VERSIONS = ("ragsam", "torch", "monai")
@@ -78,7 +79,7 @@ def weights_and_bank(weights: str | os.PathLike[str] | None, bank: str | os.Path
     found: dict[str, Any] = {"weights_sha256": None, "bank": None}
     if weights is not None:
         found["weights_sha256"] = sha256_file(weights)
-    if bank is not None:
+    if bank is not None and has_bank(bank):
         manifest = read_json(Path(bank) / "manifest.json")
         found["bank"] = {name: manifest[name] for name in ("slices", "patients", "sha256")}
     return found
@@ -86,9 +87,9 @@ def weights_and_bank(weights: str | os.PathLike[str] | None, bank: str | os.Path
 
 def member(run: Path, *, retrieval: bool) -> dict[str, Any]:
     """Return the same of a run in an ensemble, as its own `inference.yaml` has them."""
-    parser = RunFolder(run).parser("inference", retrieval=retrieval)
+    parser = sound_run(run).parser("inference", **({} if retrieval else {"retrieval": False}))
     weights = parser.get_parsed_content("weights")
-    if not retrieval or not load_metadata(weights).get("fusion"):
+    if not parser.get_parsed_content("retrieval") or not load_metadata(weights).get("fusion"):
         return weights_and_bank(weights, None)
     return weights_and_bank(weights, parser.get_parsed_content("bank"))
 

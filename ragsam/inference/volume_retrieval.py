@@ -11,7 +11,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from ragsam.files import write_json_atomic
-from ragsam.inference.bank_building import attach_bank
+from ragsam.inference.bank_building import attach_bank, finds_bank
 from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks.segmenter import Segmenter
 from ragsam.outputs import Outputs
@@ -28,7 +28,7 @@ class VolumeRetrieval:
     Args:
         network: the segmenter.
         retriever: searches.
-        bank: folder of a bank to open at the start; None uses the bank that the retriever has (in training).
+        bank: folder of a bank to open at the start, if there is one; None uses the retriever's (in training).
         preparation: how slices are prepared; a bank made otherwise is refused.
         trace_path: where to write what was found, as JSON; None writes nothing.
 
@@ -62,8 +62,8 @@ class VolumeRetrieval:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        """Open the bank."""
-        if self.bank is not None:
+        """Open the bank; where there is none, volumes are segmented without."""
+        if self.bank is not None and finds_bank(self.bank):
             attach_bank(self.retriever, self.network, self.bank, self.preparation)
         self.cases = {}
         self._outputs = None

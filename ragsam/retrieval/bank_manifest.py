@@ -29,6 +29,12 @@ REMAKE = "make it anew with `ragsam index`"
 _FILE = re.compile(r"(descriptors|labels|images|embeddings|slices)-[0-9a-f]{12}\.(npy|csv)")
 
 
+def has_bank(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a bank, or what is left of one; False where there is nothing of a bank's."""
+    folder = Path(folder)
+    return folder.is_dir() and any(_FILE.fullmatch(path.name) or path.name == MANIFEST for path in folder.iterdir())
+
+
 def read_manifest(folder: Path, fit: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read a bank's manifest; the files that it names are not looked at, see `read_rows`.
 

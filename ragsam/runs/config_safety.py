@@ -7,88 +7,109 @@ more; anything else is told.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
-
-import yaml
 
 from ragsam.errors import InputError
 from ragsam.runs import earlier_names
-from ragsam.runs.expression_safety import expression_fault
+from ragsam.runs.config_reader import read_config
+from ragsam.runs.expression_safety import expression_fault, path_constants
 from ragsam.runs.options import BUNDLES
+from ragsam.runs.run import CONFIGS_FOLDER, RunFolder
 
-MAX_BYTES = 1_000_000
 _CONFIGS = (".yaml", ".yml", ".json")
 #: What Python would import in place of a package of that name: MONAI puts a bundle's folder first on its path.
 _CODE = (".py", ".pyc", ".so", ".pyd")
 #: Parts that only compute, by their class's name: losses, optimizers, schedules, layers.
 _PARTS = re.compile(r"(torch\.optim(\.lr_scheduler)?|torch\.nn|monai\.losses)\.[A-Z][A-Za-z0-9]*")
 _MODES = ("default", "callable")
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML without aliases, by which a few lines could stand for any size."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias")
-        return super().compose_node(parent, index)
+#: Options of a run that name places of its owner's machine: what it was trained on, as data, and where it writes.
+_OWN_PLACES = ("dataset_dir", "datalist", "base", "start", "baseline", "mlflow", "log", "checkpoints", "board")
+_OWN_PLACES += ("output_dir", "evaluation_dir")
 
 
 def code_faults(bundle: str | os.PathLike[str]) -> list[str]:
     """Return a line for everything in a bundle that might run code of its own; an empty list for a sound one.
 
-    Looked at are all configs with what they name, `logging.conf`, files that Python could import, and links that lead
-    out of the folder. Not judged are the paths that a config names: what is allowed to run writes where it says.
+    Looked at are all configs with what they name, those of bundles within it too, `logging.conf`, files that Python
+    could import, links that lead out of the folder and what is no plain file. What a config loads has to lie within
+    the folder too, but for what its owner trained it on; where it writes is not judged.
 
     Args:
         bundle: its folder.
     """
     root = Path(bundle)
     faults: list[str] = []
+    configs: list[Path] = []
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
         if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
             faults.append(f"{name}: a link that leads out of the bundle; put the file itself there")
-        if path.suffix.lower() in _CODE:
+        elif not (path.is_file() or path.is_dir()):
+            faults.append(f"{name}: no plain file; take it out")
+        elif path.suffix.lower() in _CODE:
             faults.append(f"{name}: code, which Python would import before its own packages; take it out")
+        elif CONFIGS_FOLDER in path.relative_to(root).parts[:-1]:
+            configs.append(path)
     packaged = BUNDLES / "sam_lora" / "configs" / "logging.conf"
-    for path in sorted((root / "configs").rglob("*")):
+    for path in configs:
         name = path.relative_to(root).as_posix()
         if path.suffix.lower() in _CONFIGS:
-            faults += _config_faults(name, path)
+            faults += config_faults(path, name) or _place_faults(path, name)
         elif path.name == "logging.conf" and path.read_bytes() != packaged.read_bytes():
             faults.append(f"{name}: not the package's own; Python runs parts of it: take that of a packaged bundle")
     return faults
 
 
-def read_config(path: str | os.PathLike[str]) -> Any:
-    """Read a YAML or JSON config as data.
+def sound_run(path: str | os.PathLike[str]) -> RunFolder:
+    """Return a run that another one names, once what of it runs is read as data and found to run no code of its own.
 
     Raises:
-        InputError: too large, not UTF-8, no valid YAML or JSON, an alias or a tag, or nested too deeply.
+        InputError: no run, or one that might run code.
     """
-    path = Path(path)
-    name = f"configs/{path.name}"
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"{name}: {path.stat().st_size} bytes, above {MAX_BYTES}; it is no config of a bundle")
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix.lower() == ".json":
-            return json.loads(text)
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{name}: cannot be read as data ({reason}); take it from a packaged bundle") from error
+    run = RunFolder(path)
+    if faults := config_faults(run.config("inference"), "configs/inference.yaml"):
+        raise InputError(f"ensemble: {run.path.name}: {faults[0]}")
+    return run
 
 
-def _config_faults(name: str, path: Path) -> list[str]:
-    """Return what a config may run beyond what is allowed."""
+def leads_out(text: str) -> bool:
+    """Whether a text of a config names a place outside of the bundle: an absolute path, or one with `..`.
+
+    In an expression each path has to follow a folder of the config's, as in `$@bundle_root + '/bank'`.
+    """
+    if text in _allowed().expressions:
+        return False
+    if text.startswith("$"):
+        return any(path_constants(text[1:]))
+    parts = re.split(r"[/\\]", text)
+    return ".." in parts or text.startswith(("/", "~")) or PureWindowsPath(text).is_absolute()
+
+
+def leading_out(content: Any) -> Iterator[tuple[str, str]]:
+    """Yield the texts of a config that name places outside of its bundle, each with its own place; see `leads_out`."""
+    for where, value in _walk(content, ""):
+        if isinstance(value, str) and leads_out(value):
+            yield where, value
+
+
+def _place_faults(path: Path, name: str) -> list[str]:
+    """Return what a config names outside of its bundle, but for what its owner trained on and where it writes."""
+    if path.name in ("card.yaml", "metadata.json"):
+        return []
+    return [
+        f"{name}: {where}: {_shown(value)} leads out of the bundle; put what it names into it"
+        for where, value in leading_out(read_config(path))
+        if where.split("#")[0] not in _OWN_PLACES
+    ]
+
+
+def config_faults(path: Path, name: str) -> list[str]:
+    """Return what a config may run beyond what is allowed, a line each, which begins with its name."""
     try:
         content = read_config(path)
     except InputError as error:

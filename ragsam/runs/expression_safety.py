@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from monai.bundle import ReferenceResolver
-
 #: Syntax that computes with what it is given. Lambdas, f-strings, powers and assignments are not among it.
 _PLAIN = (
     *(ast.Expression, ast.Constant, ast.IfExp, ast.BoolOp, ast.boolop, ast.UnaryOp, ast.unaryop, ast.Compare),
@@ -18,6 +16,8 @@ _CALLS = {"abs", "dict", "float", "int", "len", "list", "load_card", "load_datal
 _METHODS = {"parameters", "run", "sampler", "section", "to"}
 _TORCH = {"torch.device", "torch.cuda.is_available"}
 _REFERENCES = "__local_refs"
+#: Folders that paths may be added to.
+_FOLDERS = ("bundle_root", "dataset_dir", "output_dir", "evaluation_dir")
 #: Names that an expression may not bind to something else.
 _MEANT = _CALLS | {"torch", _REFERENCES}
 
@@ -38,18 +38,50 @@ def expression_fault(text: str) -> str | None:
     """
     if "@#" in text or "@:" in text:
         return "a relative reference"
-    replaced = ReferenceResolver.update_refs_pattern(f"${text}", _AnyReference())[1:]
-    try:
-        tree = ast.parse(replaced, mode="eval")
-        nodes = list(ast.walk(tree))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = _tree(text)
+    if tree is None:
         return "not an expression"
+    nodes = list(ast.walk(tree))
     names = [node for node in nodes if isinstance(node, ast.Name)]
     bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}
     taken = bound & _MEANT
     if taken:
         return f"{min(taken)} is given another meaning"
     return next(_faults(tree, bound | {_REFERENCES}), None)
+
+
+def path_constants(text: str) -> Iterator[str]:
+    """Yield the texts in an expression that may be parts of a path, but for one that is added to a folder of a config.
+
+    Args:
+        text: without its `$`.
+    """
+    tree = _tree(text)
+    nodes = [] if tree is None else list(ast.walk(tree))
+    below = {node.right for node in nodes if _adds_to_folder(node)}
+    for node in nodes:
+        text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+        if set("./\\~") & set(text) and node not in below:
+            yield text
+
+
+def _adds_to_folder(node: ast.AST) -> bool:
+    match node:
+        case ast.BinOp(ast.Subscript(slice=ast.Constant(value=name)), ast.Add(), ast.Constant(value=str(path))):
+            return name in _FOLDERS and ".." not in path.split("/")
+    return False
+
+
+def _tree(text: str) -> ast.Expression | None:
+    """Return the syntax tree of an expression, its references replaced; None where it is none."""
+    from monai.bundle import ReferenceResolver  # takes a second; only needed here
+
+    try:
+        tree = ast.parse(ReferenceResolver.update_refs_pattern(f"${text}", _AnyReference())[1:], mode="eval")
+        list(ast.walk(tree))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return tree
 
 
 def _faults(node: ast.AST, known: set[str]) -> Iterator[str]:

@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ragsam.data.cards.load import Card, load_card
 from ragsam.errors import InputError
+from ragsam.runs.config_reader import config_text, read_mapping
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser, ConfigWorkflow
@@ -65,12 +64,17 @@ class RunFolder:
         return self.path / CONFIGS_FOLDER / f"{name}.yaml"
 
     def text(self, name: str) -> str:
-        """Return a config as text."""
-        return self.config(name).read_text(encoding="utf-8")
+        """Return a config as text, which can be read as data.
+
+        Raises:
+            InputError: as `read_mapping`.
+        """
+        self.content(name)
+        return config_text(self.config(name))
 
     def content(self, name: str) -> dict[str, Any]:
-        """Return a config as data, its references and expressions as texts."""
-        return yaml.safe_load(self.text(name))
+        """Return a config as data, its references and expressions as texts; raises as `read_mapping`."""
+        return read_mapping(self.config(name))
 
     @cached_property
     def card(self) -> Card:
