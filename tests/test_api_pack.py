@@ -246,7 +246,7 @@ def _path(run):
 
 def _no_yaml(run):
     (run / "configs" / "train.yaml").write_text("a: [")
-    return "train.yaml: not a config that can be read"
+    return "train.yaml: cannot be read as data"
 
 
 def _untrained(run):
@@ -367,7 +367,7 @@ def test_what_is_no_packed_run_is_refused(tmp_path, content):
             archive.writestr("a.txt", "b")
     else:
         (tmp_path / "p.zip").write_bytes(content)
-    with pytest.raises(InputError, match=r"not a zip, or a damaged one|not a packed run"):
+    with pytest.raises(InputError, match=r"not a zip, or a damaged one|no file of a run"):
         unpack_run(tmp_path / "p.zip", tmp_path / "there")
     with pytest.raises(InputError, match="no such file"):
         unpack_run(tmp_path / "q.zip", tmp_path / "there")
