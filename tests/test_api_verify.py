@@ -138,8 +138,8 @@ def test_weights_made_for_something_else_are_told(own_run):
 
     replace_weights(own_run, other)
     assert faults_of(own_run) == [
-        "models/model.safetensors: made for normalisation sam, the config has unit",
-        "models/model.safetensors: made for posterior, anterior, the card has anterior, posterior",
+        "models/model.safetensors: made for normalisation sam, the run has unit",
+        "models/model.safetensors: made for labels posterior, anterior, the run has anterior, posterior",
     ]
 
 

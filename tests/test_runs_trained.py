@@ -1,5 +1,6 @@
 """The network of a run is what its weights say, whatever its configs have."""
 
+import re
 import shutil
 
 import pytest
@@ -25,7 +26,7 @@ OPTIONS = {
     "adapter": {"space": False, "mlp": True},
 }
 PREPARED = {"image_size": 32, "slice_axis": 2, "context_slices": 1, "context_distance_mm": None, "spacing_mm": None}
-PREPARED |= {"window": None}
+PREPARED |= {"window": None, "labels": ["liver", "spleen"]}
 
 
 @pytest.fixture
@@ -70,11 +71,15 @@ def test_until_there_are_weights_the_config_says_the_network(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("image_size", 48), ("slice_axis", 0), ("context_slices", 0), ("spacing_mm", [1.0, 1.0]), ("window", [0.0, 1.0])],
+    [
+        *[("image_size", 48), ("slice_axis", 0), ("context_slices", 0), ("spacing_mm", [1.0, 1.0])],
+        *[("window", [0.0, 1.0]), ("labels", ["spleen", "liver"])],
+    ],
 )
 def test_slices_prepared_otherwise_than_in_training_are_refused(weights, name, value):
-    told = f"w.safetensors: made for slices with {name} {PREPARED[name]}, the config has "
-    with pytest.raises(InputError, match=told):
+    made, have = (", ".join(map(str, x)) if isinstance(x, list) else x for x in (PREPARED[name], value))
+    told = f"w.safetensors: made for {name} {made}, the run has {have}; leave it as in training"
+    with pytest.raises(InputError, match=re.escape(told)):
         network_of_weights(weights, num_classes=2, preparation={**PREPARED, name: value}, untrained={})
 
 
@@ -83,7 +88,7 @@ def test_a_run_with_slices_of_another_axis_than_its_weights_is_refused_before_an
 ):
     config = own_run / "configs" / "inference.yaml"
     write_text_atomic(config, config.read_text().replace("\nslice_axis: 2", "\nslice_axis: 1"))
-    with pytest.raises(InputError, match="made for slices with slice_axis 2, the config has 1; leave it as in train"):
+    with pytest.raises(InputError, match="made for slice_axis 2, the run has 1; leave it as in training"):
         segment_with_run(own_run, [study], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -20,6 +19,7 @@ from ragsam.runs.metadata_schema import label_faults, schema_faults
 from ragsam.runs.network_config import build_empty, network_options
 from ragsam.runs.run import RunFolder
 from ragsam.runs.templates import CONFIGS, find_bundle
+from ragsam.runs.weights import differences, said_by_run
 
 _FILES = ("LICENSE", "docs/README.md", "configs/metadata.json", "configs/logging.conf")
 _FILES += tuple(f"configs/{name}.yaml" for name in (*CONFIGS, "multi_gpu_train", "multi_gpu_evaluate"))
@@ -112,7 +112,8 @@ def _weights_faults(run: RunFolder, card: Card) -> list[str]:
         return [f"{missing[0]}: missing; train the bundle, or make a run of weights (`ragsam import --run`)"]
     network = build_empty(network_options(run.text("inference"), card.num_classes))
     state, about = load_weights(root / _WEIGHTS[0])
-    faults = _about_faults(about, network, card)
+    found = differences(about, {**said_by_run(run), **network.about})
+    faults = [f"{_WEIGHTS[0]}: made for {name} {made}, the run has {have}" for name, made, have in found]
     for name, tensors in ((_WEIGHTS[0], state), (_WEIGHTS[1], read_state_dict(root / _WEIGHTS[1]))):
         faults += _key_faults(name, tensors, network)
         if broken := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
@@ -128,13 +129,3 @@ def _key_faults(name: str, tensors: dict[str, torch.Tensor], network: Segmenter)
     shapes = [key for key in own if key in tensors and own[key].shape != tensors[key].shape]
     kinds = (("missing", lost), ("that the network lacks", strange), ("of another shape", shapes))
     return [f"{name}: {len(keys)} tensors {kind} ({keys[0]}); use the run's own" for kind, keys in kinds if keys]
-
-
-def _about_faults(about: dict[str, Any], network: Segmenter, card: Card) -> list[str]:
-    """Compare what the weights say they were made for with the network and the card."""
-    wrong = [key for key, value in network.about.items() if key in about and about[key] != value]
-    faults = [f"{_WEIGHTS[0]}: made for {key} {about[key]}, the config has {network.about[key]}" for key in wrong]
-    labels = (about.get("preparation") or {}).get("labels") or about.get("labels")
-    if labels is not None and labels != list(card.labels):
-        faults.append(f"{_WEIGHTS[0]}: made for {', '.join(labels)}, the card has {', '.join(card.labels)}")
-    return faults

@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +25,8 @@ from ragsam.prompting.prompted_run import answering_prompts
 from ragsam.prompting.prompted_volume import coarse_logits
 from ragsam.prompting.refinement import organ_odds
 from ragsam.retrieval.voting import VotingNetwork
-from ragsam.runs.network_config import described_options, network_options
 from ragsam.runs.run import WEIGHTS, RunFolder
-from ragsam.runs.weights import WeightsLoader
+from ragsam.runs.trained import trained_network
 from ragsam.transforms.voxel_prompts import MASK_LOGIT
 
 logger = logging.getLogger(__name__)
@@ -221,15 +219,9 @@ def _of_run(run: Path) -> tuple[Segmenter, bool]:
     if not RunFolder.is_one(run):
         raise InputError(f"--base {run}: not a run (no configs/inference.yaml), and no file of weights")
     folder = RunFolder(run)
-    content = folder.content("inference")
-    options = described_options(load_metadata(folder.weights))
-    answering = answering_prompts(folder)
-    if answering is not None:
-        options["prompts"] = answering
-    base = network_options(folder.text("inference"), folder.card.num_classes).get("base")
-    network = _built({**options, "num_classes": folder.card.num_classes, "base": base})
-    WeightsLoader(network, folder.weights).load()
-    return network, content.get("context_slices") == 0
+    with torch.random.fork_rng(devices=[]):
+        network, _ = trained_network(run, prompts=answering_prompts(folder))
+    return network, folder.content("inference").get("context_slices") == 0
 
 
 def _of_file(path: Path) -> tuple[Segmenter, bool]:
@@ -242,15 +234,10 @@ def _of_file(path: Path) -> tuple[Segmenter, bool]:
     except KeyError as error:
         (missing,) = error.args
         raise InputError(f"--base {path.name}: says nothing of {missing}; make it anew with this version") from error
-    network = _built(options)
+    with torch.random.fork_rng(devices=[]):  # its weights are loaded next
+        network = Segmenter(**options)
     state, _ = load_weights(path)
     network.load_trainable_state(state)
     preparation = about.get("preparation") or {}
     context = about.get("context_slices", preparation.get("context_slices"))
     return network, context == 0
-
-
-def _built(options: dict[str, Any]) -> Segmenter:
-    """Build a network whose weights are loaded next, without drawing from the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        return Segmenter(**options)

@@ -7,15 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ragsam.errors import InputError
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import load_metadata
 from ragsam.runs.network_config import described_options, input_channels, network_options
 from ragsam.runs.run import RunFolder
-from ragsam.runs.weights import WeightsLoader
-
-#: What of the slices' preparation must be in segmenting as it was in training.
-_PREPARED = ("image_size", "slice_axis", "context_slices", "context_distance_mm", "spacing_mm", "window")
+from ragsam.runs.weights import WeightsLoader, require_made_for
 
 
 def network_of_weights(
@@ -38,12 +34,13 @@ def network_of_weights(
         prompts: in place of what the weights have.
 
     Raises:
-        InputError: weights of another preparation, or base weights that cannot be read or do not fit.
+        InputError: weights made for other slices or organs, or base weights that cannot be read or do not fit.
     """
     options = {"image_size": preparation["image_size"], **untrained}
     if weights is not None and Path(weights).is_file():
         about = load_metadata(weights)
-        _require_preparation(Path(weights), about, preparation)
+        said = {name: untrained[name] for name in ("normalisation",) if name in untrained}
+        require_made_for(Path(weights), about, {**preparation, **said, "num_classes": num_classes})
         options = described_options(about)
     if prompts is not None:
         options["prompts"] = prompts
@@ -61,24 +58,22 @@ def fusion_of_weights(weights: str | os.PathLike[str] | None, *, untrained: Mapp
     return load_metadata(weights).get("fusion")
 
 
-def _require_preparation(weights: Path, about: Mapping[str, Any], preparation: Mapping[str, Any]) -> None:
-    said = {**about, **(about.get("preparation") or {})}
-    for name in _PREPARED:
-        if name in said and said[name] != preparation[name]:
-            made = f"made for slices with {name} {said[name]}"
-            raise InputError(f"{weights.name}: {made}, the config has {preparation[name]}; leave it as in training")
-
-
-def trained_network(run: str | os.PathLike[str]) -> tuple[Segmenter, dict[str, Any]]:
+def trained_network(run: str | os.PathLike[str], *, prompts: str | None = None) -> tuple[Segmenter, dict[str, Any]]:
     """Return a run's network with its weights, and what the weights file says of it. No config is run.
 
+    Args:
+        prompts: in place of what the weights have.
+
     Raises:
-        InputError: no trained run, or other base weights than it was trained on.
+        InputError: no trained run, or weights that were made for something else, or on other base weights.
     """
     folder = RunFolder(run)
     about = load_metadata(folder.weights)
     base = network_options(folder.text("inference"), folder.card.num_classes).get("base")
-    network = Segmenter(folder.card.num_classes, base=base, **described_options(about))
+    options = described_options(about)
+    if prompts is not None:
+        options["prompts"] = prompts
+    network = Segmenter(folder.card.num_classes, base=base, **options)
     WeightsLoader(network, folder.weights).load()
     return network, about
 
