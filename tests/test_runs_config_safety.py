@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ragsam.api.verify import verify_bundle
 from ragsam.runs.config_reader import MAX_BYTES
 from ragsam.runs.config_safety import code_faults
 from ragsam.runs.expression_safety import expression_fault
@@ -236,3 +237,151 @@ def test_bundles_within_a_bundle_are_read_too_and_pipes_are_told(bundle):
         "configs/train.json",
         "docs/inner/configs/inference.yaml",
     ]
+
+
+def _inner(bundle, folder="docs/inner", name="inference.yaml"):
+    """Put a config that would run code into a folder of a bundle."""
+    path = bundle / folder / "configs" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"weights: $__import__('os').system('touch {MARK}')\n")
+    return path
+
+
+def _replaced(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def _named(bundle, *values, key="ensemble"):
+    config = bundle / "configs" / "inference.yaml"
+    content = yaml.safe_load(config.read_text())
+    content[key] = list(values) if key == "ensemble" else values[0]
+    config.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def _member_of_a_member(bundle):
+    shutil.copytree(bundle, bundle.parent / "second")
+    shutil.move(bundle.parent / "second", bundle / "docs" / "second")
+    _inner(bundle, "docs/second/docs/third")
+    _named(bundle / "docs" / "second", "$@bundle_root + '/docs/third'")
+    _named(bundle, "$@bundle_root + '/docs/second'")
+    return "docs/second/docs/third/configs/inference.yaml"
+
+
+def _linked_folder(bundle):
+    (bundle / "docs" / "hidden").mkdir()
+    _inner(bundle).rename(bundle / "docs" / "hidden" / "inference.yaml")
+    (bundle / "docs" / "inner" / "configs").rmdir()
+    os.symlink("../hidden", bundle / "docs" / "inner" / "configs")
+    _named(bundle, "$@bundle_root + '/docs/inner'")
+    return "docs/inner/configs"
+
+
+def _linked_file(bundle):
+    config = _inner(bundle)
+    config.rename(bundle / "docs" / "README.txt")
+    os.symlink("../../README.txt", config)
+    return "docs/inner/configs/inference.yaml"
+
+
+def _linked_out(bundle):
+    os.symlink(_inner(bundle.parent, "beside").parents[1], bundle / "docs" / "inner")
+    return "docs/inner"
+
+
+def _another_writing_of_configs(bundle):
+    """Which a file system may take for the same folder."""
+    _inner(bundle).parent.rename(bundle / "docs" / "inner" / "Configs")
+    return "docs/inner/Configs/inference.yaml"
+
+
+def _hidden_folder(bundle):
+    return _inner(bundle, ".inner").relative_to(bundle).as_posix()
+
+
+def _above(bundle):
+    _named(bundle, "../beside")
+    return "configs/inference.yaml: ensemble#0"
+
+
+def _absolute(bundle):
+    _named(bundle, str(bundle.parent / "beside"))
+    return "configs/inference.yaml: ensemble#0"
+
+
+def _by_the_place_of_the_data(bundle):
+    """The data may lie anywhere; what is loaded may not, by no name."""
+    _named(bundle, str(bundle.parent), key="dataset_dir")
+    _named(bundle, "@dataset_dir")
+    return "configs/inference.yaml: ensemble#0"
+
+
+def _in_the_wiring_by_the_place_of_the_data(bundle):
+    _replaced(bundle / "configs" / "inference.yaml", "runs: '@ensemble'", "runs: [$@dataset_dir + '/beside']")
+    return "configs/inference.yaml: handlers#2#runs#0"
+
+
+def _bank_by_a_base(bundle):
+    _named(bundle, "@base", key="bank")
+    return "configs/inference.yaml: bank"
+
+
+def _overlay(bundle):
+    path = bundle / "configs" / "multi_gpu_train.yaml"
+    path.write_text(path.read_text() + f"\nextra: $__import__('os').system('touch {MARK}')\n")
+    return "configs/multi_gpu_train.yaml: extra"
+
+
+def _required(bundle):
+    _named(bundle, "$exit()", key="_requires_")
+    return "configs/inference.yaml: _requires_"
+
+
+def _import_of_the_bundle(bundle):
+    _named(bundle, ["$import docs.evil"], key="imports")
+    return "configs/inference.yaml: imports#0"
+
+
+def _macro(bundle):
+    (bundle / "docs" / "x.yaml").write_text("a: $exit()")
+    _named(bundle, "%docs/x.yaml::a", key="window")
+    return "configs/inference.yaml: window"
+
+
+def _metadata(bundle):
+    path = bundle / "configs" / "metadata.json"
+    _replaced(path, '"spatial_shape": [', f"\"spatial_shape\": [\"$__import__('os').system('touch {MARK}')\", ")
+    return "configs/metadata.json: network_data_format#"
+
+
+def _fetched_code(bundle):
+    """A loss whose network's code PyTorch would take from a folder of the bundle."""
+    loss = {"_target_": "monai.losses.PerceptualLoss", "spatial_dims": 2, "cache_dir": "$@bundle_root + '/docs'"}
+    _named(bundle, loss, key="loss")
+    return "configs/inference.yaml: loss"
+
+
+def _logging_of_a_member(bundle):
+    """Python evaluates `class` and `args` of such a file."""
+    _inner(bundle).write_text("a: 1")
+    conf = bundle / "configs" / "logging.conf"
+    other = bundle / "docs" / "inner" / "configs" / "logging.conf"
+    other.write_text(conf.read_text().replace("class=StreamHandler", f"class=os.system('touch {MARK}')"))
+    return "docs/inner/configs/logging.conf"
+
+
+ATTACKS = [
+    *(_member_of_a_member, _linked_folder, _linked_file, _linked_out, _another_writing_of_configs, _hidden_folder),
+    *(_above, _absolute, _by_the_place_of_the_data, _in_the_wiring_by_the_place_of_the_data, _bank_by_a_base),
+    *(_overlay, _required, _import_of_the_bundle, _macro, _metadata, _fetched_code, _logging_of_a_member),
+]
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__.strip("_"))
+def test_what_a_bundle_hides_is_told_and_nothing_of_it_runs(bundle, attack):
+    place = attack(bundle)
+    found = verify_bundle(bundle)
+    assert any(fault.startswith(place) for fault in found.faults), found.faults
+    assert found.left_out == ["everything that runs it: what was found has to be mended first"]
+    assert not os.path.exists(MARK)

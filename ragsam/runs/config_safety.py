@@ -23,13 +23,14 @@ from ragsam.runs.run import CONFIGS_FOLDER, RunFolder
 
 _CONFIGS = (".yaml", ".yml", ".json")
 #: What Python would import in place of a package of that name: MONAI puts a bundle's folder first on its path.
-_CODE = (".py", ".pyc", ".so", ".pyd")
-#: Parts that only compute, by their class's name: losses, optimizers, schedules, layers.
-_PARTS = re.compile(r"(torch\.optim(\.lr_scheduler)?|torch\.nn|monai\.losses)\.[A-Z][A-Za-z0-9]*")
+_CODE = (".py", ".pyw", ".pyc", ".so", ".pyd")
+#: Parts that only compute, by their class's name: losses, optimizers, schedules, layers. Perceptual losses fetch code.
+_PARTS = re.compile(r"(torch\.optim(\.lr_scheduler)?|torch\.nn|monai\.losses)\.(?!Perceptual)[A-Z][A-Za-z0-9]*")
 _MODES = ("default", "callable")
-#: Options of a run that name places of its owner's machine: what it was trained on, as data, and where it writes.
+#: Options of a run that may name places of its owner's machine: what it was trained on, as data, and where it writes.
 _OWN_PLACES = ("dataset_dir", "datalist", "base", "start", "baseline", "mlflow", "log", "checkpoints", "board")
 _OWN_PLACES += ("output_dir", "evaluation_dir")
+_OF_OWN_PLACE = re.compile(rf"@({'|'.join(_OWN_PLACES)})\b")
 
 
 def code_faults(bundle: str | os.PathLike[str]) -> list[str]:
@@ -47,13 +48,13 @@ def code_faults(bundle: str | os.PathLike[str]) -> list[str]:
     configs: list[Path] = []
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
-        if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-            faults.append(f"{name}: a link that leads out of the bundle; put the file itself there")
+        if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(root.resolve())):
+            faults.append(f"{name}: a link to a folder, or out of the bundle; put what it leads to there itself")
         elif not (path.is_file() or path.is_dir()):
             faults.append(f"{name}: no plain file; take it out")
         elif path.suffix.lower() in _CODE:
             faults.append(f"{name}: code, which Python would import before its own packages; take it out")
-        elif CONFIGS_FOLDER in path.relative_to(root).parts[:-1]:
+        elif CONFIGS_FOLDER in map(str.casefold, path.relative_to(root).parts[:-1]):
             configs.append(path)
     packaged = BUNDLES / "sam_lora" / "configs" / "logging.conf"
     for path in configs:
@@ -98,14 +99,28 @@ def leading_out(content: Any) -> Iterator[tuple[str, str]]:
 
 
 def _place_faults(path: Path, name: str) -> list[str]:
-    """Return what a config names outside of its bundle, but for what its owner trained on and where it writes."""
+    """Return what a config names outside of its bundle, but for what its owner trained on and where it writes.
+
+    Such places may not be named by anything else: a bank that is `@dataset_dir` would lie outside too.
+    """
     if path.name in ("card.yaml", "metadata.json"):
         return []
     return [
         f"{name}: {where}: {_shown(value)} leads out of the bundle; put what it names into it"
-        for where, value in leading_out(read_config(path))
-        if where.split("#")[0] not in _OWN_PLACES
+        for where, value in _walk(read_config(path), "")
+        if isinstance(value, str) and where.split("#")[0] not in _OWN_PLACES
+        if leads_out(value) or (_OF_OWN_PLACE.search(value) and not _usual(where, value))
     ]
+
+
+def _usual(where: str, value: str) -> bool:
+    """Whether the packaged bundles have a text in an entry of that name."""
+    return (_entry(where), value) in _allowed().entries or value in earlier_names.EXPRESSIONS
+
+
+def _entry(where: str) -> str:
+    """Return the last name in a place; a list's elements have its own."""
+    return next((part for part in reversed(where.split("#")) if not part.isdigit()), "")
 
 
 def config_faults(path: Path, name: str) -> list[str]:
@@ -177,16 +192,18 @@ class _Allowed(NamedTuple):
     """What the packaged bundles do, now and in the first layout."""
 
     expressions: set[str]
+    entries: set[tuple[str, str]]
     targets: set[str]
 
 
 @cache
 def _allowed() -> _Allowed:
-    allowed = _Allowed(set(earlier_names.EXPRESSIONS), set(earlier_names.TARGETS))
+    allowed = _Allowed(set(earlier_names.EXPRESSIONS), set(), set(earlier_names.TARGETS))
     for path in BUNDLES.glob("*/configs/*.yaml"):
-        for _, value in _walk(read_config(path), ""):
+        for where, value in _walk(read_config(path), ""):
             if isinstance(value, str):
                 allowed.expressions.add(value)
+                allowed.entries.add((_entry(where), value))
             elif isinstance(value, dict):
                 allowed.targets.update(_targets(value))
     return allowed
