@@ -271,6 +271,12 @@ def test_image_size_is_the_smallest_multiple_of_16_that_holds_the_slices(study, 
     assert fitting_image_size([Case("x", "x", tmp_path / "x.nii")]) == 64
     nib.save(nib.Nifti1Image(np.zeros((600, 20, 2), np.uint8), np.eye(4)), tmp_path / "y.nii")
     assert fitting_image_size([Case("y", "y", tmp_path / "y.nii")]) == 512
+    # The sform says 2 mm and rules; the voxel sizes of the header say 1: 40 pixels are 80 mm, 160 at 0.5 mm.
+    image = nib.Nifti1Image(np.zeros((40, 40, 2), np.uint8), np.diag([2.0, 2.0, 2.0, 1.0]))
+    image.header["pixdim"][1:4] = 1
+    nib.save(image, tmp_path / "z.nii")
+    assert nib.load(tmp_path / "z.nii").header.get_zooms() == (1, 1, 1)
+    assert fitting_image_size([Case("z", "z", tmp_path / "z.nii")], (0.5, 0.5)) == 160
 
 
 def test_nothing_is_left_of_a_training_that_bad_input_stopped(edited_study, tmp_path):

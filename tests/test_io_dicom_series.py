@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -428,3 +429,23 @@ def test_a_real_series_lies_where_its_label_volume_lies(tmp_path):
     for organ, low, high in ((1, 60, 110), (79, -20, 60), (86, -20, 60)):  # spleen, spinal cord, a muscle
         assert low < np.median(hounsfield[labels == organ]) < high
         assert not low < np.median(hounsfield[:, ::-1][labels == organ]) < high  # rows the other way round
+
+
+def test_a_folder_of_far_more_files_than_a_case_has_is_refused_before_any_is_opened(tmp_path, monkeypatch):
+    from ragsam.io import dicom_headers
+
+    monkeypatch.setattr(dicom_headers, "_MOST_ENTRIES", 3)
+    for number in range(4):
+        (tmp_path / f"{number}.txt").write_text("no DICOM")
+    with pytest.raises(InputError, match="c1: over 3 files and folders in its folder; name the folder of its series"):
+        list_series(tmp_path, "c1")
+    (tmp_path / "3.txt").unlink()
+    with pytest.raises(InputError, match="no DICOM images"):
+        list_series(tmp_path, "c1")
+
+
+def test_a_whole_disk_for_an_image_is_refused_in_time():
+    started = time.monotonic()
+    with pytest.raises(InputError, match="over 50000 files"):
+        open_volume(Path("/"), "c1")
+    assert time.monotonic() - started < 20

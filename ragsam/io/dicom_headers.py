@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from statistics import mode
@@ -30,6 +31,7 @@ _TAGS = (
 _UID = re.compile(r"\d+(\.\d+)+")
 _SHOWN = 10
 _SUFFIXES = (".dcm", ".dicom", ".ima")
+_MOST_ENTRIES = 50_000  # files and folders below one that is taken for DICOM
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Series:
 def is_dicom_folder(path: Path) -> bool:
     """Return whether a folder, or any below it, holds a DICOM file; FOLDER/UID stands for a series of a folder."""
     folder, _ = split_series(path)
-    return folder.is_dir() and any(map(is_dicom_file, _files(folder)))
+    return folder.is_dir() and any(map(is_dicom_file, _files(_entries(folder))))
 
 
 def split_series(path: Path) -> tuple[Path, str | None]:
@@ -98,14 +100,14 @@ def list_series(folder: Path, case: str = "DICOM folder") -> list[Series]:
     Files that are no images (DICOMDIR, structured reports, RTSTRUCT, segmentations, or no DICOM at all) are skipped.
 
     Raises:
-        InputError: no image at all, or a DICOM file that is damaged.
+        InputError: no image at all, a DICOM file that is damaged, or far more files than a case has.
     """
     return scan_folder(folder, case)[0]
 
 
 def scan_folder(folder: Path, case: str) -> tuple[list[Series], int]:
     """Return the image series as `list_series` does, and how many files were skipped."""
-    images, others, damaged = _read_files(folder)
+    images, others, damaged = _read_files(folder, case)
     held = {uid for uid, _, header in images if header is not None}
     skipped = others + sum(uid not in held for uid, _, header in images if header is None)
     damaged += sum(uid in held for uid, _, header in images if header is None)
@@ -122,7 +124,7 @@ def scan_folder(folder: Path, case: str) -> tuple[list[Series], int]:
     return series, skipped
 
 
-def _read_files(folder: Path) -> tuple[list[tuple[str, str, SliceHeader | None]], int, int]:
+def _read_files(folder: Path, case: str) -> tuple[list[tuple[str, str, SliceHeader | None]], int, int]:
     """Return series, modality and header (None: no image) of each DICOM file, how many others there are and damaged.
 
     A file that is not DICOM, but has a slice's name, counts as damaged: a series that lacks a slice is not whole.
@@ -130,7 +132,10 @@ def _read_files(folder: Path) -> tuple[list[tuple[str, str, SliceHeader | None]]
     images, others = [], []
     damaged = 0
     kinds = set()
-    for path in _files(folder):
+    entries = _entries(folder)
+    if len(entries) > _MOST_ENTRIES:
+        raise InputError(f"{case}: over {_MOST_ENTRIES} files and folders in its folder; name the folder of its series")
+    for path in _files(entries):
         try:
             if not is_dicom_file(path):
                 others.append(path)
@@ -185,8 +190,14 @@ def quiet_pydicom() -> Iterator[None]:
         yield
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    visible = (path for path in sorted(folder.rglob("*")) if not path.name.startswith("._"))  # macOS leaves those
+def _entries(folder: Path) -> list[Path]:
+    """Return what lies in a folder and below it, in order; of too much, such as of a whole disk, only a part."""
+    found = (Path(place, name) for place, below, files in os.walk(folder) for name in (*below, *files))
+    return sorted(islice(found, _MOST_ENTRIES + 1))
+
+
+def _files(entries: Sequence[Path]) -> Iterator[Path]:
+    visible = (path for path in entries if not path.name.startswith("._"))  # macOS leaves those
     return filter(Path.is_file, visible)
 
 

@@ -174,9 +174,9 @@ def fitting_image_size(cases: Sequence[Case], spacing_mm: Sequence[float] | None
 
 
 def _largest_side(case: Case, spacing_mm: Sequence[float] | None, slice_axis: int) -> float:
-    """Return the longer side in pixels of a volume's slices across an axis of RAS, by its header."""
+    """Return the longer side in pixels of a volume's slices across an axis of RAS, by its affine."""
     image = open_volume(case.image, case.case)
-    zooms = image.header.get_zooms()
+    zooms = nib.affines.voxel_sizes(image.affine)
     in_plane = [axis for axis in range(3) if axis != slice_axis]
     largest = 0.0
     for axis, world in enumerate(nib.io_orientation(image.affine)[: len(image.shape), 0]):
