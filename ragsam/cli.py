@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from ragsam import __version__
 from ragsam.commands import (
     cards,
     check,
@@ -42,6 +43,7 @@ COMMANDS = (
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(prog="ragsam", description="The command line of RAG-SAM.")
+    parser.add_argument("--version", action="version", version=f"ragsam {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)

@@ -43,7 +43,7 @@ def test_the_command_line_refuses_before_anything_is_written(own_run, tmp_path, 
     monkeypatch.setattr(serving, "ENVIRONMENT", "nowhere")
     monkeypatch.setattr(serving, "find_spec", lambda name: None)
     assert main(command) == 2
-    assert "run `make monailabel-env`" in capsys.readouterr().err
+    assert "run `make monailabel-env` in the source folder" in capsys.readouterr().err
     monkeypatch.setattr(serving, "find_spec", lambda name: True)
     assert main(["serve", str(own_run), "--studies", str(tmp_path / "lost")]) == 2
     assert "no such folder" in capsys.readouterr().err

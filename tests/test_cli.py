@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from small_study import HEADER_NAME, KNOBS, affine_of, anatomy, files_below, save_volume, write_study
 
+from ragsam import __version__
 from ragsam.cli import main
 from ragsam.data.cards.load import card_text, list_cards
 from ragsam.data.datalist import load_datalist
 
-PROGRESS = re.compile(r"\d\d:\d\d:\d\d (train: |segment: |bank: |val_mean_dice |no base weights |base weights: )")
+PROGRESS = re.compile(r"\d\d:\d\d:\d\d (train: |segment: |bank: |val_mean_dice |base weights: )")
 COMMANDS = ("demo", "cards", "prepare", "check", "train", "index", "segment", "evaluate", "compare", "import", "export")
 FAST = ("--set", "epochs=1", "--set", "steps_per_epoch=2", "--set", "batch_size=4")
 
@@ -64,6 +65,13 @@ def test_help_answers_without_the_heavy_packages():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stderr == "(0, [])"
     assert all(re.search(rf"^ +{name}  ", done.stdout, re.MULTILINE) for name in COMMANDS)
+
+
+def test_version_is_told(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"ragsam {__version__}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -161,6 +161,18 @@ def test_bundles_name_only_the_facade():
         yaml.safe_load(text)  # a config is plain YAML
 
 
+def test_no_text_names_a_page_that_the_wheel_lacks():
+    """Help, errors and log: the pages of docs/ stay in the source folder; `docs/README.md` is a bundle's own."""
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert "docs/training.md" in pages
+    for name in MODULES:
+        nodes = list(ast.walk(tree_of(name)))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                assert not any(page in node.value for page in pages), f"{name}: {node.value}"
+
+
 # The wheel
 
 

@@ -130,7 +130,9 @@ def monailabel_python() -> str:
     beside = Path(sys.prefix).parent / ENVIRONMENT / "bin" / "python"
     if beside.is_file():
         return str(beside)
-    raise InputError(f"MONAI Label is not installed ({beside.parents[1]}); run `make monailabel-env`")
+    raise InputError(
+        f"MONAI Label is not installed ({beside.parents[1]}); run `make monailabel-env` in the source folder"
+    )
 
 
 def require_servable(run: Path, *, retrieval: bool) -> None:

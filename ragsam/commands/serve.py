@@ -8,7 +8,7 @@ from pathlib import Path
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command."""
-    parser = commands.add_parser("serve", help="MONAI Label's server on a copy of a run (`make monailabel-env` first)")
+    parser = commands.add_parser("serve", help="MONAI Label's server on a copy of a run")
     parser.add_argument("run", type=Path)
     parser.add_argument("--studies", required=True, metavar="DIR", help="volumes; or the address of a DICOMweb server")
     parser.add_argument("--output", type=Path, metavar="DIR", help="of the app and the copy (default: RUN-monailabel)")

@@ -8,11 +8,13 @@ from typing import Any
 
 from ragsam.commands.terminal import add_options, chosen_options, say
 from ragsam.errors import InputError
+from ragsam.runs.recipes import recipe_names
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command."""
     parser = commands.add_parser("train", help="train a bundle; the run is a bundle itself")
+    recipes = ", ".join(recipe_names())
     parser.add_argument("bundle", help="a bundle's folder, or the name of a packaged one (sam_lora)")
     parser.add_argument(
         "--options", action=_ListOptions, nargs="?", metavar="NAME", help="list what --set takes, or tell one in full"
@@ -20,7 +22,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DATALIST")
     parser.add_argument("--output", type=Path, required=True, metavar="RUN")
     add_options(parser, "set an option; --options lists them")
-    parser.add_argument("--recipe", metavar="NAME", help="options by a name, see docs/training.md; --set goes before")
+    parser.add_argument("--recipe", metavar="NAME", help=f"{recipes}: options that go together; --set goes before")
     parser.add_argument("--resume", action="store_true", help="go on with RUN where it was stopped, or begin")
     parser.add_argument("--check", action="store_true", help="try it: a few batches, and what the whole will take")
     parser.add_argument("--fit-batch", action="store_true", help="find the largest batch_size that the memory holds")

@@ -142,7 +142,6 @@ class Segmenter(nn.Module):
             self.base_sha256 = sha256_file(base)
             self._load_base(base)
         else:
-            logger.info("no base weights were given: the whole network trains")
             _scatter_positions(self.sam.image_encoder)
         add_tuning(self.sam, **tuning)
         self._freeze(full_tuning=full_tuning, prompts=prompts)

@@ -16,6 +16,7 @@ from ragsam.transforms.voxel_prompts import VoxelBox, VoxelPoint
 
 _KEYS = {"organ", "object", "points", "box", "mask", "propagate", "refine"}
 _AXES = ("i", "j", "k")
+_EXAMPLE = '[{"organ": "liver", "points": [{"i": 210, "j": 305, "k": 41}]}]'
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def read_objects(asked: Any, where: str, folder: Path, card: Card) -> tuple[Obje
         InputError: as `read_prompts`.
     """
     valid = isinstance(asked, list) and asked
-    _require(valid, f"{where}: a case has a list of objects, at least one; see docs/prompts.md")
+    _require(valid, f"{where}: a case has a list of objects, at least one, such as {_EXAMPLE}")
     objects = {}
     for number, entry in enumerate(asked, start=1):
         found = _object(entry, f"{where}: object {number}", folder, card)

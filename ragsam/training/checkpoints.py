@@ -84,6 +84,8 @@ class Checkpoints:
         if idist.get_rank() == 0:
             remove_drafts(self.folder, below=True)
             require_space(self.folder, training_bytes(self.network))
+            if self.network.base_sha256 is None:
+                logger.info("train: no base weights were given: the whole network trains")
         last = self.folder / LAST_NAME
         if not (self.resume and last.is_file()):
             return
