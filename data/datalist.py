@@ -11,6 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ragsam.data.cards.load import load_card
+from ragsam.data.cards.model import Card
 from ragsam.errors import InputError
 from ragsam.files import read_json, write_json_atomic
 
@@ -56,20 +58,24 @@ class Datalist:
         return cases
 
 
-def load_datalist(path: str | os.PathLike[str]) -> Datalist:
+def load_datalist(path: str | os.PathLike[str], card: Card | None = None) -> Datalist:
     """Read a datalist and make its paths absolute. Files are not opened: see `ragsam.data.checks.check_case`.
 
     Args:
         path: a JSON file `{"card": ..., "training": [{"case", "patient", "image", "label"}, ...], ...}`. Every list of
             objects is a section; `label_map` and `fill_nonfinite` go to every case. Paths are relative to the file.
+        card: whose labels its own card must have; None takes any.
 
     Raises:
-        InputError: missing or invalid JSON; no card; a label map that is none; a case without name, patient or image;
+        InputError: missing or invalid JSON; no card, or one of other labels; a label map that is none; a case without name, patient or image;
             a case or image named twice; a patient in two sections.
     """
     datalist, faults = read_datalist(path)
     if faults:
         raise InputError(faults[0])
+    if card is not None and (theirs := load_card(datalist.card)).labels != card.labels:
+        other = f"of card {theirs.name}, which has other labels than card {card.name}"
+        raise InputError(f"{datalist.path.name}: {other}; take data of its own card, or name the images themselves")
     return datalist
 
 

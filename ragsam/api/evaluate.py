@@ -9,6 +9,7 @@ from typing import Any
 
 from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
+from ragsam.data.label_numbers import check_numbering
 from ragsam.errors import InputError
 from ragsam.evaluation.case_pairs import pairs_from_cases, pairs_from_folders, unmatched_predictions
 from ragsam.files import read_json
@@ -29,6 +30,8 @@ def evaluate(
     bank: str | os.PathLike[str] | None = None,
     baseline: str | os.PathLike[str] | None = None,
     viewer: Sequence[str] | None = None,
+    labels: str | None = None,
+    reference_labels: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measure label volumes, and write `metrics.json`, `metrics.csv` and `report.html`.
@@ -44,16 +47,24 @@ def evaluate(
         bank: the bank that was searched, to show the neighbours' pictures.
         baseline: `metrics.json` of another evaluation to compare with.
         viewer: cases to show in 3D, or how many of the worst; an empty list shows 3; None shows none.
+        labels: the predictions' numbers, `card` or `raw` (the data set's own); None finds them out, see
+            `with_numbering`.
+        reference_labels: the same of a folder of references; a datalist says it by its `label_map`.
         overwrite: replace files of `output` that are not the package's own, see `Outputs`.
 
     Returns:
-        The content of `metrics.json`, and `unmatched`: names of predictions without a reference.
+        The content of `metrics.json`, `unmatched`: names of predictions without a reference, and `warnings`: lines.
 
     Raises:
         InputError: no card, faulty datalist, or files that cannot be read or do not go together.
     """
+    check_numbering(labels)
+    check_numbering(reference_labels, "--reference-labels")
     if Path(reference).suffix == ".json":
-        data = load_datalist(reference)
+        if reference_labels is not None:
+            raise InputError("--reference-labels: a datalist says it by its label_map; leave it out")
+        reference_labels = "card"
+        data = load_datalist(reference, card=None if card is None else load_card(card))
         pairs = pairs_from_cases(data.section(section), prediction)
         support_cases, card = data.sections.get("training", ()), card or data.card
         unmatched = []
@@ -72,9 +83,22 @@ def evaluate(
         support_cases=support_cases,
         baseline=read_json(baseline) if baseline else None,
         reads=[path for path in (reference, card, baseline) if path is not None],
+        labels=labels,
+        reference_labels=reference_labels,
         overwrite=overwrite,
         viewer=viewer_choice(viewer, [pair.case for pair in pairs]),
         protocol=protocol,
         jobs=jobs,
     )
-    return {**metrics, "unmatched": list(unmatched)}
+    return {**metrics, "unmatched": list(unmatched), "warnings": _warnings(metrics)}
+
+
+def _warnings(metrics: dict[str, Any]) -> list[str]:
+    """Return a line with the likely causes where no case has a voxel right, the protocol's own, and no other."""
+    told = [metrics["protocol_caveat"]] if metrics["protocol_caveat"] else []
+    if metrics["summary"]["mean"]["dice"]["mean"] == 0:
+        told.append(
+            "mean Dice 0 over all cases: not one voxel agrees; have the predictions other label numbers (--labels), "
+            "another card, another orientation, or other cases' names?"
+        )
+    return told

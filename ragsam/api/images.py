@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
+from ragsam.data.cards.model import Card
 from ragsam.data.checks.load_volume import check_loaded
 from ragsam.data.datalist import Case
 from ragsam.data.served import case_name
@@ -22,20 +23,21 @@ from ragsam.io.nifti import volume_of_nibabel
 _UNNAMED = "volume"
 
 
-def read_image(image: Any, patient: str | None = None) -> tuple[Case, SpatialImage | None]:
+def read_image(image: Any, patient: str | None = None, card: Card | None = None) -> tuple[Case, SpatialImage | None]:
     """Return an image as a case, and the image itself where it is in memory.
 
     Args:
         image: path of a volume or a DICOM folder, a nibabel image, a SimpleITK image, or (array [X, Y, Z], affine in
             RAS mm).
         patient: key of the patient; None: the name of the image's file, as `ragsam segment` has it.
+        card: whose labels a datalist's card must have.
 
     Raises:
         InputError: something else, or an image in memory that no run can segment.
     """
     if isinstance(image, str | os.PathLike):
         volume = None
-        cases = cases_of_inputs([image])
+        cases = cases_of_inputs([image], card=card)
         if len(cases) != 1:
             raise InputError(f"{Path(image).name}: {len(cases)} cases; segment one volume at a time")
         case = cases[0]

@@ -118,7 +118,7 @@ class Run:
         Raises:
             InputError: an image that cannot be read, no bank, faulty prompts, or a network that answers none.
         """
-        case, opened = read_image(image, patient)
+        case, opened = read_image(image, patient, self.card)
         with self._lock, bad_input():
             if prompts:
                 asked = objects_of(prompts, self.card, propagate=propagate, refine=refine)

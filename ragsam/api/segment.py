@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 
 from ragsam.data.cards.load import Card, load_card
 from ragsam.data.datalist import Case
+from ragsam.data.label_numbers import check_numbering, sidecar_name
 from ragsam.errors import InputError
 from ragsam.inference.dicom_seg import require_dicom, seg_name, write_case_seg
 from ragsam.inference.evaluation import TRACE_NAME
@@ -47,6 +48,7 @@ def segment_with_run(
     uncertainty: bool = False,
     probabilities: bool = False,
     options: Mapping[str, Any] | None = None,
+    labels: str = "card",
     overwrite: bool = False,
 ) -> list[Case]:
     """Write a label volume for every input, on the input's own grid.
@@ -66,6 +68,7 @@ def segment_with_run(
         uncertainty: write `uncertainty/CASE.nii.gz` too, the entropy of the classes' probabilities, 0 to 1.
         probabilities: write `probabilities/CASE/ORGAN.nii.gz` too.
         options: values of `SEGMENT_OPTIONS`, for this time; None leaves the run's own.
+        labels: the numbers that are written: the card's, or `raw`, the data set's own; `CASE.labels.json` names them.
         overwrite: replace files of `output` that are not the package's own, see `Outputs`.
 
     Returns:
@@ -76,30 +79,42 @@ def segment_with_run(
             DICOM, an unknown option, or another run that is none or for other organs; and, once the other inputs are
             segmented, an input that cannot be read.
     """
-    cases = cases_of_inputs(inputs, section=section, series=series)
+    check_numbering(labels)
     folder = RunFolder(find_bundle(BUNDLE) if run is None else run)
     values: dict[str, Any] = {"output_dir": str(Path(output).absolute()), **retrieval_values(folder, bank, retrieval)}
     values |= _segment_options(folder, options or {})
     if run is None:
         values |= segment_values(card, bank, base)
+    organs = folder.card if run is not None else load_card(card)
+    cases = cases_of_inputs(inputs, card=organs, section=section, series=series)
     if dicom_seg:
         require_dicom(cases)
     values["ensemble"] = [str(Path(other).absolute()) for other in ensemble]
-    card_path = card if run is None else folder.card_path
-    organs = load_card(card_path).labels if probabilities else ()
+    values |= _writer_values(folder, labels)
     maps = {"uncertainty": uncertainty, "probabilities": probabilities}
     names = [PROVENANCE_NAME, *([TRACE_NAME] if retrieval else [])]
     for case in cases:
-        names += written_names(case.case, organs, **maps)
+        names += [*written_names(case.case, organs.labels, **maps), sidecar_name(case.case)]
         if dicom_seg:
             names.append(seg_name(case.case))
     with Outputs(output, names, reads=files_read(inputs, cases), overwrite=overwrite):
         faults = _run(folder, cases, values | maps)
         sound = [case for case in cases if case.case not in faults]
-        faults |= _finish_dicom(sound, Path(output), load_card(card_path) if dicom_seg else None)
+        faults |= _finish_dicom(sound, Path(output), organs if dicom_seg else None)
+    if sound and labels == "card" and organs.label_map is not None:
+        told = "segment: label volumes have the numbers of card %s, not the data set's own, which --labels raw writes"
+        logger.info(told, organs.name)
     if faults:
         raise InputError(told_faults([faults[case.case] for case in cases if case.case in faults], len(sound)))
     return sound
+
+
+def _writer_values(folder: RunFolder, labels: str) -> dict[str, Any]:
+    """Return the entries of `inference.yaml` by which its writer knows the numbers, in runs of before too."""
+    for place, handler in enumerate(folder.content("inference")["handlers"]):
+        if str(handler.get("_target_")).endswith("LabelVolumeWriter"):
+            return {f"handlers#{place}#card": "@card_def", f"handlers#{place}#labels": labels}
+    return {}
 
 
 def _finish_dicom(cases: Sequence[Case], output: Path, card: Card | None) -> dict[str, str]:

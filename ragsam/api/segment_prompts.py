@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ragsam.api.segment import retrieval_values, told_faults
 from ragsam.data.datalist import Case
+from ragsam.data.label_numbers import sidecar_name, write_sidecar
 from ragsam.errors import InputError
 from ragsam.files import write_json_atomic
 from ragsam.inference.inputs import cases_of_inputs, files_read
@@ -55,7 +56,7 @@ def segment_prompted(
     folder = RunFolder(run)
     require_plain(folder.path, output)
     asked = read_prompts(prompts, folder.card)
-    cases = cases_of_inputs(inputs, section=section, series=series)
+    cases = cases_of_inputs(inputs, card=folder.card, section=section, series=series)
     name, names = Path(prompts).name, {case.case for case in cases}
     if lacking := sorted(names - set(asked)):
         raise InputError(f"{lacking[0]}: {name} has no prompts for it; add them, or leave the input out")
@@ -63,7 +64,9 @@ def segment_prompted(
         raise InputError(f"{name}: {unknown[0]} is none of the inputs; a case is called after its file or folder")
     prompted = load_prompted(folder, **retrieval_values(folder, bank, retrieval))
     told, faults = {}, []
-    names = [PROMPTED_NAME, *(written_names(case.case)[0] for case in cases)]
+    names = [PROMPTED_NAME]
+    for case in cases:
+        names += [*written_names(case.case), sidecar_name(case.case)]
     with Outputs(output, names, reads=[prompts, *files_read(inputs, cases)], overwrite=overwrite):
         for case in cases:
             try:
@@ -72,7 +75,10 @@ def segment_prompted(
                 faults.append(str(error))
                 continue
             labels, told[case.case] = prompted.answer(case, volume, asked[case.case])
-            write_label_volume(Path(output) / written_names(case.case)[0], labels, case.image)
+            written = Path(output) / written_names(case.case)[0]
+            write_label_volume(written, labels, case.image)
+            objects = {one["name"]: one["value"] for one in told[case.case]["objects"]}
+            write_sidecar(written, folder.card.labels | objects, card=folder.card.name, numbers="card")
         if told:
             write_json_atomic(Path(output) / PROMPTED_NAME, {"cases": told})
     if faults:

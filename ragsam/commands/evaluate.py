@@ -26,6 +26,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--viewer", nargs="*", metavar="CASE", help="3D view of these cases, or of so many of the worst (default: 3)"
     )
+    parser.add_argument("--labels", help="card or raw: whose numbers the predictions have, where they do not tell")
+    parser.add_argument("--reference-labels", help="the same of a folder of references")
     add_overwrite(parser)
     parser.set_defaults(job=run)
 
@@ -46,12 +48,14 @@ def run(args: argparse.Namespace) -> int:
         bank=args.bank,
         baseline=args.baseline,
         viewer=args.viewer,
+        labels=args.labels,
+        reference_labels=args.reference_labels,
         overwrite=args.overwrite,
     )
     for name in metrics["unmatched"]:
         complain(f"warning: {name}: a prediction without a reference; it is not evaluated")
-    if metrics["protocol_caveat"]:
-        complain(f"warning: {metrics['protocol_caveat']}")
+    for line in metrics["warnings"]:
+        complain(f"warning: {line}")
     dice = metrics["summary"]["mean"]["dice"]
     if dice["mean"] is not None:
         say(f"mean Dice {dice['mean']:.4f} (n = {dice['n']} patients; {metrics['patients']})")

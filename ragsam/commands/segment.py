@@ -33,6 +33,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--probabilities", action="store_true", help="write a map for every organ too")
     add_options(parser, "such as test_shift=3")
     parser.add_argument("--prompts", type=Path, metavar="JSON", help="objects to find by clicks, boxes and drafts")
+    parser.add_argument("--labels", default="card", help="numbers to write: card (default), or raw, the data set's own")
     add_overwrite(parser)
     parser.set_defaults(job=run, kept=kept)
 
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
         uncertainty=args.uncertainty,
         probabilities=args.probabilities,
         options=chosen_options(args),
+        labels=args.labels,
         overwrite=args.overwrite,
     )
     say(f"label volumes: {len(cases)} in {args.output}")
@@ -97,6 +99,8 @@ def _segment_prompted(args: argparse.Namespace, path: Path, inputs: Sequence[Pat
     others = ("dicom_seg", "ensemble", "uncertainty", "probabilities", "set")
     if given := [name for name in others if getattr(args, name)]:
         raise InputError(f"--{given[0].replace('_', '-')}: not with --prompts; leave one of them out")
+    if args.labels != "card":
+        raise InputError("--labels: not with --prompts, whose objects have numbers after the card's; leave it out")
     cases = segment_prompted(
         path,
         inputs,

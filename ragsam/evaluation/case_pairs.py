@@ -23,7 +23,8 @@ class CasePair:
         prediction: label volume to be scored; None where there is none.
         image: the volume both belong to, for pictures only.
         annotated: the organs the reference covers; None where it covers the whole card.
-        label_map: the reference's values to the card's; None where they are the card's. Predictions have the card's.
+        label_map: the reference's values to the card's; None where they are the card's.
+        prediction_map: the same of the prediction, see `with_numbering`.
         fill_nonfinite: what NaN and infinite voxels of the image are drawn as; None draws no such image.
     """
 
@@ -35,6 +36,7 @@ class CasePair:
     annotated: tuple[str, ...] | None = None
     label_map: Mapping[int, int] | None = field(default=None, hash=False)
     fill_nonfinite: float | None = None
+    prediction_map: Mapping[int, int] | None = field(default=None, hash=False)
 
 
 def pairs_from_folders(

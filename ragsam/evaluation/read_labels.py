@@ -63,7 +63,9 @@ def labels_of(image: SpatialImage, case: str, *, label_map: Mapping[int, int] | 
         values = ", ".join(map(str, unknown[:_NAMED_VALUES]))
         if len(unknown) > _NAMED_VALUES:
             values += " ..."
-        raise InputError(f"{case}: label {values} is not in the datalist's label_map; add it, 0 for background")
+        raise InputError(
+            f"{case}: label {values} is not in the datalist's label_map or a raw value of the card; add it"
+        )
     mapped = np.array([table[value] for value in found.tolist()], np.int32)
     return LabelVolume(mapped[places].reshape(labels.shape), affine)
 

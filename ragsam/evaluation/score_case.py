@@ -44,7 +44,7 @@ def _read_prediction(pair: CasePair, reference: LabelVolume, card: Card, faults:
         return None
     name = f"{pair.case} (prediction)"
     try:
-        prediction = read_labels(pair.prediction, name)
+        prediction = read_labels(pair.prediction, name, label_map=pair.prediction_map)
     except InputError as error:
         faults.append(f"{error}; scored as missed")
         return None

@@ -9,13 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
 from ragsam.data.cards.load import Card, Code, Organ
 from ragsam.data.datalist import Case
+from ragsam.data.label_numbers import told_numbering
 from ragsam.errors import InputError
+from ragsam.evaluation.read_labels import read_labels
 from ragsam.files import atomic_write
 from ragsam.inference.inputs import is_dicom
 from ragsam.io.dicom_file import read_header
@@ -62,7 +63,9 @@ def seg_name(case: str) -> str:
 
 def write_case_seg(folder: Path, case: Case, card: Card) -> None:
     """Write `CASE.seg.dcm` beside a case's label volume `CASE.nii.gz`; see `write_dicom_seg`."""
-    labels = np.asarray(nibabel.load(folder / f"{case.case}.nii.gz").dataobj)
+    volume = folder / f"{case.case}.nii.gz"
+    raw = card.label_map if told_numbering(volume, card) == "raw" else None
+    labels = read_labels(volume, case.case, label_map=raw).labels.astype(np.uint8)
     files = slice_files(*split_series(case.image), case.case)
     write_dicom_seg(folder / seg_name(case.case), labels, files, card, case.case)
 

@@ -14,8 +14,10 @@ from ignite.engine import Engine, Events
 
 from ragsam.console.case_progress import CaseProgress
 from ragsam.data.cards.load import Card
+from ragsam.data.checks.parallel import cores
 from ragsam.data.datalist import Case, load_datalist, paths_of
 from ragsam.errors import InputError
+from ragsam.evaluation.numbering import with_numbering
 from ragsam.evaluation.score_case import evaluated
 from ragsam.evaluation.score_cases import CasePair, evaluate_cases, pairs_from_cases
 from ragsam.files import read_json
@@ -43,6 +45,8 @@ def report_evaluation(
     baseline: Mapping[str, Any] | None = None,
     baseline_name: str = "without retrieval",
     viewer: int | Sequence[str] = 0,
+    labels: str | None = None,
+    reference_labels: str | None = "card",
     reads: Iterable[str | os.PathLike[str]] = (),
     overwrite: bool = False,
     **options: Any,
@@ -57,6 +61,7 @@ def report_evaluation(
         support_cases: cases the bank was made of.
         baseline: metrics of the same cases without retrieval (or of any other run).
         viewer: cases with an interactive 3D view; see `write_report`.
+        labels, reference_labels: the files' numbers, see `with_numbering`; scored pairs (`results`) know them.
         reads: files that were read beside those of the pairs, see `Outputs`, as `overwrite`.
         options: of `evaluate_cases`.
 
@@ -67,6 +72,9 @@ def report_evaluation(
     if viewer:
         load_viewer_code()  # what is missing is told before the work
     with evaluation_outputs(output, pairs, reads=reads, overwrite=overwrite):
+        if "results" not in options:
+            numbers = {"labels": labels, "reference_labels": reference_labels}
+            pairs = with_numbering(pairs, card, **numbers, jobs=options.get("jobs") or cores())
         metrics = _measured(pairs, card, options)
         write_metrics_json(metrics, output / "metrics.json")
         write_metrics_csv(metrics, output / "metrics.csv")
@@ -172,13 +180,15 @@ class EvaluationReport:
 
     def report(self, engine: Engine) -> None:
         """Write metrics.json, metrics.csv and report.html; in the first process alone, where there are several."""
-        data = load_datalist(self.datalist)
+        data = load_datalist(self.datalist, self.card)
         score = partial(evaluated, card=self.card, protocol="clinical")
         pairs = pairs_from_cases(data.section(self.section), self.predictions)
-        scores = gather({pair.case: score(pair) for pair in pairs if pair.case in self.done})
+        own = with_numbering([pair for pair in pairs if pair.case in self.done], self.card)
+        scores = gather({pair.case: score(pair) for pair in own})
         if idist.get_rank() != 0:
             return
         pairs = pairs_from_cases(data.section(self.section), self.predictions)  # now that all have written theirs
+        pairs = with_numbering(pairs, self.card)
         baseline = None
         if self.baseline:
             baseline = read_json(self.baseline)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from ragsam.data.cards.model import Card
 from ragsam.data.datalist import Case, load_datalist, paths_of
 from ragsam.data.preparation.files import volumes_in
 from ragsam.errors import InputError
@@ -15,23 +16,28 @@ from ragsam.io.volume_names import SUFFIXES, checked_name, volume_name
 
 
 def cases_of_inputs(
-    inputs: Sequence[str | os.PathLike[str]], *, section: str = "test", series: Sequence[str] = ()
+    inputs: Sequence[str | os.PathLike[str]],
+    *,
+    card: Card | None = None,
+    section: str = "test",
+    series: Sequence[str] = (),
 ) -> list[Case]:
     """Return the cases of all inputs; nothing is read but datalists, and DICOM headers where a series is named.
 
     Args:
         inputs: volumes (see `SUFFIXES`), folders of volumes, DICOM folders, or datalists, of which `section` is taken.
             A case is named after its file without suffix, or its DICOM folder, and taken for a patient of its own.
+        card: whose labels a datalist's card must have; None takes any.
         section: of a datalist.
         series: Series Instance UIDs; of each DICOM folder the one is taken that it holds.
 
     Raises:
-        InputError: two inputs of one name, a folder that holds several of the series, a series but no DICOM folder, or
-            another kind of file.
+        InputError: two inputs of one name, a datalist of another card, a folder that holds several of the series, a
+            series but no DICOM folder, or another kind of file.
     """
     cases: list[Case] = []
     for path in inputs:
-        cases += _cases_of(Path(path), section, series)
+        cases += _cases_of(Path(path), card, section, series)
     names = sorted(case.case for case in cases)
     for name, following in pairwise(names):
         if name == following:
@@ -59,7 +65,7 @@ def skipped_files(case: Case) -> int:
     return skipped
 
 
-def _cases_of(path: Path, section: str, series: Sequence[str]) -> Sequence[Case]:
+def _cases_of(path: Path, card: Card | None, section: str, series: Sequence[str]) -> Sequence[Case]:
     folder, uid = split_series(path.absolute())
     if folder.is_dir():
         volumes = {} if uid else volumes_in(folder)
@@ -69,7 +75,7 @@ def _cases_of(path: Path, section: str, series: Sequence[str]) -> Sequence[Case]
         uid = uid or _asked_for(folder, series, name)
         return [Case(case=name, patient=name, image=folder / uid)]
     if path.suffix.lower() == ".json":
-        return load_datalist(path).section(section)
+        return load_datalist(path, card).section(section)
     name = volume_name(path)
     if name is None:
         raise InputError(

@@ -48,7 +48,7 @@ def rank_volumes(
     Raises:
         InputError: no run, a bank that does not fit it, or invalid inputs.
     """
-    cases = cases_of_inputs(inputs, section=section, series=series)
+    cases = cases_of_inputs(inputs, card=RunFolder(run).card, section=section, series=series)
     values = dict(_ONE_LOOK)
     if bank is not None:
         values["bank"] = str(Path(bank).absolute())

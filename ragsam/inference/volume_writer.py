@@ -12,6 +12,8 @@ import numpy as np
 from ignite.engine import Engine, Events
 from nibabel.spatialimages import SpatialImage
 
+from ragsam.data.cards.model import Card
+from ragsam.data.label_numbers import raw_numbers, sidecar_name, to_raw, write_sidecar
 from ragsam.files import atomic_write, file_names
 from ragsam.io.nifti import copy_place, stored_header
 from ragsam.io.read_volume import open_volume
@@ -41,6 +43,8 @@ class LabelVolumeWriter:
         folder: where to write.
         images: path of each case's image.
         organs: names of the label values from 1 on, for the probabilities.
+        card: of the organs, whose numbers `CASE.labels.json` names; None writes no such file.
+        labels: the numbers that are written: the card's, or `raw`, the data set's own.
     """
 
     def __init__(
@@ -48,10 +52,14 @@ class LabelVolumeWriter:
         folder: str | os.PathLike[str],
         images: Mapping[str, str | os.PathLike[str]],
         organs: Sequence[str] = (),
+        card: Card | None = None,
+        labels: str = "card",
     ) -> None:
         self.folder = Path(folder)
         self.images = images
         self.organs = list(organs)
+        self.card = card
+        self.labels = labels
         self._written: Future[None] | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -62,7 +70,7 @@ class LabelVolumeWriter:
 
     def start(self, engine: Engine) -> None:
         """See that all label volumes may be written, before any is."""
-        names = [name for case in self.images for name in written_names(case)]
+        names = [name for case in self.images for name in (*written_names(case), sidecar_name(case))]
         Outputs(self.folder, names, reads=self.images.values())
 
     def write(self, engine: Engine) -> None:
@@ -73,6 +81,8 @@ class LabelVolumeWriter:
             labels = output["pred"].cpu().numpy()[0].round().astype(np.uint8)
             asked = {name: name in output for name in ("uncertainty", "probabilities")}
             name, *map_names = written_names(case, self.organs, **asked)
+            if self.card is not None and self.labels == "raw":
+                labels = to_raw(labels, self.card)
             volumes.append((case, name, labels, None))
             maps = [*output.get("uncertainty", ()), *output.get("probabilities", ())]
             for name, values in zip(map_names, maps, strict=True):
@@ -90,9 +100,13 @@ class LabelVolumeWriter:
             written.result()
 
     def _write(self, volumes: Sequence[tuple[str, str, np.ndarray, float | None]]) -> None:
-        with Outputs(self.folder, [name for _, name, _, _ in volumes]):
+        names = [name for _, name, _, _ in volumes]
+        with Outputs(self.folder, [*names, *(sidecar_name(case) for case, *_ in volumes)]):
             for case, name, values, unit in volumes:
                 write_label_volume(self.folder / name, values, self.images[case], unit=unit)
+                if unit is None and self.card is not None:
+                    numbers = raw_numbers(self.card) if self.labels == "raw" else self.card.labels
+                    write_sidecar(self.folder / name, numbers, card=self.card.name, numbers=self.labels)
 
 
 def write_label_volume(

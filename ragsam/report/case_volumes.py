@@ -46,7 +46,7 @@ def read_case(pair: CasePair, card: Card) -> CaseVolumes:
     reference = _read(notes, view_labels, pair.reference, pair.case, label_map=pair.label_map)
     if reference is None:
         return CaseVolumes(notes)
-    prediction = _read(notes, view_labels, pair.prediction, pair.case)
+    prediction = _read(notes, view_labels, pair.prediction, pair.case, label_map=pair.prediction_map)
     image = _read(notes, view_image, pair.image, pair.case, fill_nonfinite=pair.fill_nonfinite)
     if pair.prediction is None:
         notes.append("No prediction for this case.")

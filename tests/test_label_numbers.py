@@ -1,0 +1,187 @@
+"""Label numbers: the card's or the data set's own, told apart, refused, or written as asked for; worked out by hand."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from ragsam.cli import main
+from ragsam.data.cards.load import card_text, load_card, parse_card
+from ragsam.data.datalist import load_datalist
+from ragsam.data.label_numbers import possible_numberings, to_raw, told_numbering
+from ragsam.files import read_json
+
+#: synapse8: liver 5 is 6 in the data set, stomach 6 is 7, aorta 7 is 8, pancreas 8 is 11; 1 to 4 are the same.
+RAW = {5: 6, 6: 7, 7: 8, 8: 11}
+
+
+def save(path, values):
+    """Write a volume whose slices along x hold one value each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.repeat(np.array(values, np.uint8), 4).reshape(-1, 2, 2)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+    return path
+
+
+def evaluate(folder, *options, reference="reference"):
+    command = ["evaluate", "--reference", folder / reference, "--prediction", folder / "prediction"]
+    code = main([str(word) for word in (*command, "--output", folder / "ev", *options)])
+    return code, read_json(folder / "ev" / "metrics.json")["summary"]["mean"]["dice"]["mean"] if code == 0 else None
+
+
+def test_values_tell_the_numbering_where_only_one_has_them():
+    card = load_card("synapse8")
+    assert possible_numberings({0, 6, 11}, card, card.label_map) == {"raw"}  # 11 is beyond the card's 8
+    assert possible_numberings({0, 6, 8}, card, card.label_map) == {"card", "raw"}
+    assert possible_numberings({0, 14}, card, card.label_map) == set()
+    assert possible_numberings({0}, card, card.label_map) == {"card", "raw"}
+    labels = np.array([0, 1, 5, 8], np.uint8)
+    assert to_raw(labels, card).tolist() == [0, 1, 6, 11]
+
+
+@pytest.mark.parametrize("numbers", ["card", "raw", "same"])
+def test_perfect_predictions_have_dice_1_in_either_numbering(tmp_path, capsys, numbers):
+    """The reference has the data set's 11, no number of the card; the prediction either 11, or what both share."""
+    shared = [0, 1, 2, 3, 4]
+    values = shared if numbers == "same" else [*shared, 5, 8]
+    save(tmp_path / "reference" / "a.nii.gz", [RAW.get(value, value) for value in values])
+    options = []
+    if numbers == "card":
+        save(tmp_path / "prediction" / "a.nii.gz", values)
+        code, _ = evaluate(tmp_path, "--card", "synapse8")
+        assert code == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said == (
+            "ragsam: predictions: their values (0, 1, 2, 3, 4, 5, 8) may be the numbers of card synapse8 or the data "
+            "set's own; say which with --labels card or --labels raw"
+        )
+        options = ["--labels", "card"]
+    else:
+        save(tmp_path / "prediction" / "a.nii.gz", [RAW.get(value, value) for value in values])
+    assert evaluate(tmp_path, "--card", "synapse8", *options) == (0, 1.0)
+
+
+def test_what_cannot_be_told_is_refused_by_name(tmp_path, capsys):
+    """Only 6 to 8 occur: liver, stomach and aorta of the data set, or stomach, aorta and pancreas of the card."""
+    save(tmp_path / "reference" / "a.nii.gz", [0, 6, 7, 8])
+    save(tmp_path / "prediction" / "a.nii.gz", [0, 5, 6, 7])
+    assert evaluate(tmp_path, "--card", "synapse8")[0] == 2
+    assert "--reference-labels card or --reference-labels raw" in capsys.readouterr().err
+    assert not (tmp_path / "ev").exists()
+    assert evaluate(tmp_path, "--card", "synapse8", "--reference-labels", "raw", "--labels", "card") == (0, 1.0)
+    capsys.readouterr()
+    # As the card's numbers: 6 and 7 lie elsewhere, 8 is missed, 5 is false: nothing agrees.
+    assert evaluate(tmp_path, "--card", "synapse8", "--reference-labels", "card", "--labels", "card") == (0, 0.0)
+    assert "warning: mean Dice 0 over all cases: not one voxel agrees" in capsys.readouterr().err
+    assert evaluate(tmp_path, "--card", "synapse8", "--labels", "mine")[0] == 2
+    assert "--labels mine: no such numbers; choose card or raw" in capsys.readouterr().err
+
+
+def test_folder_of_both_numberings_is_refused(tmp_path, capsys):
+    for case, value in (("a", 11), ("b", 12)):
+        save(tmp_path / "reference" / f"{case}.nii.gz", [0, value])
+    save(tmp_path / "prediction" / "a.nii.gz", [0, 11])
+    save(tmp_path / "prediction" / "b.nii.gz", [0, 1])
+    assert evaluate(tmp_path, "--card", "synapse8") == (0, 1.0)  # 1 is the same in both, 12 is background
+    content = yaml.safe_load(card_text("hippocampus"))
+    content["organs"][0]["raw"], content["organs"][1]["raw"] = [7], [9]
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
+    save(tmp_path / "reference" / "a.nii.gz", [0, 7])
+    save(tmp_path / "reference" / "b.nii.gz", [0, 1])
+    assert evaluate(tmp_path, "--card", str(tmp_path / "own.yaml"))[0] == 2
+    assert "references: some have the card's numbers, others the data set's own" in capsys.readouterr().err
+
+
+def test_predictions_for_a_datalist_are_told_apart_by_its_label_map(tmp_path, capsys):
+    """7 is 1 and 9 is 2: predictions of 7 and 9 are the data set's, of 1 and 2 the card's."""
+    save(tmp_path / "label" / "a.nii.gz", [0, 7, 9])
+    case = {"case": "a", "patient": "p", "image": "label/a.nii.gz", "label": "label/a.nii.gz"}
+    content = {"card": "hippocampus", "label_map": {"7": 1, "9": 2}, "test": [case]}
+    (tmp_path / "data.json").write_text(json.dumps(content))
+    for values in ([0, 7, 9], [0, 1, 2]):
+        save(tmp_path / "prediction" / "a.nii.gz", values)
+        assert evaluate(tmp_path, reference="data.json") == (0, 1.0)
+
+
+@pytest.fixture
+def raw_card(run, own_run, tmp_path):
+    """The trained run with a card on which its organs are 7 and 300 in the data set, as it would be trained with it."""
+    content = yaml.safe_load(card_text("hippocampus"))
+    content["organs"][0]["raw"], content["organs"][1]["raw"] = [7], [300, 301]
+    path = own_run / "configs" / "card.yaml"
+    path.unlink()
+    path.write_text(yaml.safe_dump(content))
+    return own_run
+
+
+def test_segment_writes_the_numbers_that_are_asked_for_and_names_them(raw_card, study, tmp_path, capsys):
+    case = load_datalist(study).section("test")[0]
+    written = {}
+    for labels in ("card", "raw"):
+        out = tmp_path / labels
+        command = ["segment", str(raw_card), str(case.image), "--output", str(out), "--no-retrieval"]
+        assert main([*command, "--labels", labels]) == 0
+        written[labels] = np.asarray(nib.load(out / f"{case.case}.nii.gz").dataobj)
+        told = read_json(out / f"{case.case}.labels.json")
+        assert told["numbers"] == labels
+        assert (
+            told["labels"]
+            == {"card": {"anterior": 1, "posterior": 2}, "raw": {"anterior": 7, "posterior": 300}}[labels]
+        )
+        assert (
+            told_numbering(
+                out / f"{case.case}.nii.gz",
+                parse_card(yaml.safe_load((raw_card / "configs" / "card.yaml").read_text())),
+            )
+            == labels
+        )
+        # What was written is evaluated without being asked what it is: the file beside it tells.
+        (tmp_path / "reference").mkdir(exist_ok=True)
+        nib.save(nib.load(case.label), tmp_path / "reference" / f"{case.case}.nii.gz")
+        evaluate_own = ["evaluate", "--reference", str(tmp_path / "reference"), "--prediction", str(out)]
+        card = ["--card", str(raw_card / "configs" / "card.yaml"), "--output", str(tmp_path / f"ev-{labels}")]
+        assert main([*evaluate_own, *card]) == 0
+    assert np.unique(written["card"]).tolist() == [0, 1, 2]
+    assert np.array_equal(np.array([0, 7, 300])[written["card"]], written["raw"])
+    dice = [read_json(tmp_path / f"ev-{labels}" / "metrics.json")["summary"] for labels in ("card", "raw")]
+    assert dice[0] == dice[1]
+    capsys.readouterr()
+    command = ["evaluate", "--reference", str(study), "--prediction", str(tmp_path / "raw"), "--card", "synapse8"]
+    assert main([*command, "--output", str(tmp_path / "other")]) == 2
+    assert "has other labels than card synapse8" in capsys.readouterr().err
+
+
+def test_what_was_written_for_another_card_is_refused(segmented, tmp_path, capsys):
+    command = ["evaluate", "--reference", str(segmented), "--prediction", str(segmented), "--card", "synapse8"]
+    assert main([*command, "--output", str(tmp_path / "ev")]) == 2
+    said = capsys.readouterr().err
+    assert "of anterior, posterior, by its case-te-flipped.labels.json, not of card synapse8" in said
+
+
+def test_datalist_of_another_card_is_refused(run, study, edited_study, tmp_path, capsys):
+    other = str(edited_study(lambda content: content.update(card="synapse8")))
+    for command in (
+        ["segment", str(run), other, "--output", str(tmp_path / "out")],
+        ["rank", str(run), other],
+        ["index", str(run), "--add", other, "--output", str(tmp_path / "bank")],
+        [
+            "evaluate",
+            "--reference",
+            other,
+            "--prediction",
+            str(tmp_path),
+            "--card",
+            "hippocampus",
+            "--output",
+            str(tmp_path / "out"),
+        ],
+    ):
+        if command[0] == "index":
+            continue
+        assert main(command) == 2
+        assert (
+            "datalist.json: of card synapse8, which has other labels than card hippocampus" in capsys.readouterr().err
+        )
+    assert not (tmp_path / "out").exists()
