@@ -48,6 +48,11 @@ class Datalist:
     path: Path
     sections: dict[str, tuple[Case, ...]]
 
+    @property
+    def label_map(self) -> Mapping[int, int] | None:
+        """The values of its label files to the card's; None where they are the same."""
+        return next((case.label_map for case in chain.from_iterable(self.sections.values())), None)
+
     def section(self, name: str) -> tuple[Case, ...]:
         """Return the cases of a section; raises InputError where there is none of that name, or it is empty."""
         cases = self.sections.get(name, ())
@@ -67,8 +72,8 @@ def load_datalist(path: str | os.PathLike[str], card: Card | None = None) -> Dat
         card: whose labels its own card must have; None takes any.
 
     Raises:
-        InputError: missing or invalid JSON; no card, or one of other labels; a label map that is none; a case without name, patient or image;
-            a case or image named twice; a patient in two sections.
+        InputError: missing or invalid JSON; no card, or one of other labels; a label map that is none; a case without
+            name, patient or image; a case or image named twice; a patient in two sections.
     """
     datalist, faults = read_datalist(path)
     if faults:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ragsam.data.cards.model import Card
 from ragsam.errors import InputError
 from ragsam.files import read_json, sha256_file, write_json_atomic
+from ragsam.io.volume_names import without_suffix
 
 NUMBERINGS = ("card", "raw")
 SIDECAR_SUFFIX = ".labels.json"
@@ -56,7 +57,7 @@ def sidecar_name(case: str) -> str:
 
 def sidecar(volume: Path) -> Path:
     """Return the path of the file that names a label volume's numbers."""
-    return volume.with_name(sidecar_name(volume.name.removesuffix(".gz").removesuffix(".nii")))
+    return volume.with_name(sidecar_name(without_suffix(volume.name)))
 
 
 def write_sidecar(volume: Path, labels: Mapping[str, int], **about: Any) -> None:
@@ -69,8 +70,11 @@ def write_sidecar(volume: Path, labels: Mapping[str, int], **about: Any) -> None
     write_json_atomic(sidecar(volume), content)
 
 
-def told_numbering(volume: Path, card: Card) -> str | None:
+def told_numbering(volume: Path, card: Card, raw: Mapping[int, int] | None) -> str | None:
     """Return the numbering that the file beside a label volume tells; None for no file, or one of another volume.
+
+    Args:
+        raw: the data set's values to the card's; None where they are the same.
 
     Raises:
         InputError: it tells organs of another card, or other numbers than the card has for them.
@@ -82,9 +86,11 @@ def told_numbering(volume: Path, card: Card) -> str | None:
     labels = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(labels, dict) or content.get("sha256") != sha256_file(volume):
         return None
-    for numbering, numbers in (("card", card.labels), ("raw", raw_numbers(card))):
-        if numbers.items() <= labels.items():
-            return numbering
+    numbers = {organ: labels.get(organ) for organ in card.labels}
+    if numbers == card.labels:
+        return "card"
+    if {organ: (raw or {}).get(number) for organ, number in numbers.items()} == card.labels:
+        return "raw"
     raise InputError(
         f"{volume.name}: of {', '.join(labels)}, by its {path.name}, not of card {card.name}; evaluate it with its own"
     )

@@ -7,11 +7,23 @@ import numpy as np
 import pytest
 import yaml
 
+from ragsam.api.datalists import as_datalist
 from ragsam.cli import main
-from ragsam.data.cards.load import card_text, load_card, parse_card
+from ragsam.data.cards.load import card_text, load_card
+from ragsam.data.cards.own_numbers import card_text_with
+from ragsam.data.cards.schema import parse_card
 from ragsam.data.datalist import load_datalist
-from ragsam.data.label_numbers import possible_numberings, to_raw, told_numbering
+from ragsam.data.label_numbers import (
+    possible_numberings,
+    raw_numbers,
+    sidecar,
+    to_raw,
+    told_numbering,
+    write_sidecar,
+)
+from ragsam.errors import InputError
 from ragsam.files import read_json
+from ragsam.runs.run import RunFolder
 
 #: synapse8: liver 5 is 6 in the data set, stomach 6 is 7, aorta 7 is 8, pancreas 8 is 11; 1 to 4 are the same.
 RAW = {5: 6, 6: 7, 7: 8, 8: 11}
@@ -118,6 +130,7 @@ def raw_card(run, own_run, tmp_path):
 
 def test_segment_writes_the_numbers_that_are_asked_for_and_names_them(raw_card, study, tmp_path, capsys):
     case = load_datalist(study).section("test")[0]
+    own = load_card(raw_card / "configs" / "card.yaml")
     written = {}
     for labels in ("card", "raw"):
         out = tmp_path / labels
@@ -130,13 +143,7 @@ def test_segment_writes_the_numbers_that_are_asked_for_and_names_them(raw_card, 
             told["labels"]
             == {"card": {"anterior": 1, "posterior": 2}, "raw": {"anterior": 7, "posterior": 300}}[labels]
         )
-        assert (
-            told_numbering(
-                out / f"{case.case}.nii.gz",
-                parse_card(yaml.safe_load((raw_card / "configs" / "card.yaml").read_text())),
-            )
-            == labels
-        )
+        assert told_numbering(out / f"{case.case}.nii.gz", own, own.label_map) == labels
         # What was written is evaluated without being asked what it is: the file beside it tells.
         (tmp_path / "reference").mkdir(exist_ok=True)
         nib.save(nib.load(case.label), tmp_path / "reference" / f"{case.case}.nii.gz")
@@ -165,7 +172,6 @@ def test_datalist_of_another_card_is_refused(run, study, edited_study, tmp_path,
     for command in (
         ["segment", str(run), other, "--output", str(tmp_path / "out")],
         ["rank", str(run), other],
-        ["index", str(run), "--add", other, "--output", str(tmp_path / "bank")],
         [
             "evaluate",
             "--reference",
@@ -178,10 +184,69 @@ def test_datalist_of_another_card_is_refused(run, study, edited_study, tmp_path,
             str(tmp_path / "out"),
         ],
     ):
-        if command[0] == "index":
-            continue
         assert main(command) == 2
         assert (
             "datalist.json: of card synapse8, which has other labels than card hippocampus" in capsys.readouterr().err
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_prepare_finds_out_which_numbers_the_label_files_have(tmp_path, capsys):
+    """11 is no number of the card; 14 neither's; 5 and 8 are liver and pancreas, or what the card leaves out, and 7."""
+    for case, raw, card, open_ in (("img0001", 11, 5, 6), ("img0002", 6, 8, 7)):
+        for kind, value in (("raw", raw), ("card", card), ("open", open_)):
+            save(tmp_path / kind / "img" / f"{case}.nii.gz", [0, 1])
+            save(tmp_path / kind / "label" / f"{case.replace('img', 'label')}.nii.gz", [0, value])
+    data = tmp_path / "data.json"
+
+    def prepared(kind, *options):
+        command = ["prepare", "synapse8", tmp_path / kind, "--output", data, "--layout", "btcv", "--overwrite"]
+        return main([str(word) for word in (*command, "--validation", 0, "--test", 0, *options)])
+
+    assert prepared("raw") == 0
+    assert load_datalist(data).label_map == load_card("synapse8").label_map
+    data.unlink()
+    for kind in ("card", "open"):
+        assert prepared(kind) == 2
+        assert "labels: their values" in capsys.readouterr().err
+        assert not data.exists()
+        assert prepared(kind, "--labels", "card") == 0
+        assert load_datalist(data).label_map is None
+        data.unlink()
+
+
+def test_run_keeps_the_numbers_of_the_label_map_it_was_trained_on(tmp_path):
+    """Of hippocampus 4 is 1 and 7 is 2, 9 is background: the run's card has them as its raw numbers."""
+    card = parse_card(yaml.safe_load(card_text_with("hippocampus", {4: 1, 7: 2, 9: 0})))
+    assert raw_numbers(card) == {"anterior": 4, "posterior": 7}
+    assert card.label_map == {4: 1, 7: 2, 9: 0}
+    assert card.labels == load_card("hippocampus").labels
+    assert card_text_with("hippocampus", None) == card_text("hippocampus")
+    assert card_text_with("hippocampus", {-4: 1, 7: 2}) == card_text("hippocampus")  # a card has no negative ones
+
+
+def test_files_that_tell_their_numbers_do_so_in_any_format_and_only_as_they_were_written(tmp_path):
+    card = load_card("hippocampus")
+    for name in ("a.nii.gz", "b.NII.GZ", "c.mha"):
+        path = save(tmp_path / name, [0, 1]) if name != "c.mha" else tmp_path / name
+        path.write_bytes(path.read_bytes() if path.exists() else b"x")
+        write_sidecar(path, {"anterior": 7, "posterior": 300})
+        assert sidecar(path).name == f"{name[0]}.labels.json"
+        assert told_numbering(path, card, {7: 1, 300: 2}) == "raw"
+        with pytest.raises(InputError, match="not of card hippocampus"):
+            told_numbering(path, card, None)
+        path.write_bytes(b"another volume")
+        assert told_numbering(path, card, {7: 1, 300: 2}) is None
+
+
+def test_labels_given_in_python_are_read_in_their_own_numbers(raw_card, tmp_path):
+    """11 is no number of the card; 300 and 7 are its raw ones, 1 and 2 its own, and 0 alone is the same in both."""
+    run = RunFolder(raw_card)
+    case = {"case": "a", "patient": "p", "image": tmp_path / "i.nii.gz", "label": tmp_path / "l.nii.gz"}
+    maps = {}
+    for name, values in (("raw", [0, 7, 44]), ("card", [0, 1, 2]), ("empty", [0])):
+        save(case["label"], values)
+        maps[name] = load_datalist(as_datalist([case], run, "training", tmp_path)).label_map
+    assert maps == {"raw": None, "card": None, "empty": None}  # 44 is of neither: its fault is told when it is read
+    save(case["label"], [0, 7])
+    assert load_datalist(as_datalist([case], run, "training", tmp_path)).label_map == {7: 1, 300: 2, 301: 2}

@@ -71,7 +71,12 @@ class LabelCounts:
         shown = ", ".join(map(str, unknown[:_SHOWN]))
         if len(unknown) > _SHOWN:
             shown += " ..."
-        return [f"{case}: label {shown} {missing}; map it or take another card"]
+        way_out = "map it or take another card"
+        if label_map is None and set(unknown) <= (card.label_map or {}).keys():
+            way_out = (
+                "it is the data set's own number: give the datalist the card's label_map, as `ragsam prepare` does"
+            )
+        return [f"{case}: label {shown} {missing}; {way_out}"]
 
     def on_card(self, label_map: Mapping[int, int] | None) -> dict[int, int]:
         """Return {card value: number of voxels}, background included."""

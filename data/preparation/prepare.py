@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ragsam.data.cards.load import load_card
 from ragsam.data.cards.model import LAYOUTS, Card
 from ragsam.data.datalist import Case, write_datalist
-from ragsam.data.preparation.files import with_series
+from ragsam.data.label_numbers import check_numbering
+from ragsam.data.preparation.files import Pair, with_series
 from ragsam.data.preparation.layouts import detect_layout, read_layout
 from ragsam.data.preparation.presence import organs_by_patient
 from ragsam.data.preparation.splits import deal_folds, split_cases
@@ -35,6 +36,7 @@ def prepare(
     fold: int = 0,
     subjects: str | os.PathLike[str] | None = None,
     series: Sequence[str] = (),
+    labels: str | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a datalist for a data set as it was downloaded.
@@ -53,13 +55,17 @@ def prepare(
         subjects: table with the columns `case,patient` (or `case,inferred_subject`). None: `subjects.csv` in
             `source` where there is one, else the card's patient rule.
         series: UIDs of the series to take from DICOM folders that hold several.
+        labels: the label files' numbers, `raw` (the data set's own) or `card`; None finds them out where the card's
+            differ, which reads the files.
         overwrite: replace a file that is not the package's own, see `Outputs`.
 
     Raises:
-        InputError: unknown or ambiguous layout, image without label or label without image, a case whose patient is
-            not known, a DICOM folder of several series, too few patients for the split, folds that cannot be.
+        InputError: unknown or ambiguous layout or label numbers, image without label or label without image, a case
+            whose patient is not known, a DICOM folder of several series, too few patients for the split, folds that
+            cannot be.
     """
     card = load_card(card_name)
+    check_numbering(labels)
     source = Path(os.path.abspath(source))
     if layout is not None and layout not in LAYOUTS:
         raise InputError(f"--layout {layout}: no such layout; take one of {', '.join(LAYOUTS)}")
@@ -72,11 +78,11 @@ def prepare(
     with Outputs.of_file(output, reads=[card_name, *filter(None, (subjects,)), *read], overwrite=overwrite):
         patients = patients_of([pair.case for pair in pairs], card, source, table=table, rows=found.rows)
         annotated = {case: annotated_organs(case, row, card) for case, row in (found.rows or {}).items()}
+        label_map = _label_map(pairs, card, labels)
         cases = []
         for pair in pairs:
             organs = annotated.get(pair.case)
-            case = Case(pair.case, patients[pair.case], pair.image, pair.label, organs, label_map=card.label_map)
-            cases.append(case)
+            cases.append(Case(pair.case, patients[pair.case], pair.image, pair.label, organs, label_map=label_map))
         if folds is None:
             sections = split_cases(cases, card, seed=seed, validation=validation, test=test, rows=found.rows)
         else:
@@ -85,6 +91,22 @@ def prepare(
     left_out = f"; {found.left_out} images without label left out" if found.left_out else ""
     logger.info("prepare: layout %s, %d cases%s", layout, len(pairs), left_out)
     return Path(output)
+
+
+def _label_map(pairs: Sequence[Pair], card: Card, labels: str | None) -> Mapping[int, int] | None:
+    """Return what leads from the label files' values to the card's; None where they are the same."""
+    if card.label_map is None or labels == "card":
+        return None
+    # Volumes are read by MONAI, some seconds to import, which most data sets do not need here.
+    from ragsam.data.checks.find_numbering import find_numbering
+    from ragsam.data.checks.parallel import cores
+
+    if labels is None:
+        logger.info("prepare: %d label files are read for their numbers, which --labels raw spares", len(pairs))
+    way_out = "say which with --labels card or --labels raw"
+    paths = [pair.label for pair in pairs]
+    found = find_numbering(paths, card, card.label_map, what="labels", way_out=way_out, given=labels, jobs=cores())
+    return None if found == "card" else card.label_map
 
 
 def _check_folds(folds: int | None, fold: int, validation: int | None) -> None:

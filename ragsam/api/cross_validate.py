@@ -18,7 +18,7 @@ from ragsam.data.preparation.presence import organs_by_patient
 from ragsam.data.preparation.splits import deal_folds
 from ragsam.errors import InputError
 from ragsam.evaluation.score_cases import pairs_from_cases
-from ragsam.inference.evaluation import report_evaluation
+from ragsam.inference.evaluation import evaluation_warnings, report_evaluation
 from ragsam.outputs import Outputs
 from ragsam.runs.run import RunFolder
 from ragsam.runs.templates import require_free
@@ -69,7 +69,10 @@ def cross_validate(
             index_run(run)
         segment_with_run(run, [own], predictions, section="validation", retrieval=retrieval, overwrite=begun)
         pairs += pairs_from_cases(load_datalist(own).section("validation"), predictions)
-    return report_evaluation(pairs, card, place, place / "evaluation")
+    metrics = report_evaluation(pairs, card, place, place / "evaluation")
+    for line in evaluation_warnings(metrics):
+        logger.warning("evaluate: %s", line)
+    return metrics
 
 
 def folds_of(data: Datalist, folds: int) -> dict[str, int]:

@@ -13,7 +13,7 @@ from ragsam.data.label_numbers import check_numbering
 from ragsam.errors import InputError
 from ragsam.evaluation.case_pairs import pairs_from_cases, pairs_from_folders, unmatched_predictions
 from ragsam.files import read_json
-from ragsam.inference.evaluation import report_evaluation
+from ragsam.inference.evaluation import evaluation_warnings, report_evaluation
 from ragsam.report.viewer import viewer_choice
 
 
@@ -90,15 +90,4 @@ def evaluate(
         protocol=protocol,
         jobs=jobs,
     )
-    return {**metrics, "unmatched": list(unmatched), "warnings": _warnings(metrics)}
-
-
-def _warnings(metrics: dict[str, Any]) -> list[str]:
-    """Return a line with the likely causes where no case has a voxel right, the protocol's own, and no other."""
-    told = [metrics["protocol_caveat"]] if metrics["protocol_caveat"] else []
-    if metrics["summary"]["mean"]["dice"]["mean"] == 0:
-        told.append(
-            "mean Dice 0 over all cases: not one voxel agrees; have the predictions other label numbers (--labels), "
-            "another card, another orientation, or other cases' names?"
-        )
-    return told
+    return {**metrics, "unmatched": list(unmatched), "warnings": evaluation_warnings(metrics)}

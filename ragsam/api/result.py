@@ -23,7 +23,7 @@ class Result:
 
     Attributes:
         case: what the volume is called.
-        labels: label volume, uint8, on the input's own grid.
+        labels: label volume, whole numbers (uint8 with the card's), on the input's own grid.
         values: label value by organ, and by object where objects were asked for.
         neighbours: by the slice's number, counted in RAS along the axis of the run's slices, the bank's slices that
             voted, the weightiest first: `patient`, `case` (pseudonyms), `slice`, `similarity`, `weight` and `row`.
@@ -45,8 +45,9 @@ class Result:
     def volumes_ml(self) -> dict[str, float]:
         """The volume of every organ in ml; 0 where it was not found."""
         voxel_ml = abs(np.linalg.det(self.labels.affine[:3, :3])) * mm_per_unit(self.labels.header) ** 3 / 1000
-        counts = np.bincount(np.asarray(self.labels.dataobj).ravel(), minlength=256)
-        return {name: float(counts[value] * voxel_ml) for name, value in self.values.items()}
+        numbers, counts = np.unique(np.asarray(self.labels.dataobj), return_counts=True)
+        found = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+        return {name: float(found.get(value, 0) * voxel_ml) for name, value in self.values.items()}
 
     def probabilities(self, organ: str) -> nib.Nifti1Image:
         """Return an organ's probabilities, 0 to 1 in 255 steps, float32, on the input's own grid.

@@ -24,6 +24,7 @@ from ragsam.api.segment import segment_with_run
 from ragsam.api.unpack import unpack_run
 from ragsam.data.cards.model import Card
 from ragsam.data.datalist import Case
+from ragsam.data.label_numbers import check_numbering, raw_numbers, to_raw
 from ragsam.errors import InputError
 from ragsam.inference.evaluation import TRACE_NAME
 from ragsam.inference.loaded_run import LoadedRun
@@ -101,6 +102,7 @@ class Run:
         retrieval: bool = True,
         patient: str | None = None,
         probabilities: bool = True,
+        labels: str = "card",
     ) -> Result:
         """Segment a volume, as `ragsam segment` does, to the voxel.
 
@@ -114,16 +116,20 @@ class Run:
             retrieval: False segments without the bank.
             patient: key of the patient, whose slices in the bank are left out; None: the name of the image's file.
             probabilities: keep those of every organ, a byte a voxel each; without prompts.
+            labels: the numbers that organs get: the card's, or `raw`, the data set's own; without prompts.
 
         Raises:
             InputError: an image that cannot be read, no bank, faulty prompts, or a network that answers none.
         """
+        check_numbering(labels)
+        if prompts and labels != "card":
+            raise InputError("labels: not with prompts, whose objects have numbers after the card's; leave it out")
         case, opened = read_image(image, patient, self.card)
         with self._lock, bad_input():
             if prompts:
                 asked = objects_of(prompts, self.card, propagate=propagate, refine=refine)
                 return self._answer(case, opened, asked, retrieval=retrieval)
-            return self._segment(case, opened, retrieval=retrieval, probabilities=probabilities)
+            return self._segment(case, opened, retrieval=retrieval, probabilities=probabilities, numbering=labels)
 
     def evaluate(
         self,
@@ -176,7 +182,9 @@ class Run:
             self._prompted.loaded.forget_bank()
 
     @torch.no_grad()
-    def _segment(self, case: Case, opened: SpatialImage | None, *, retrieval: bool, probabilities: bool) -> Result:
+    def _segment(
+        self, case: Case, opened: SpatialImage | None, *, retrieval: bool, probabilities: bool, numbering: str
+    ) -> Result:
         loaded = self._loaded
         item = loaded.dataset.item(case, opened)
         supports = loaded.supports(case) if retrieval else None
@@ -185,10 +193,13 @@ class Run:
         found = loaded.postprocessing({"pred": found, "image": item["image"]})
         image = open_volume(case.image, case.case) if opened is None else opened
         labels = found["pred"].cpu().numpy()[0].round().astype("uint8")
+        values = self.card.labels
+        if numbering == "raw":
+            labels, values = to_raw(labels, self.card), raw_numbers(self.card)
         return Result(
             case.case,
             on_grid_of(image, labels, case.case),
-            self.card.labels,
+            values,
             {} if supports is None else {int(number): told for number, told in supports.by_slice().items()},
             None if supports is None else supports.novelty(),
             _probabilities=found["probabilities"].cpu().numpy() if probabilities else None,

@@ -64,7 +64,7 @@ def seg_name(case: str) -> str:
 def write_case_seg(folder: Path, case: Case, card: Card) -> None:
     """Write `CASE.seg.dcm` beside a case's label volume `CASE.nii.gz`; see `write_dicom_seg`."""
     volume = folder / f"{case.case}.nii.gz"
-    raw = card.label_map if told_numbering(volume, card) == "raw" else None
+    raw = card.label_map if told_numbering(volume, card, card.label_map) == "raw" else None
     labels = read_labels(volume, case.case, label_map=raw).labels.astype(np.uint8)
     files = slice_files(*split_series(case.image), case.case)
     write_dicom_seg(folder / seg_name(case.case), labels, files, card, case.case)

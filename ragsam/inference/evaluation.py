@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -27,6 +28,8 @@ from ragsam.report.page import write_report
 from ragsam.report.tables import write_metrics_csv, write_metrics_json, write_summary_tables
 from ragsam.report.viewer_code import load_viewer_code
 from ragsam.retrieval.bank import Bank, pseudonym
+
+logger = logging.getLogger(__name__)
 
 TRACE_NAME = "retrieval.json"
 #: What an evaluation writes.
@@ -108,6 +111,17 @@ def evaluation_outputs(folder: str | os.PathLike[str], pairs: Sequence[CasePair]
     return Outputs(folder, EVALUATION_FILES, **{**options, "reads": [*read, *options.get("reads", ())]})
 
 
+def evaluation_warnings(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the protocol's own warning, and one with the likely causes where no case has a voxel right."""
+    told = [metrics["protocol_caveat"]] if metrics["protocol_caveat"] else []
+    if metrics["summary"]["mean"]["dice"]["mean"] == 0:
+        told.append(
+            "mean Dice 0 over all cases: not one voxel agrees; have the predictions other label numbers (--labels), "
+            "another card, another orientation, or other cases' names?"
+        )
+    return told
+
+
 def _measured(pairs: Sequence[CasePair], card: Card, options: Mapping[str, Any]) -> dict[str, Any]:
     """Evaluate, and show how far it is, unless the scores are there already."""
     if "results" in options:
@@ -183,12 +197,12 @@ class EvaluationReport:
         data = load_datalist(self.datalist, self.card)
         score = partial(evaluated, card=self.card, protocol="clinical")
         pairs = pairs_from_cases(data.section(self.section), self.predictions)
-        own = with_numbering([pair for pair in pairs if pair.case in self.done], self.card)
+        own = with_numbering([pair for pair in pairs if pair.case in self.done], self.card, labels="card")
         scores = gather({pair.case: score(pair) for pair in own})
         if idist.get_rank() != 0:
             return
         pairs = pairs_from_cases(data.section(self.section), self.predictions)  # now that all have written theirs
-        pairs = with_numbering(pairs, self.card)
+        pairs = with_numbering(pairs, self.card, labels="card")
         baseline = None
         if self.baseline:
             baseline = read_json(self.baseline)
@@ -202,6 +216,8 @@ class EvaluationReport:
             support_cases=data.sections.get("training", ()),
             baseline=baseline,
         )
+        for line in evaluation_warnings(metrics):
+            logger.warning("evaluate: %s", line)
         if metrics["faults"]:
             raise InputError(f"{metrics['faults'][0]} ({len(metrics['faults'])} such); the rest is in {self.output}")
 

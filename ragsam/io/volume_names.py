@@ -20,10 +20,16 @@ def volume_name(path: PurePath) -> str | None:
     Raises:
         InputError: a volume whose name is not UTF-8.
     """
+    name = without_suffix(path.name)
+    return None if name == path.name else checked_name(name)
+
+
+def without_suffix(name: str) -> str:
+    """Return the name of a volume's file without its suffix, as it is otherwise."""
     for suffix in SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return checked_name(path.name[: -len(suffix)])
-    return None
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
 
 
 def checked_name(name: str) -> str:

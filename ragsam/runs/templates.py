@@ -10,7 +10,8 @@ from typing import Any
 
 import nibabel as nib
 
-from ragsam.data.cards.load import card_text, load_card
+from ragsam.data.cards.load import load_card
+from ragsam.data.cards.own_numbers import card_text_with
 from ragsam.data.checks.check_case import read_volume_checked
 from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
@@ -79,7 +80,7 @@ def make_run(
         cases = data.section("training")
         slices = read_options(text) | values
         values["image_size"] = fitting_image_size(cases, slices.get("spacing_mm"), slices.get("slice_axis", 2))
-    write_run(source, target, data.card, values)
+    write_run(source, target, data.card, values, data.label_map)
     return target
 
 
@@ -93,7 +94,9 @@ def given_values(text: str, datalist: Path, options: Mapping[str, Any]) -> dict[
     return values
 
 
-def write_run(bundle: Path, target: Path, card: str, values: Mapping[str, Any]) -> None:
+def write_run(
+    bundle: Path, target: Path, card: str, values: Mapping[str, Any], label_map: Mapping[int, int] | None = None
+) -> None:
     """Write a run's files: a bundle's, with options set, and the metadata and the card of a data set.
 
     Args:
@@ -101,6 +104,7 @@ def write_run(bundle: Path, target: Path, card: str, values: Mapping[str, Any]) 
         target: folder of the run.
         card: a packaged card's name, or the path of one.
         values: options, checked; `image_size` is among them.
+        label_map: of the datalist, whose numbers the run can then write.
 
     Raises:
         InputError: options that do not go together, or base weights that do not fit; nothing is written then. A file
@@ -118,7 +122,7 @@ def write_run(bundle: Path, target: Path, card: str, values: Mapping[str, Any]) 
         require_base(Path(values["start"]), network.base_sha256)
     values["untrained"] = untrained_network(options)
     texts = {f"configs/{name}.yaml": set_options(_text(bundle, name), values) for name in CONFIGS}
-    texts["configs/card.yaml"] = card_text(card)
+    texts["configs/card.yaml"] = card_text_with(card, label_map)
     metadata = fill_metadata(read_json(bundle / "configs" / "metadata.json"), named, options)
     copied = ["configs/logging.conf", *(f"configs/{name}" for name in OVERLAYS), "LICENSE"]
     copied += [path.relative_to(bundle).as_posix() for path in sorted((bundle / "docs").rglob("*"))]
