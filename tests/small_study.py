@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,13 @@ def files_below(folder: Path) -> list[str]:
     """Return the names of all files below a folder but the records of what was written; none for no folder."""
     files = [path for path in Path(folder).rglob("*") if path.is_file() and path.name != RECORD]
     return sorted(path.relative_to(folder).as_posix() for path in files)
+
+
+def with_numbers(names: Iterable[str]) -> list[str]:
+    """Return the names of a segmentation's files, those that name the label volumes' numbers among them, sorted."""
+    names = list(names)
+    volumes = [name.removesuffix(".nii.gz") for name in names if name.endswith(".nii.gz") and "/" not in name]
+    return sorted([*names, *(f"{name}.labels.json" for name in volumes)])
 
 
 def log_lines(text: str) -> list[str]:
