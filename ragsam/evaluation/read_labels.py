@@ -64,7 +64,7 @@ def labels_of(image: SpatialImage, case: str, *, label_map: Mapping[int, int] | 
         if len(unknown) > _NAMED_VALUES:
             values += " ..."
         raise InputError(
-            f"{case}: label {values} is not in the datalist's label_map or a raw value of the card; add it"
+            f"{case}: label {values} is not in the datalist's label_map; add it there, or to the card's raw numbers"
         )
     mapped = np.array([table[value] for value in found.tolist()], np.int32)
     return LabelVolume(mapped[places].reshape(labels.shape), affine)
