@@ -71,13 +71,30 @@ def test_a_shift_by_one_voxel_by_hand(pair):
     liver, spleen = (found["cases"][0]["organs"][name] for name in ("liver", "spleen"))
     assert liver == {
         "status": "ok", "dice": 0.5, "iou": pytest.approx(1 / 3), "nsd": 1.0, "hd95_mm": 1.0, "hd95_pooled_mm": 1.0,
-        "hd_mm": 1.0, "assd_mm": 0.5, "volume_reference_ml": pytest.approx(0.02),
+        "hd95_area_mm": 1.0, "hd_mm": 1.0, "assd_mm": 0.5, "volume_reference_ml": pytest.approx(0.02),
         "volume_prediction_ml": pytest.approx(0.02), "volume_difference_ml": 0.0,
     }  # fmt: skip
     assert (spleen["dice"], spleen["nsd"], spleen["hd_mm"], spleen["assd_mm"]) == (0.0, 1.0, 1.0, 1.0)
     assert found["summary"]["mean"]["dice"]["mean"] == 0.25
     assert found["faults"] == []
     assert (found["protocol"], found["card"], found["n_cases"], found["n_patients"]) == ("clinical", "tiny", 1, 1)
+
+
+def test_flare22_measures_by_the_headers_voxel_sizes(tmp_path):
+    """A liver 1 voxel off along x: 1 mm by the affine, 6 mm by the voxel sizes, beyond FLARE22's 5 mm."""
+    paths = []
+    for shift in (0, 1):
+        image = nib.Nifti1Image(_labels(shift=shift), np.diag([*SPACING, 1.0]))
+        image.set_sform(image.affine, code=1)
+        image.set_qform(None, code=0)
+        image.header.set_zooms((6.0, 1.0, 5.0))
+        paths.append(tmp_path / f"{shift}.nii.gz")
+        nib.save(image, paths[-1])
+    case = CasePair("c1", "p1", *paths)
+    nsd = {p: evaluate_cases([case], CARD, protocol=p)["cases"][0]["organs"]["liver"]["nsd"] for p in
+           ("clinical", "flare22-2022", "flare22-2024")}  # fmt: skip
+    assert nsd["clinical"] == 1.0
+    assert nsd["flare22-2022"] == nsd["flare22-2024"] < 1.0
 
 
 @pytest.mark.parametrize(
@@ -100,7 +117,7 @@ def test_degenerate_organs(pair, reference, prediction, status):
         assert (summary["dice"]["mean"], summary["dice"]["n"]) == (1.0, 1)
     else:
         assert spleen["dice"] == spleen["iou"] == spleen["nsd"] == 0.0
-        assert [spleen[m] for m in ALL_METRICS if m.endswith("_mm")] == [pytest.approx(DIAGONAL)] * 4
+        assert [spleen[m] for m in ALL_METRICS if m.endswith("_mm")] == [pytest.approx(DIAGONAL)] * 5
         assert summary["hd95_mm"]["mean"] == pytest.approx(DIAGONAL / 2)
         assert (summary["dice"]["mean"], summary["dice"]["n"]) == (0.5, 2)
 
@@ -361,7 +378,7 @@ def test_the_summary_is_written_in_markdown_and_latex_with_names_escaped(pair, t
     write_summary_tables(evaluate_cases(pairs, card), tmp_path)
     text = (tmp_path / "metrics.md").read_text(encoding="utf-8").splitlines()
     assert text[0].startswith(r"Card a\_b, protocol clinical: 4 cases of 4 patients.")
-    assert [line.count(" | ") for line in text[2:7]] == [11] * 5
+    assert [line.count(" | ") for line in text[2:7]] == [12] * 5
     assert text[4].startswith(r"| liver \| 50% &lt;b&gt; \$x\$ | 0.500 (")
     assert text[4].endswith("| 4 | 1 | 0 | 0 |")
     assert text[6].startswith("| **mean of organs** |")

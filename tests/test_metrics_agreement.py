@@ -13,11 +13,16 @@ from monai.metrics import compute_average_surface_distance, compute_dice, comput
 from monai.metrics import compute_surface_dice as monai_surface_dice
 from monai.metrics.utils import get_edge_surface_distance
 from scipy.ndimage import gaussian_filter
-from surface_distance import compute_surface_dice_at_tolerance, compute_surface_distances, lookup_tables
+from surface_distance import (
+    compute_robust_hausdorff,
+    compute_surface_dice_at_tolerance,
+    compute_surface_distances,
+    lookup_tables,
+)
 
 from ragsam.metrics.overlap import dice, iou
 from ragsam.metrics.surface import assd_mm, hd95_mm, hd95_pooled_mm, hd_mm, surface_distances
-from ragsam.metrics.surface_elements import element_areas_mm2, neighbour_codes, nsd
+from ragsam.metrics.surface_elements import element_areas_mm2, element_distances, hd95_area_mm, neighbour_codes, nsd
 
 VOLUMES = 50
 # surface-distance calls scipy by names that scipy has moved.
@@ -81,12 +86,14 @@ def test_dice_iou_and_distances_are_monais(seed):
 
 
 @pytest.mark.parametrize("seed", range(VOLUMES))
-def test_nsd_is_surface_distances(seed):
+def test_nsd_and_hd95_by_area_are_surface_distances(seed):
     reference, prediction, spacing = random_pair(seed)
     theirs = compute_surface_distances(reference, prediction, spacing)
     for tolerance_mm in (0.0, 0.5, 2.0, 7.0):
         share = compute_surface_dice_at_tolerance(theirs, tolerance_mm)
         assert nsd(reference, prediction, spacing, tolerance_mm) == pytest.approx(share, abs=TOLERANCE)
+    percentile = compute_robust_hausdorff(theirs, 95)
+    assert hd95_area_mm(element_distances(reference, prediction, spacing)) == pytest.approx(percentile, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("seed", range(0, VOLUMES, 5))

@@ -16,13 +16,13 @@ from ragsam.metrics.scoring import VOLUMES, entry
 
 OPTIONS = {"organ": "liver", "spacing_mm": (1.0, 2.0, 5.0), "tolerance_mm": 1.0, "penalty_mm": 42.0}
 MEASURED = {"clinical": ALL_METRICS, "btcv": [m for m in ALL_METRICS if m != "nsd"]}
-MEASURED |= {"flare22": ["dice", "nsd"], "flare22-fixed": ["dice", "nsd"], "samed": ["dice", "hd95_voxels"]}
+FLARE22 = ("flare22", "flare22-2022", "flare22-2024", "flare22-fixed")
+MEASURED |= {key: ["dice", "nsd"] for key in FLARE22} | {"samed": ["dice", "hd95_voxels"]}
 #: {protocol: what Dice, NSD, HD95 in mm and HD95 in voxels are, where the organ is missed, made up, absent}
 DEGENERATE = {
     "clinical": [(0, 0, 42, None), (0, 0, 42, None), (None,) * 4],
     "btcv": [(0, None, 42, None), (0, None, 42, None), (None,) * 4],
-    "flare22": [(0, 0, None, None), (0, 0, None, None), (1, 1, None, None)],
-    "flare22-fixed": [(0, 0, None, None), (0, 0, None, None), (1, 1, None, None)],
+    **{key: [(0, 0, None, None), (0, 0, None, None), (1, 1, None, None)] for key in FLARE22},
     "samed": [(0, None, None, 0), (1, None, None, 0), (0, None, None, 0)],
 }
 
@@ -64,7 +64,13 @@ def test_every_degenerate_case_is_a_stated_score(protocol, status, place):
     scores = score(protocol, *pair)
     found = tuple(scores.get(m) for m in ("dice", "nsd", "hd95_mm", "hd95_voxels"))
     assert (scores["status"], found) == (status, DEGENERATE[protocol][place])
-    for other, like in (("iou", "dice"), ("hd_mm", "hd95_mm"), ("hd95_pooled_mm", "hd95_mm"), ("assd_mm", "hd95_mm")):
+    for other, like in (
+        ("iou", "dice"),
+        ("hd_mm", "hd95_mm"),
+        ("hd95_pooled_mm", "hd95_mm"),
+        ("hd95_area_mm", "hd95_mm"),
+        ("assd_mm", "hd95_mm"),
+    ):
         if other in MEASURED[protocol]:
             assert scores[other] == scores[like]
     signs = {"missed": -0.04, "false_positive": 0.04, "absent": 0.0}
@@ -138,10 +144,31 @@ def test_flare22_is_a_plain_reading_of_the_challenges_facts(organ):
         reference, prediction = smooth > np.quantile(smooth, (0.8, 0.85, 0.9)[number % 3])
         reference[:, :, : number + 1] = False  # so that the lowest slice is not the array's
         prediction &= number != 4
-        for protocol, top_slice in (("flare22", False), ("flare22-fixed", True)):
+        for protocol in FLARE22:
             scores = score(protocol, reference, prediction, organ=organ, spacing_mm=spacing, tolerance_mm=99.0)
+            top_slice = protocol == "flare22-fixed"
             expected = plain_flare22(organ, reference, prediction, spacing, top_slice=top_slice)
+            if protocol == "flare22-2024" and expected[0] < 0.2:
+                expected = expected[0], 0
             assert (scores["dice"], scores["nsd"]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_flare22_of_2024_has_no_nsd_below_a_dice_of_a_fifth():
+    """Two voxels side by side against 8 with one in common: Dice 2 / 10 is enough, 2 / 11 of 9 is not."""
+    reference, prediction = np.zeros((12, 3, 3), bool), np.zeros((12, 3, 3), bool)
+    reference[1:3, 1, 1] = prediction[2:10, 1, 1] = True
+    found = [score(p, reference, prediction)["nsd"] for p in ("flare22-2022", "flare22-2024")]
+    assert found[0] == found[1] > 0
+    prediction[10, 1, 1] = True
+    found = [score(p, reference, prediction) for p in ("flare22-2022", "flare22-2024")]
+    assert [one["dice"] for one in found] == pytest.approx([2 / 11] * 2)
+    assert found[0]["nsd"] > found[1]["nsd"] == 0
+
+
+def test_flare22_says_which_of_its_scripts_it_is():
+    assert PROTOCOLS["flare22"] == PROTOCOLS["flare22-2022"]
+    assert "June 2022" in PROTOCOLS["flare22"].rules[0]
+    assert "2024-03-29" in PROTOCOLS["flare22-2024"].rules[0]
 
 
 def test_the_slice_that_official_leaves_out_by_hand():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 LAYOUTS = ("btcv", "flare22", "decathlon", "nnunet", "manifest", "plain")
 #: As the metrics know them; a card names the one that its published figures were measured by.
-PROTOCOLS = ("clinical", "btcv", "flare22", "flare22-fixed", "samed")
+PROTOCOLS = ("clinical", "btcv", "flare22", "flare22-2022", "flare22-2024", "flare22-fixed", "samed")
 
 
 @dataclass(frozen=True)

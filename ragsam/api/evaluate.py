@@ -42,7 +42,7 @@ def evaluate(
         output: folder of what is written.
         card: its name or file; None takes the datalist's.
         image: folder of the images of a folder of references, for the pictures.
-        protocol: `clinical`, `btcv`, `flare22`, `flare22-fixed` or `samed`.
+        protocol: `clinical`, `btcv`, `flare22` (that is `flare22-2022`), `flare22-2024`, `flare22-fixed` or `samed`.
         jobs: processes; None takes one a core.
         bank: the bank that was searched, to show the neighbours' pictures.
         baseline: `metrics.json` of another evaluation to compare with.

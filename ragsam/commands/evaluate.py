@@ -18,7 +18,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--section", default="test", help="of a datalist (default: test)")
     parser.add_argument(
-        "--protocol", default="clinical", help="clinical (default), btcv, flare22, flare22-fixed or samed"
+        "--protocol",
+        default="clinical",
+        help="clinical (default), btcv, flare22-2022, flare22-2024, flare22-fixed or samed",
     )
     parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
     parser.add_argument("--bank", type=Path, help="the bank searched, to show the neighbours' pictures")

@@ -25,10 +25,12 @@ class LabelVolume:
     Attributes:
         labels: [X, Y, Z], whole numbers; the file's own integer type, or int32.
         affine: (4, 4), voxel to mm.
+        zooms_mm: the header's voxel sizes in array order, which only some protocols measure by.
     """
 
     labels: NDArray[np.integer]
     affine: NDArray[np.float64]
+    zooms_mm: tuple[float, ...]
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -54,8 +56,9 @@ def labels_of(image: SpatialImage, case: str, *, label_map: Mapping[int, int] | 
     labels = np.asanyarray(image.dataobj)
     if not np.issubdtype(labels.dtype, np.integer):
         labels = _whole_numbers(labels, case)
+    zooms_mm = tuple(map(float, image.header.get_zooms()[:3]))
     if label_map is None:
-        return LabelVolume(labels, affine)
+        return LabelVolume(labels, affine, zooms_mm)
     found, places = np.unique(labels, return_inverse=True)
     table = {0: 0, **label_map}
     unknown = sorted(set(found.tolist()) - table.keys())
@@ -67,7 +70,7 @@ def labels_of(image: SpatialImage, case: str, *, label_map: Mapping[int, int] | 
             f"{case}: label {values} is not in the datalist's label_map; add it there, or to the card's raw numbers"
         )
     mapped = np.array([table[value] for value in found.tolist()], np.int32)
-    return LabelVolume(mapped[places].reshape(labels.shape), affine)
+    return LabelVolume(mapped[places].reshape(labels.shape), affine, zooms_mm)
 
 
 def _whole_numbers(values: NDArray[np.floating], case: str) -> NDArray[np.int32]:

@@ -64,7 +64,8 @@ def _score_organs(
     protocol: Protocol,
 ) -> dict[str, Any]:
     """Return {organ: scores} of a case in the card's order."""
-    penalty_mm = diagonal_mm(reference.labels.shape, reference.spacing_mm)
+    spacing_mm = reference.zooms_mm if protocol.by_zooms else reference.spacing_mm
+    penalty_mm = diagonal_mm(reference.labels.shape, spacing_mm)
     predicted = np.zeros_like(reference.labels)
     if prediction is not None:
         predicted = prediction.labels
@@ -77,7 +78,7 @@ def _score_organs(
             reference.labels[box] == organ.value,
             predicted[box] == organ.value,
             organ=organ.name,
-            spacing_mm=reference.spacing_mm,
+            spacing_mm=spacing_mm,
             tolerance_mm=organ.tolerance_mm,
             penalty_mm=penalty_mm,
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from ragsam.metrics import clinical
 
-SCORED = ("dice", "iou", "hd95_mm", "hd95_pooled_mm", "hd_mm", "assd_mm")
+SCORED = ("dice", "iou", "hd95_mm", "hd95_pooled_mm", "hd95_area_mm", "hd_mm", "assd_mm")
 ORGANS = (
     "spleen", "right_kidney", "left_kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
     "inferior_vena_cava", "portal_and_splenic_vein", "pancreas", "right_adrenal_gland", "left_adrenal_gland",

@@ -19,7 +19,8 @@ OTHER_RULES = (
     "Surface for the distances: a mask minus its erosion by the 6 face neighbours; beyond the image's border is "
     "background. Distances run between voxel centres, in mm by the affine's spacing.",
     "HD95: the larger of the two directed 95th percentiles. HD95 pooled: the percentile of both directions together, "
-    "as medpy has it. HD: the largest distance. ASSD: the mean of both directions together.",
+    "as medpy has it. HD95 by area: the larger of the two distances within which 95 % of a surface's area lies, as "
+    "DeepMind's surface-distance. HD: the largest distance. ASSD: the mean of both directions together.",
     "Missed (in the reference, not predicted): Dice, IoU and NSD 0, every distance the image's physical diagonal; it "
     "counts.",
     "False positive (predicted, not in the reference): scored like a miss; it counts.",

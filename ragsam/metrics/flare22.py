@@ -1,7 +1,9 @@
 """The protocol of the FLARE 2022 challenge: Dice and NSD of 13 organs, as its own script counts them, and mended.
 
 The script scores aorta, vena cava and esophagus only between the reference's lowest and highest slice, and leaves the
-highest one out: an off-by-one. `official` keeps it, for figures to set beside the challenge's; `fixed` does not.
+highest one out: an off-by-one. Since 2024-03-29 it gives an organ with a Dice below 0.2 an NSD of 0 as well. The
+protocols `2022` (the challenge's own, June 2022) and `2024` (the script since then) keep both as they are, for figures
+to set beside theirs; `fixed` has neither.
 
 Source: the challenge's rules (https://flare22.grand-challenge.org) and evaluation script, as facts.
 """
@@ -24,22 +26,35 @@ TOLERANCES_MM = {
     "right_adrenal_gland": 2.0, "left_adrenal_gland": 2.0, "gallbladder": 2.0, "esophagus": 3.0, "stomach": 5.0,
     "duodenum": 7.0, "left_kidney": 3.0,
 }  # fmt: skip
+#: Below this Dice the script of 2024 gives no NSD.
+LEAST_DICE_2024 = 0.2
 BETWEEN_SLICES = ("aorta", "inferior_vena_cava", "esophagus")
 
 _RULES = (
     "FLARE22 scores Dice and NSD; no other metric is part of it.",
     "NSD: the share of both surfaces' area within the organ's tolerance of the other surface, as DeepMind's "
     "surface-distance; the tolerances are the challenge's, whatever the card says.",
+    "Distances are measured by the header's voxel sizes, as the script does.",
     "Absent (in neither): Dice 1, NSD 1; it counts. So does an organ that no reference has.",
     "False positive (predicted, not in the reference): Dice 0, NSD 0; it counts.",
     "Missed (in the reference, not predicted): Dice 0, NSD 0; it counts.",
 )
 _SLICES = "Aorta, inferior vena cava and esophagus: only slices (of the file's third axis) from the reference's lowest"
+_SCRIPT_SLICES = (
+    f"{_SLICES} up to its highest, which is left out, as the challenge's own script does. Where the reference has "
+    "them in one slice only, the script has no result (0/0); here that slice is scored."
+)
 RULES = {
-    "official": (
+    "2022": (
+        "flare22, or flare22-2022: the challenge's own script of June 2022. The script of today is flare22-2024.",
         *_RULES,
-        f"{_SLICES} up to its highest, which is left out, as the challenge's own script does. Where the reference has "
-        "them in one slice only, the script has no result (0/0); here that slice is scored.",
+        _SCRIPT_SLICES,
+    ),
+    "2024": (
+        "flare22-2024: the script since 2024-03-29. The challenge's own figures are of flare22-2022.",
+        *_RULES,
+        f"An organ with a Dice below {LEAST_DICE_2024} has an NSD of 0.",
+        _SCRIPT_SLICES,
     ),
     "fixed": (
         *_RULES,
@@ -58,6 +73,7 @@ def score_organ(
     tolerance_mm: float,
     penalty_mm: float,
     top_slice: bool,
+    least_dice: float = 0.0,
 ) -> dict[str, Any]:
     """Score one organ of one case; arguments as of `ragsam.metrics.clinical.score_organ`.
 
@@ -67,6 +83,7 @@ def score_organ(
         reference, prediction: [X, Y, Z], bool, in the file's own order of axes.
         organ: its name, which decides on the slices.
         top_slice: whether the reference's highest slice is scored where slices matter.
+        least_dice: below it the NSD is 0.
     """
     measured = volumes(reference, prediction, spacing_mm)
     if organ in BETWEEN_SLICES and reference.any():
@@ -82,8 +99,11 @@ def score_organ(
     # As the script compares: a distance that exceeds the tolerance by a rounding error is beyond it.
     share = nsd(reference, prediction, spacing_mm, TOLERANCES_MM[organ], rounding_mm=0.0)
     overlap = dice(reference, prediction)
+    if overlap < least_dice:
+        share = 0.0
     return entry(status, dice=overlap, nsd=share, **measured)
 
 
-score_official = partial(score_organ, top_slice=False)
+score_2022 = partial(score_organ, top_slice=False)
+score_2024 = partial(score_organ, top_slice=False, least_dice=LEAST_DICE_2024)
 score_fixed = partial(score_organ, top_slice=True)

@@ -4,7 +4,7 @@
 |---|---|---|---|---|
 | clinical | all, mm | 0; the image's diagonal | as missed | no score |
 | btcv | all but NSD, mm | 0; the image's diagonal | as missed | no score |
-| flare22, flare22-fixed | Dice, NSD | 0 | 0 | 1 |
+| flare22-2022, -2024, -fixed | Dice, NSD | 0 | 0 | 1 |
 | samed | Dice; HD95 in voxels | 0; 0 | 1; 0 | 0; 0 |
 """
 
@@ -38,6 +38,7 @@ class Protocol:
         organs: the organs it is for; None for any.
         required: the organs that must be on the card.
         tolerances_mm: its own, by organ; the card's stand for the others.
+        by_zooms: whether it measures by the header's voxel sizes, not by the affine.
         counts_unreferenced: whether an organ that no reference has counts in the mean over organs.
         caveat: what a reader must know before looking at a figure.
     """
@@ -48,6 +49,7 @@ class Protocol:
     organs: tuple[str, ...] | None = None
     required: tuple[str, ...] = ()
     tolerances_mm: Mapping[str, float] = field(default_factory=dict)
+    by_zooms: bool = False
     counts_unreferenced: bool = False
     caveat: str | None = None
 
@@ -73,12 +75,16 @@ _FLARE22 = {
     "metrics": flare22.SCORED,
     "organs": tuple(flare22.TOLERANCES_MM),
     "tolerances_mm": flare22.TOLERANCES_MM,
+    "by_zooms": True,
     "counts_unreferenced": True,
 }
+_FLARE22_2022 = Protocol(score=flare22.score_2022, own_rules=flare22.RULES["2022"], **_FLARE22)
 PROTOCOLS = {
     "clinical": Protocol(ALL_METRICS, clinical.score_organ, clinical.RULES),
     "btcv": Protocol(btcv.SCORED, btcv.score_organ, btcv.RULES, btcv.ORGANS, required=btcv.ORGANS),
-    "flare22": Protocol(score=flare22.score_official, own_rules=flare22.RULES["official"], **_FLARE22),
+    "flare22": _FLARE22_2022,
+    "flare22-2022": _FLARE22_2022,
+    "flare22-2024": Protocol(score=flare22.score_2024, own_rules=flare22.RULES["2024"], **_FLARE22),
     "flare22-fixed": Protocol(score=flare22.score_fixed, own_rules=flare22.RULES["fixed"], **_FLARE22),
     "samed": Protocol(samed.SCORED, samed.score_organ, samed.RULES, counts_unreferenced=True, caveat=samed.CAVEAT),
 }

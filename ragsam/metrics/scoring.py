@@ -18,15 +18,16 @@ from typing import Any
 
 import numpy as np
 
+from ragsam.metrics.nearest import ROUNDING_MM
 from ragsam.metrics.overlap import Mask, dice, iou, volume_ml
 from ragsam.metrics.surface import assd_mm, hd95_mm, hd95_pooled_mm, hd_mm, surface_distances
-from ragsam.metrics.surface_elements import nsd
+from ragsam.metrics.surface_elements import element_distances, hd95_area_mm, share_within
 
 #: What the report's tables show; the others are in metrics.json and metrics.csv beside them.
 METRICS = ("dice", "nsd", "hd95_mm", "assd_mm")
-ALL_METRICS = ("dice", "iou", "nsd", "hd95_mm", "hd95_pooled_mm", "hd_mm", "assd_mm")
+ALL_METRICS = ("dice", "iou", "nsd", "hd95_mm", "hd95_pooled_mm", "hd95_area_mm", "hd_mm", "assd_mm")
 SHARES = ("dice", "iou", "nsd")
-DISTANCES = ("hd95_mm", "hd95_pooled_mm", "hd_mm", "assd_mm", "hd95_voxels")
+DISTANCES = ("hd95_mm", "hd95_pooled_mm", "hd95_area_mm", "hd_mm", "assd_mm", "hd95_voxels")
 LOWER_IS_BETTER = DISTANCES
 VOLUMES = ("volume_reference_ml", "volume_prediction_ml", "volume_difference_ml")
 
@@ -47,12 +48,14 @@ def measure(
 ) -> dict[str, float | None]:
     """Measure two masks that both have voxels, by all of `ALL_METRICS`; arguments as of a protocol's score."""
     distances = surface_distances(reference, prediction, spacing_mm)
+    elements = element_distances(reference, prediction, spacing_mm)
     return {
         "dice": dice(reference, prediction),
         "iou": iou(reference, prediction),
-        "nsd": nsd(reference, prediction, spacing_mm, tolerance_mm),
+        "nsd": share_within(elements, tolerance_mm + ROUNDING_MM),
         "hd95_mm": hd95_mm(distances),
         "hd95_pooled_mm": hd95_pooled_mm(distances),
+        "hd95_area_mm": hd95_area_mm(elements),
         "hd_mm": hd_mm(distances),
         "assd_mm": assd_mm(distances),
     }

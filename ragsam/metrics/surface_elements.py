@@ -1,4 +1,4 @@
-"""The normalised surface Dice (NSD), weighted by surface area.
+"""The normalised surface Dice (NSD) and a 95th percentile of distances, both weighted by surface area.
 
 A surface element sits where eight voxels meet, if some of them are inside the mask and some outside. Its area is that
 of the surface which marching cubes draws between the eight voxel centres.
@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from itertools import combinations, product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,24 +48,66 @@ def nsd(
     Returns:
         0-1; None where both masks are empty; 0 where one is.
     """
-    first, second, spacing = checked_masks(reference, prediction, spacing_mm)
-    there = {bool(first.any()), bool(second.any())}
-    if there == {False}:
-        return None
-    if False in there:
-        return 0.0
-    areas_mm2 = element_areas_mm2(tuple(spacing.tolist()))
     limit_mm = tolerance_mm + rounding_mm
+    return share_within(element_distances(reference, prediction, spacing_mm, limit_mm=limit_mm), limit_mm)
+
+
+class ElementDistances(NamedTuple):
+    """The surface elements of two masks, of the reference first; empty where a mask is.
+
+    Attributes:
+        distances_mm: from each element to the other mask's nearest; infinity where the other mask is empty.
+        areas_mm2: of each element.
+    """
+
+    distances_mm: tuple[Floats, Floats]
+    areas_mm2: tuple[Floats, Floats]
+
+
+def element_distances(
+    reference: Mask, prediction: Mask, spacing_mm: Sequence[float], *, limit_mm: float = math.inf
+) -> ElementDistances:
+    """Measure the surface elements of two masks against each other; arguments and errors as of `checked_masks`.
+
+    Args:
+        limit_mm: what lies farther is given as infinity, which saves the search for it.
+    """
+    first, second, spacing = checked_masks(reference, prediction, spacing_mm)
+    table_mm2 = element_areas_mm2(tuple(spacing.tolist()))
     codes = [neighbour_codes(first), neighbour_codes(second)]
     elements = [code - np.uint8(1) < _FULL - 1 for code in codes]  # neither 0, which wraps round, nor full
-    distances = nearest_both_ways_mm(*elements, spacing, limit_mm=limit_mm)
+    areas_mm2 = [table_mm2[code[element]] for code, element in zip(codes, elements, strict=True)]
+    if first.any() and second.any():
+        distances_mm = nearest_both_ways_mm(*elements, spacing, limit_mm=limit_mm)
+    else:
+        distances_mm = (np.full(len(areas_mm2[0]), np.inf), np.full(len(areas_mm2[1]), np.inf))
+    return ElementDistances(distances_mm, (areas_mm2[0], areas_mm2[1]))
+
+
+def share_within(elements: ElementDistances, limit_mm: float) -> float | None:
+    """Return the share of both surfaces' area within `limit_mm` of the other, 0-1; None where both are empty."""
     close_mm2 = 0.0
     all_mm2 = 0.0
-    for code, element, distances_mm in zip(codes, elements, distances, strict=True):
-        weights = areas_mm2[code[element]]
-        close_mm2 += float(weights[distances_mm <= limit_mm].sum())
-        all_mm2 += float(weights.sum())
-    return close_mm2 / all_mm2
+    for distances_mm, areas_mm2 in zip(*elements, strict=True):
+        close_mm2 += float(areas_mm2[distances_mm <= limit_mm].sum())
+        all_mm2 += float(areas_mm2.sum())
+    return close_mm2 / all_mm2 if all_mm2 else None
+
+
+def hd95_area_mm(elements: ElementDistances) -> float | None:
+    """Return the larger of the two distances within which 95 % of a surface's area lies; None where a mask is empty.
+
+    surface-distance has it so (`compute_robust_hausdorff`): a distance that occurs, without interpolation.
+    """
+    found = []
+    for distances_mm, areas_mm2 in zip(*elements, strict=True):
+        if not areas_mm2.size or np.isinf(distances_mm).any():
+            return None
+        order = np.argsort(distances_mm)
+        covered = np.cumsum(areas_mm2[order]) / np.sum(areas_mm2)
+        place = min(int(np.searchsorted(covered, 0.95)), len(order) - 1)
+        found.append(float(distances_mm[order[place]]))
+    return max(found)
 
 
 def neighbour_codes(mask: Mask) -> NDArray[np.uint8]:

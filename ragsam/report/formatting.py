@@ -9,11 +9,12 @@ from typing import Any
 from ragsam.metrics.scoring import DISTANCES, LOWER_IS_BETTER
 
 TITLES = {
-    "dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95_mm": "HD95", "hd95_pooled_mm": "HD95 pooled", "hd_mm": "HD",
-    "assd_mm": "ASSD", "hd95_voxels": "HD95 in voxels",
+    "dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95_mm": "HD95", "hd95_pooled_mm": "HD95 pooled",
+    "hd95_area_mm": "HD95 by area", "hd_mm": "HD", "assd_mm": "ASSD", "hd95_voxels": "HD95 in voxels",
 }  # fmt: skip
 TITLES_WITH_UNITS = TITLES | {
-    "hd95_mm": "HD95 (mm)", "hd95_pooled_mm": "HD95 pooled (mm)", "hd_mm": "HD (mm)", "assd_mm": "ASSD (mm)",
+    "hd95_mm": "HD95 (mm)", "hd95_pooled_mm": "HD95 pooled (mm)",
+    "hd95_area_mm": "HD95 by area (mm)", "hd_mm": "HD (mm)", "assd_mm": "ASSD (mm)",
 }  # fmt: skip
 NOTHING = "n/a"
 
