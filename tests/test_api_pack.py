@@ -124,7 +124,11 @@ def test_the_bank_may_be_left_out(run, study, tmp_path, capsys):
     assert main(["pack", str(run), "--output", str(tmp_path / "p.zip"), "--no-bank"]) == 0
     assert "bank: in it" not in capsys.readouterr().out
     assert main(["unpack", str(tmp_path / "p.zip"), "--output", str(tmp_path / "there")]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].endswith("there INPUT --output DIR --no-retrieval")
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2:] == [
+        "bank: not in it; the run segments without retrieval",
+        f"next: ragsam segment {tmp_path / 'there'} INPUT --output DIR",
+    ]
     assert not (tmp_path / "there" / "bank").exists()
     segment_with_run(tmp_path / "there", [study], tmp_path / "out")
     assert not (tmp_path / "out" / "retrieval.json").exists()

@@ -1,6 +1,7 @@
 """`ragsam serve` before the server starts: who may reach it, what is copied, and what is said where it cannot work."""
 
 import json
+import shutil
 import socket
 import sys
 
@@ -50,12 +51,18 @@ def test_the_command_line_refuses_before_anything_is_written(own_run, tmp_path, 
     assert not (tmp_path / "run-monailabel").exists()
 
 
-def test_a_run_needs_weights_and_a_bank(own_run):
+def test_a_run_needs_weights_and_may_lack_a_bank(own_run, caplog):
+    caplog.set_level("INFO", logger="ragsam")
     require_servable(own_run, retrieval=True)
+    assert caplog.text == ""
     (own_run / "bank" / "manifest.json").unlink()
-    with pytest.raises(InputError, match="no bank; make one with `ragsam index"):
-        require_servable(own_run, retrieval=True)
+    with pytest.raises(InputError, match=r"no manifest\.json in it; make a bank with `ragsam index`"):
+        require_servable(own_run, retrieval=True)  # something is left of it
+    shutil.rmtree(own_run / "bank")
+    require_servable(own_run, retrieval=True)
+    assert caplog.messages == ["run: no bank; served without retrieval (`ragsam index` makes a bank)"]
     require_servable(own_run, retrieval=False)
+    assert len(caplog.messages) == 1
     (own_run / "models" / "model.pt").unlink()
     with pytest.raises(InputError, match="no trained run"):
         require_servable(own_run, retrieval=False)

@@ -17,8 +17,10 @@ from ragsam.api.train import train_run
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.files import read_json
+from ragsam.inference.novelty_ranking import rank_volumes
 from ragsam.retrieval import Bank
 from ragsam.retrieval.bank import pseudonym
+from ragsam.runs.run import run_config
 from ragsam.runs.templates import make_run
 
 SHORT = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 4, "validate_every": 1}
@@ -142,6 +144,22 @@ def test_a_run_without_bank_or_trained_without_retrieval_segments_without_and_sa
     case = load_datalist(study).section("test")[0]
     labels = ragsam.load(own_run).segment(case.image).labels.dataobj
     assert (np.asarray(labels) == off[f"{case.case}.nii.gz"]).all()
+
+
+def test_a_run_without_bank_is_evaluated_without_and_ranks_nothing(own_run, study, tmp_path, caplog):
+    shutil.rmtree(own_run / "bank")
+    caplog.set_level("INFO", logger="ragsam")
+    places = {"output_dir": str(tmp_path / "out"), "evaluation_dir": str(tmp_path / "evaluation")}
+    run_config(own_run, "evaluate", datalist=str(study), **places)
+    assert caplog.text.count("segments without retrieval") == 1
+    assert len(read_json(tmp_path / "evaluation" / "metrics.json")["cases"]) == len(
+        load_datalist(study).section("test")
+    )
+    assert not (tmp_path / "out" / "retrieval.json").exists()
+    with pytest.raises(InputError, match=r"bank bank: no manifest.json in it; make a bank with `ragsam index`"):
+        rank_volumes(
+            own_run, load_datalist(study).section("test")
+        )  # which are ranked by the bank: without it there is nothing to say
 
 
 def test_what_is_left_of_a_bank_is_an_error(own_run, study, tmp_path):

@@ -18,6 +18,7 @@ from ragsam.data.cards.load import load_card
 from ragsam.errors import InputError
 from ragsam.files import write_text_atomic
 from ragsam.networks.checkpoints import load_metadata
+from ragsam.retrieval.bank_manifest import has_bank, read_manifest
 from ragsam.runs.run import CARD, RunFolder
 from ragsam.runs.settings import set_options
 from ragsam.serving.dicom_program import write_program
@@ -73,8 +74,8 @@ def serve(
         retrieval: False serves the run without its bank.
 
     Raises:
-        InputError: no trained run, no bank, no folder of volumes, no environment with MONAI Label, or an address that
-            others reach while MONAI Label does not ask them who they are.
+        InputError: no trained run, a damaged bank, no folder of volumes, no environment with MONAI Label, or an address
+            that others reach while MONAI Label does not ask them who they are.
     """
     run = Path(run).absolute()
     require_private(host, os.environ)
@@ -136,17 +137,19 @@ def monailabel_python() -> str:
 
 
 def require_servable(run: Path, *, retrieval: bool) -> None:
-    """Check that a run has what MONAI Label needs.
+    """Check that a run has what MONAI Label needs; one without bank is served without retrieval, which is said.
 
     Raises:
-        InputError: no trained run, or no bank where it retrieves.
+        InputError: no trained run, or what is left of a bank.
     """
     if not all((run / name).is_file() for name in ("configs/inference.yaml", "configs/card.yaml", "models/model.pt")):
         raise InputError(f"{run}: no trained run (configs/, models/model.pt); make one with `ragsam train`")
     folder = RunFolder(run)
-    retrieves = retrieval and folder.content("inference")["retrieval"] and load_metadata(folder.weights)["fusion"]
-    if retrieves and not (run / "bank" / "manifest.json").is_file():
-        raise InputError(f"{run}: no bank; make one with `ragsam index {run}`, or serve it with --no-retrieval")
+    wanted = retrieval and folder.content("inference").get("retrieval") and load_metadata(folder.weights).get("fusion")
+    if wanted and has_bank(folder.bank):
+        read_manifest(folder.bank)
+    elif wanted:
+        logger.warning("%s: no bank; served without retrieval (`ragsam index` makes a bank)", folder.path.name)
 
 
 def make_app(python: str, folder: Path) -> Path:
@@ -176,7 +179,7 @@ def copy_run(run: Path, copy: Path, *, retrieval: bool) -> None:
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(run, part, ignore=shutil.ignore_patterns(*_LEFT_OUT))
         part.rename(copy)
-    own = RunFolder(run).content("inference")["retrieval"]
+    own = RunFolder(run).content("inference").get("retrieval", True)
     folder = RunFolder(copy)
     write_text_atomic(
         folder.config("inference"), set_options(folder.text("inference"), {"retrieval": own and retrieval})

@@ -29,5 +29,6 @@ def run(args: argparse.Namespace) -> None:
         say(f"runs other code than this package's: {line}")
     if packed.base and not packed.with_base and not args.base:
         say(f"base weights: put {packed.base} into {args.output / 'base'}, SHA-256 {packed.base_sha256}")
-    bank = "" if packed.bank else " --no-retrieval"
-    say(f"next: ragsam segment {args.output} INPUT --output DIR{bank}")
+    if not packed.bank:
+        say("bank: not in it; the run segments without retrieval")
+    say(f"next: ragsam segment {args.output} INPUT --output DIR")
