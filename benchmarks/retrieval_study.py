@@ -47,7 +47,8 @@ from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, Datalist, load_datalist, write_datalist
 from ragsam.data.preparation.prepare import prepare
 from ragsam.evaluation.score_cases import evaluate_cases, pairs_from_cases
-from ragsam.files import read_json, write_json_atomic
+from ragsam.files import write_json_atomic
+from ragsam.io.documents import read_json
 from ragsam.metrics.significance import holm
 from ragsam.metrics.statistics import mean_interval, paired_difference
 from ragsam.networks.segmenter import Segmenter

@@ -36,8 +36,9 @@ from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, Datalist, load_datalist, write_datalist
 from ragsam.data.preparation.prepare import prepare
 from ragsam.data.volumes import VolumeDataset
-from ragsam.files import read_json, write_json_atomic
+from ragsam.files import write_json_atomic
 from ragsam.inference.volume_supports import VolumeSupports
+from ragsam.io.documents import read_json
 from ragsam.metrics.overlap import dice
 from ragsam.metrics.statistics import mean_interval, paired_difference
 from ragsam.networks.supports import Supports

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ragsam.files import read_json, write_json_atomic
+from ragsam.files import write_json_atomic
+from ragsam.io.documents import read_json
 
 
 def start_trial(script: str, trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, Any]:

@@ -37,7 +37,8 @@ from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
 from ragsam.data.preparation.prepare import prepare
 from ragsam.evaluation.score_cases import evaluate_cases, pairs_from_cases
-from ragsam.files import atomic_write, read_json, write_json_atomic
+from ragsam.files import atomic_write, write_json_atomic
+from ragsam.io.documents import read_json
 from ragsam.metrics.statistics import mean_interval
 from ragsam.runs.network_config import build_empty, network_options
 from ragsam.runs.run import run_config

@@ -14,7 +14,8 @@ from typing import Any
 from ragsam.data.cards.load import load_card
 from ragsam.data.cards.model import Card
 from ragsam.errors import InputError
-from ragsam.files import read_json, write_json_atomic
+from ragsam.files import write_json_atomic
+from ragsam.io.documents import read_json
 
 _SECTIONS = ("training", "validation", "test")
 _LONGEST_NAME_BYTES = 200

@@ -81,18 +81,18 @@ def write_json_atomic(path: str | os.PathLike[str], content: Any) -> None:
     write_text_atomic(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file.
+def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
+    """Read a file of at most so many bytes.
 
     Raises:
-        InputError: where the file is missing, unreadable or not JSON.
+        InputError: where it is missing, unreadable or larger.
     """
-    with _reading(path):
-        content = Path(path).read_bytes()
-    try:
-        return json.loads(content.decode("utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); mend or remake the file") from error
+    with _reading(path), Path(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size  # 0 of a pipe
+        content = file.read(min(size, most) or most)
+        if file.read(1):
+            raise InputError(f"{path}: more than the {most >> 20} MB that such a file may have; check the path")
+    return content
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

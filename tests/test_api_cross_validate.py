@@ -11,7 +11,7 @@ from ragsam.api.cross_validate import cross_validate, fold_sections, folds_of
 from ragsam.cli import main
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
-from ragsam.files import read_json
+from ragsam.io.documents import read_json
 
 KNOBS = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2, "image_size": 32, "board": None}
 OPTIONS = [f"--set={name}={'null' if value is None else value}" for name, value in KNOBS.items()]

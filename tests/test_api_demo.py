@@ -8,7 +8,7 @@ from small_study import files_below
 
 from ragsam.api.demo import run_demo
 from ragsam.errors import InputError
-from ragsam.files import read_json
+from ragsam.io.documents import read_json
 
 SHORT = {"epochs": 1, "steps_per_epoch": 6, "batch_size": 8, "validate_every": 1}
 

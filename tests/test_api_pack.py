@@ -22,7 +22,8 @@ from ragsam.api.unpack import unpack_run
 from ragsam.cli import main
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
-from ragsam.files import read_json, sha256_file
+from ragsam.files import sha256_file
+from ragsam.io.documents import read_json
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import save_weights
 from ragsam.networks.sam import build_sam

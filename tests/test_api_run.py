@@ -18,7 +18,7 @@ from ragsam.api.pack import pack_run
 from ragsam.api.segment_prompts import segment_prompted
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
-from ragsam.files import read_json
+from ragsam.io.documents import read_json
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import save_weights
 from ragsam.runs.network_config import network_options

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 import pytest
 
 from ragsam.errors import InputError
-from ragsam.files import atomic_write, file_names, read_json, sha256_file, write_json_atomic, write_text_atomic
+from ragsam.files import atomic_write, file_names, sha256_file, write_json_atomic, write_text_atomic
+from ragsam.io.documents import read_json
 
 LETTERS = b"ab"
 PIECE, PIECES = 4096, 64

@@ -12,8 +12,8 @@ from ragsam.api.train import train_run
 from ragsam.cli import main
 from ragsam.data.datalist import Case, write_datalist
 from ragsam.errors import InputError
-from ragsam.files import read_json
 from ragsam.inference.novelty_ranking import rank_volumes
+from ragsam.io.documents import read_json
 
 
 def body(seed):

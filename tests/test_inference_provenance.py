@@ -14,8 +14,8 @@ from ragsam.api.segment import segment_with_run
 from ragsam.cli import main
 from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
-from ragsam.files import read_json
 from ragsam.inference.provenance import Provenance, provenance_rows
+from ragsam.io.documents import read_json
 
 LORA = {"lora": {"rank": 4, "targets": ["q", "v"]}}
 

@@ -11,9 +11,9 @@ from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, load_datalist, write_datalist
 from ragsam.errors import InputError
 from ragsam.evaluation.score_cases import evaluate_cases, pairs_from_cases
-from ragsam.files import read_json
 from ragsam.inference import evaluation as report_handler
 from ragsam.inference.evaluation import EvaluationReport, gather
+from ragsam.io.documents import read_json
 
 CARD = load_card("hippocampus")
 

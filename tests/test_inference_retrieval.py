@@ -16,8 +16,8 @@ from ragsam.api.segment import segment_with_run
 from ragsam.api.train import train_run
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
-from ragsam.files import read_json
 from ragsam.inference.novelty_ranking import rank_volumes
+from ragsam.io.documents import read_json
 from ragsam.retrieval import Bank
 from ragsam.retrieval.bank import pseudonym
 from ragsam.runs.run import run_config

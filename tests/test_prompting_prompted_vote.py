@@ -14,7 +14,8 @@ from ragsam.cli import main
 from ragsam.data.cards.load import card_text
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
-from ragsam.files import read_json, sha256_file
+from ragsam.files import sha256_file
+from ragsam.io.documents import read_json
 from ragsam.metrics.overlap import dice
 from ragsam.networks import Supports
 from ragsam.networks.prompts import PromptedMasks

@@ -13,8 +13,8 @@ from ragsam.api.index import index_run
 from ragsam.cli import main
 from ragsam.data.cards.load import card_text
 from ragsam.data.datalist import load_datalist, write_datalist
-from ragsam.files import read_json
 from ragsam.inference.provenance import provenance_rows
+from ragsam.io.documents import read_json
 from ragsam.metrics.overlap import dice
 from ragsam.retrieval import Bank
 
@@ -181,8 +181,11 @@ def test_a_dicom_series_gets_its_segmentation_and_its_patient_is_told_to_nobody(
             "index --data {study} --output {out} --set descriptor=embedding",
             "--set descriptor: 'embedding'; without a run choose one of centred, thumbnail",
         ),
-        ("index --data {study} --output {out} --set slice_axis=3", "--set slice_axis: 3 is none; 0 sagittal, 1 cor"),
-        ("index --data {study} --output {out} --set image_size=8", "--set image_size: 8; at least 16 pixels"),
+        ("index --data {study} --output {out} --set slice_axis=3", "--set slice_axis: 3 is not one of 0, 1, 2; the d"),
+        (
+            "index --data {study} --output {out} --set image_size=8",
+            "--set image_size: 8 is not a whole number from 16 to",
+        ),
         ("index --add {study} --output {out}", "bank out: no manifest.json in it; make a bank with `ragsam index`"),
         ("segment {study} --output {out}", "{study}: one path; name a RUN and its INPUT, or instead of the RUN --card"),
         ("segment --card hippocampus {study} --output {out}", "--card: segments by a bank alone; name one with --bank"),

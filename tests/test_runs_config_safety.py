@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from ragsam.api.verify import verify_bundle
-from ragsam.runs.config_reader import MAX_BYTES
 from ragsam.runs.config_safety import code_faults
 from ragsam.runs.expression_safety import expression_fault
 from ragsam.runs.templates import find_bundle
@@ -147,7 +146,7 @@ def test_every_config_of_the_folder_is_read_json_and_metadata_too(bundle):
         "a: !!python/object/apply:os.system ['touch " + MARK + "']",
         "a: &x [1]\nb: [*x, *x]",
         "a: [",
-        "x" * (MAX_BYTES + 1),
+        "x" * (1 << 20) + "x",
         "[" * 2000 + "]" * 2000,
     ],
     ids=["tag", "alias", "broken", "large", "deep"],

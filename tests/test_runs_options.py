@@ -1,10 +1,15 @@
 """Options set: which there are, what they take, and that none of them can run code."""
 
+import re
+
 import pytest
 import yaml
 
 from ragsam.errors import InputError
-from ragsam.runs.settings import TUNING, checked_options, parse_option, read_options, set_options
+from ragsam.io.documents import schema_faults
+from ragsam.runs.options import OPTIONS
+from ragsam.runs.run import RunFolder
+from ragsam.runs.settings import TUNING, as_yaml, checked_options, parse_option, read_options, set_options
 from ragsam.runs.templates import CONFIGS, find_bundle
 
 TEXT = """# Training.
@@ -101,7 +106,7 @@ def test_values_must_be_of_the_kind_of_the_default():
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
-        ("epochs", "many", "a whole number; the default is 20"),
+        ("epochs", "many", "a whole number from 1 on; the default is 20"),
         ("epochs", 2.5, "a whole number"),
         ("epochs", True, "a whole number"),
         ("epochs", None, "a whole number"),
@@ -121,7 +126,7 @@ def test_value_of_another_kind_is_refused(name, value, wanted):
 def test_null_is_taken_where_the_type_has_it():
     text = "fusion: a\nbackbone: b\n\n# Wiring.\n"
     assert checked_options(text, {"fusion": None}) == {"fusion": None}
-    with pytest.raises(InputError, match="--set backbone: None is not a text"):
+    with pytest.raises(InputError, match="--set backbone: None is not one of vit_tiny"):
         checked_options(text, {"backbone": None})
 
 
@@ -232,3 +237,65 @@ def test_a_part_of_the_network_takes_a_mapping_without_code():
     for value in ("{_target_: os.getcwd}", "{space: $1}", "{space: {a: 1}}", "{space: ['@a']}"):
         with pytest.raises(InputError, match="expressions and mappings are not taken here"):
             parse_option(f"network_def.adapter={value}")
+
+
+RANGES = [
+    ("batch_size", 0, "a whole number from 1 on"),
+    ("image_size", 0, "a whole number from 16 to 4096"),
+    ("epochs", 0, "a whole number from 1 on"),
+    ("steps_per_epoch", -3, "a whole number from 1 on"),
+    ("validate_every", 0, "a whole number from 1 on"),
+    ("accumulation_steps", 0, "a whole number from 1 on"),
+    ("patience", 0, "a whole number from 1 on or null"),
+    ("workers", -1, "a whole number from 0 to 1024"),
+    ("seed", 2**32, "a whole number from 0 to "),
+    ("learning_rate", -1, "a number above 0"),
+    ("learning_rate", 10**400, "a number above 0"),
+    ("background_share", 1.5, "a number from 0 to 1"),
+    ("spacing_mm", [0, 0], "a list of 2 numbers above 0 or null"),
+    ("spacing_mm", [4], "a list of 2 numbers above 0 or null"),
+    ("spacing_mm", 4, "a list of 2 numbers above 0 or null"),
+    ("class_weights", [1, -1], "a list of numbers from 0 on or null"),
+    ("test_scales", 0.9, "a list of numbers from 0.5 to 2"),
+    ("test_scales", [3], "a list of numbers from 0.5 to 2"),
+    ("test_shift", -1, "a whole number from 0 to 4096"),
+    ("slice_axis", 3, "one of 0, 1, 2"),
+    ("slice_axis", True, "one of 0, 1, 2"),
+    ("schedule", "step", "one of one_cycle, warm_polynomial, cosine, constant"),
+    ("checkpointing", "all", "one of attention, mlp, blocks, null"),
+]
+#: With every option.
+EVERY = "".join(f"{name}: null\n" for name in OPTIONS) + "\n# Wiring.\nimports: []\n"
+
+
+@pytest.mark.parametrize(("name", "value", "wanted"), RANGES)
+def test_a_value_out_of_range_is_refused_wherever_it_is_given(tmp_path, name, value, wanted):
+    with pytest.raises(InputError, match=f"--set {name}: .* is not {re.escape(wanted)}"):
+        checked_options(EVERY, {name: value})
+    if value == 10**400:
+        return
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "inference.yaml").write_text(f"{name}: {as_yaml(value)}\n\n# Wiring.\n")
+    run = RunFolder(tmp_path)
+    for look in (run.text, run.content, run.parser, run.workflow):
+        with pytest.raises(InputError, match=rf"configs/inference\.yaml: {name}.*: .* is needed, got"):
+            look("inference")
+
+
+def test_every_default_is_in_its_own_range_and_every_number_has_one():
+    for option in OPTIONS.values():
+        if not str(option.default).startswith("$"):
+            assert not list(schema_faults(option.default, option.schema)), option.name
+        if {int, float, list[float]} & set(option.kinds):
+            assert option.limits, option.name
+
+
+def test_tuples_are_lists():
+    assert checked_options(EVERY, {"spacing_mm": (1, 2)}) == {"spacing_mm": [1.0, 2.0]}
+
+
+def test_a_config_that_is_no_mapping_is_told(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "inference.yaml").write_text("[1, 2]")
+    with pytest.raises(InputError, match=r"configs/inference\.yaml: not a mapping"):
+        RunFolder(tmp_path).text("inference")

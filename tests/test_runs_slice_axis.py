@@ -12,7 +12,7 @@ from ragsam.api.segment import segment_with_run
 from ragsam.api.train import train_run
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
-from ragsam.files import read_json
+from ragsam.io.documents import read_json
 from ragsam.runs.templates import fitting_image_size, make_run
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import SequentialSampler
 from ragsam.api.index import index_run
 from ragsam.api.train import train_run
 from ragsam.errors import InputError
-from ragsam.files import read_json
+from ragsam.io.documents import read_json
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import load_weights
 from ragsam.runs.run import run_config

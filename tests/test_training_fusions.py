@@ -6,7 +6,7 @@ from small_study import KNOBS
 from ragsam.api.index import index_run
 from ragsam.api.segment import segment_with_run
 from ragsam.api.train import train_run
-from ragsam.files import read_json
+from ragsam.io.documents import read_json
 
 
 @pytest.fixture(scope="module")

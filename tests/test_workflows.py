@@ -11,8 +11,8 @@ from ragsam import workflows
 from ragsam.api.segment import segment_with_run
 from ragsam.bundle import prepare_volumes
 from ragsam.errors import InputError
-from ragsam.files import read_json
 from ragsam.inference.inferer_retrieval import InfererRetrieval
+from ragsam.io.documents import read_json
 from ragsam.retrieval import Retriever
 from ragsam.runs.earlier_names import WORKFLOWS
 

@@ -6,11 +6,10 @@ import fnmatch
 from importlib import resources
 from pathlib import Path
 
-import yaml
-
 from ragsam.data.cards.model import Card, Code, Organ, PatientRule
 from ragsam.data.cards.schema import parse_card
 from ragsam.errors import InputError
+from ragsam.io.documents import parse_yaml, read_text
 
 __all__ = ["Card", "Code", "Organ", "PatientRule", "card_text", "list_cards", "load_card", "parse_card"]
 
@@ -31,11 +30,7 @@ def card_text(name_or_path: str | Path) -> str:
     else:
         known = ", ".join(list_cards())
         raise InputError(f"{name!r}: no such card; take one of {known}, or the path of a card's .yaml file")
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{name}: card cannot be read ({reason}); check the path") from error
+    return read_text(file, f"card {name}")
 
 
 def load_card(name_or_path: str | Path) -> Card:
@@ -45,10 +40,4 @@ def load_card(name_or_path: str | Path) -> Card:
         InputError: unknown name, missing file, not yaml, or a card that breaks the rules of `parse_card`.
     """
     where = f"card {name_or_path}"
-    text = card_text(name_or_path)
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{where}: not valid yaml ({reason}); mend the file") from error
-    return parse_card(content, where=where)
+    return parse_card(parse_yaml(card_text(name_or_path), where), where=where)

@@ -11,7 +11,7 @@ from typing import Any
 from ragsam.data.cards.model import Card
 from ragsam.data.preparation.files import Pair
 from ragsam.errors import InputError
-from ragsam.files import read_json
+from ragsam.io.documents import read_json
 from ragsam.io.volume_names import SUFFIXES, volume_name
 
 DATASET = "dataset.json"

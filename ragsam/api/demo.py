@@ -18,10 +18,12 @@ from ragsam.data.datalist import Case, load_datalist, paths_of
 from ragsam.data.phantom.write import write_phantoms
 from ragsam.errors import InputError
 from ragsam.evaluation.score_cases import pairs_from_cases
-from ragsam.files import read_json, write_json_atomic
+from ragsam.files import write_json_atomic
 from ragsam.inference.evaluation import TRACE_NAME, report_evaluation
+from ragsam.io.documents import read_json
 from ragsam.report.cases import worst_first
 from ragsam.report.demo_figure import write_overview
+from ragsam.report.trace_file import read_trace
 from ragsam.retrieval.bank import Bank, pseudonym
 from ragsam.runs.run import run_config
 from ragsam.runs.templates import make_run
@@ -160,6 +162,6 @@ def _draw_overview(
         card=card,
         pair=pair,
         predictions={f"{how} retrieval": folder / f"{name}.nii.gz" for how, folder in folders.items()},
-        trace=read_json(folders["with"] / TRACE_NAME),
+        trace=read_trace(folders["with"] / TRACE_NAME),
         support_cases={pseudonym(case.case, salt, "c"): case for case in training},
     )

@@ -12,7 +12,7 @@ from ragsam.data.datalist import load_datalist
 from ragsam.data.label_numbers import check_numbering
 from ragsam.errors import InputError
 from ragsam.evaluation.case_pairs import pairs_from_cases, pairs_from_folders, unmatched_predictions
-from ragsam.files import read_json
+from ragsam.evaluation.metrics_file import read_metrics
 from ragsam.inference.evaluation import evaluation_warnings, report_evaluation
 from ragsam.report.viewer import viewer_choice
 
@@ -81,7 +81,7 @@ def evaluate(
         output,
         bank=bank,
         support_cases=support_cases,
-        baseline=read_json(baseline) if baseline else None,
+        baseline=read_metrics(baseline) if baseline else None,
         reads=[path for path in (reference, card, baseline) if path is not None],
         labels=labels,
         reference_labels=reference_labels,

@@ -11,7 +11,7 @@ import torch
 from ragsam.api.verify_with_monai import CHECKS, left_out
 from ragsam.data.cards.load import Card
 from ragsam.errors import InputError
-from ragsam.files import read_json
+from ragsam.io.documents import read_json
 from ragsam.networks.checkpoints import load_weights, read_state_dict
 from ragsam.networks.segmenter import Segmenter
 from ragsam.runs.config_safety import code_faults

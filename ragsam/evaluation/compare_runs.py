@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ragsam.errors import InputError
+from ragsam.evaluation.metrics_file import read_metrics
 from ragsam.evaluation.paired_comparison import compare_metrics, compared_metrics, correct
-from ragsam.files import read_json
 
 RULES = (
     "Every run is compared with the first one, on the cases that both scored; a difference is the run minus the first.",
@@ -23,7 +23,6 @@ RULES = (
     "Better and worse: p below 0.05 after correction. For a distance, smaller is better.",
     "A case is won where its mean Dice over the organs that both runs scored is higher, whatever the difference.",
 )
-_KEYS = {"card", "protocol", "cases", "summary"}
 
 
 def read_runs(paths: Sequence[str | os.PathLike[str]]) -> dict[str, dict[str, Any]]:
@@ -48,10 +47,7 @@ def read_runs(paths: Sequence[str | os.PathLike[str]]) -> dict[str, dict[str, An
             raise InputError(f"{place.name}: the evaluation is there twice; name each once")
         if not file.is_file():
             raise InputError(f"{file}: no such evaluation; name a folder that `ragsam evaluate` wrote")
-        content = read_json(file)
-        if not isinstance(content, dict) or not content.keys() >= _KEYS:
-            raise InputError(f"{file}: not an evaluation's metrics.json; name a folder that `ragsam evaluate` wrote")
-        runs[place] = content
+        runs[place] = read_metrics(file)
     length = 1
     while len({place.parts[-length:] for place in runs}) < len(runs):
         length += 1

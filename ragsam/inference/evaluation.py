@@ -18,14 +18,15 @@ from ragsam.data.cards.load import Card
 from ragsam.data.checks.parallel import cores
 from ragsam.data.datalist import Case, load_datalist, paths_of
 from ragsam.errors import InputError
+from ragsam.evaluation.metrics_file import read_metrics
 from ragsam.evaluation.numbering import with_numbering
 from ragsam.evaluation.score_case import evaluated
 from ragsam.evaluation.score_cases import CasePair, evaluate_cases, pairs_from_cases
-from ragsam.files import read_json
 from ragsam.inference.provenance import provenance_rows
 from ragsam.outputs import Outputs
 from ragsam.report.page import write_report
 from ragsam.report.tables import write_metrics_csv, write_metrics_json, write_summary_tables
+from ragsam.report.trace_file import read_trace
 from ragsam.report.viewer_code import load_viewer_code
 from ragsam.retrieval.bank import Bank, pseudonym
 
@@ -85,7 +86,7 @@ def report_evaluation(
         trace = None
         trace_path = Path(predictions) / TRACE_NAME
         if trace_path.is_file():
-            trace = read_json(trace_path)
+            trace = read_trace(trace_path)
         known = {}
         if bank is not None and (Path(bank) / "manifest.json").is_file():
             salt = Bank.open(bank).salt
@@ -205,7 +206,7 @@ class EvaluationReport:
         pairs = with_numbering(pairs, self.card, labels="card")
         baseline = None
         if self.baseline:
-            baseline = read_json(self.baseline)
+            baseline = read_metrics(self.baseline)
         metrics = report_evaluation(
             pairs,
             self.card,

@@ -13,7 +13,8 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from ragsam.data.cards.load import Card
-from ragsam.files import read_json, sha256_file, write_json_atomic
+from ragsam.files import sha256_file, write_json_atomic
+from ragsam.io.documents import check_schema, read_json
 from ragsam.networks.checkpoints import load_metadata
 from ragsam.networks.segmenter import Segmenter
 from ragsam.outputs import Outputs
@@ -22,7 +23,37 @@ from ragsam.runs.config_safety import sound_run
 
 PROVENANCE_NAME = "provenance.json"
 _VERSIONS = ("ragsam", "torch", "monai")
-_ROWS_NEED = {"weights_sha256", "bank", "network", "versions"}
+_TEXT = {"type": ["string", "null"]}
+_COUNT = {"type": "integer", "minimum": 0}
+_BANK = {
+    "type": ["object", "null"],
+    "required": ["slices", "patients", "sha256"],
+    "properties": {"slices": _COUNT, "patients": _COUNT, "sha256": {"type": "string"}},
+}
+_MEMBER = {
+    "type": "object",
+    "required": ["weights_sha256", "bank"],
+    "properties": {"weights_sha256": _TEXT, "bank": _BANK},
+}
+_NETWORK = {
+    "type": "object",
+    "properties": {
+        "base_sha256": _TEXT,
+        "full_tuning": {"type": "boolean"},
+        "tuning": {"type": "object", "additionalProperties": {"type": "object"}},
+    },
+}
+_SCHEMA = {
+    "type": "object",
+    "required": ["weights_sha256", "bank", "network", "versions"],
+    "properties": {
+        **_MEMBER["properties"],
+        "network": _NETWORK,
+        "versions": {"type": "object", "additionalProperties": {"type": "string"}},
+        "ensemble": {"type": "array", "items": _MEMBER},
+        "date": _TEXT,
+    },
+}
 
 
 class Provenance:
@@ -98,14 +129,15 @@ def provenance_rows(folder: str | os.PathLike[str]) -> dict[str, str]:
     """Return what the `provenance.json` of a folder says, as rows for people; none where there is no such file of ours.
 
     Raises:
-        InputError: a file that is not JSON.
+        InputError: a file that is not JSON, or a field of it that is wrong.
     """
     path = Path(folder) / PROVENANCE_NAME
     if not path.is_file():
         return {}
     content = read_json(path)
-    if not isinstance(content, Mapping) or not content.keys() >= _ROWS_NEED:
+    if not isinstance(content, Mapping) or not content.keys() >= set(_SCHEMA["required"]):
         return {}
+    check_schema(content, _SCHEMA, str(path))
     network = content["network"]
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
     slices = f"slices of {network.get('image_size')} pixels"

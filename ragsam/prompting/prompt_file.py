@@ -11,7 +11,7 @@ from typing import Any
 
 from ragsam.data.cards.load import Card
 from ragsam.errors import InputError
-from ragsam.files import read_json
+from ragsam.io.documents import read_json
 from ragsam.transforms.voxel_prompts import VoxelBox, VoxelPoint
 
 _KEYS = {"organ", "object", "points", "box", "mask", "propagate", "refine"}

@@ -15,6 +15,7 @@ from ragsam.errors import InputError
 from ragsam.evaluation.case_pairs import CasePair
 from ragsam.report.case_volumes import CaseVolumes, read_case
 from ragsam.report.figures import difference_png, organ_colours, slice_png
+from ragsam.report.trace_file import neighbours_of
 from ragsam.report.views import View, crop_box, telling_slices, view_image, view_labels, window_of
 
 NEIGHBOURS = 4
@@ -98,7 +99,8 @@ def case_section(
     for z, why in telling_slices(volumes.expected, volumes.found):
         neighbours = []
         if axial:
-            neighbours = sorted(traced["slices"].get(str(z), []), key=itemgetter("weight", "similarity"), reverse=True)
+            neighbours = neighbours_of(trace, scores["case"], z)
+            neighbours = sorted(neighbours, key=itemgetter("weight", "similarity"), reverse=True)
         shown = {
             "z": z,
             "why": why,

@@ -17,6 +17,7 @@ from ragsam.files import atomic_write
 from ragsam.report.cases import neighbour_loader
 from ragsam.report.figures import organ_colours, slice_png
 from ragsam.report.formatting import readable
+from ragsam.report.trace_file import neighbours_of
 from ragsam.report.views import view_image, view_labels, window_of
 
 NEIGHBOURS = 3
@@ -51,11 +52,7 @@ def write_overview(
     plane = image.array[:, :, z]
     first = [("query slice", slice_png(plane, None, colours={}, **place))]
     load = neighbour_loader(support_cases)
-    traced = trace["cases"][pair.case]
-    neighbours = []
-    if traced["axis"] == 2:
-        neighbours = traced["slices"][str(z)][:NEIGHBOURS]
-    for entry in neighbours:
+    for entry in neighbours_of(trace, pair.case, z)[:NEIGHBOURS]:
         near, labels = load(entry["case"]) or (None, None)
         if labels is None:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Mapping, Sequence
 from itertools import cycle, product
@@ -25,19 +26,38 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, float | None]]:
     """Read a run's log: a row a validation, None where a field is empty.
 
     Raises:
-        InputError: no log, or no row in it.
+        InputError: no log, no row in it, or a field that is missing or no number, named by its row.
     """
     rows = []
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                given = {name: float(value) for name, value in row.items() if value}
-                rows.append(dict.fromkeys(row) | given)
-    except (OSError, ValueError) as error:
+            for number, row in enumerate(csv.DictReader(file), start=1):
+                rows.append(_numbers(row, f"{path}: row {number}"))
+    except InputError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: no log that can be read ({error}); train the run") from error
     if not rows:
         raise InputError(f"{path}: no validation in it; train the run")
     return rows
+
+
+def _numbers(row: Mapping[str | None, Any], where: str) -> dict[str, float | None]:
+    """Return a row's fields as numbers, None where one is empty or not finite."""
+    found: dict[str, float | None] = {}
+    for name, value in row.items():
+        try:
+            number = float(value or "nan")
+        except (TypeError, ValueError) as error:
+            field = name or "more fields than titles"
+            raise InputError(f"{where}: {field}: a number is needed, got {value!r}; mend or remove the log") from error
+        found[str(name)] = number if math.isfinite(number) else None
+    for name in ("epoch", "score"):
+        if name not in found:
+            raise InputError(f"{where}: {name} is missing; it is no log of a training")
+    if found["epoch"] is None:
+        raise InputError(f"{where}: epoch: a number is needed, got {row['epoch']!r}; mend or remove the log")
+    return found
 
 
 def best_row(rows: Sequence[Row]) -> Row:

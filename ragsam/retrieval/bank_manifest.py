@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ragsam.errors import InputError
-from ragsam.files import read_json, sha256_file, write_json_atomic
+from ragsam.files import sha256_file, write_json_atomic
+from ragsam.io.documents import check_schema, read_json
 from ragsam.retrieval.bank_arrays import PartedArray, open_array
 from ragsam.retrieval.bank_rows import ARRAYS, OPTIONAL, Rows, joined, rows_of_table
 from ragsam.retrieval.novelty import bank_scores
@@ -26,6 +28,52 @@ MANIFEST = "manifest.json"
 DRAFT = "draft.jsonl"
 LOCK = ".lock"
 REMAKE = "make it anew with `ragsam index`"
+_COUNT = {"type": "integer", "minimum": 0}
+#: Of what a bank is made for. Some of it goes into a config, where `$`, `@` and `%` would begin an expression.
+_PLAIN = {
+    "type": ["string", "number", "boolean", "null", "array"],
+    "pattern": r"^(?!\s*[$@%])",
+    "items": {"type": ["string", "number"], "pattern": r"^(?!\s*[$@%])"},
+    "description": "a text without $, @ or % before it, a number, true, false, null or a list of such",
+}
+_DICE = {"type": "array", "items": {"type": ["number", "null"]}}
+_NUMBERS = {"type": "object", "additionalProperties": {"type": "number"}}
+_ENTRY = {
+    "type": "object",
+    "required": ["name", "sha256"],
+    "properties": {"name": {"type": "string"}, "sha256": {"type": "string"}},
+}
+_PART = {
+    "type": "object",
+    "required": ["slices", "files"],
+    "properties": {
+        "slices": {"type": "integer", "minimum": 1},
+        "files": {
+            "type": "object",
+            "required": ["descriptors", "labels", "slices"],
+            "additionalProperties": False,
+            "properties": dict.fromkeys((*ARRAYS, "embeddings", "slices"), _ENTRY),
+        },
+    },
+}
+_SCHEMA = {
+    "type": "object",
+    "required": ["slices", "patients", "fit", "keeps", "salt", "parts"],
+    "properties": {
+        "slices": _COUNT,
+        "patients": _COUNT,
+        "cases": _COUNT,
+        "fit": {"type": "object", "additionalProperties": _PLAIN},
+        "keeps": {"type": "array", "items": {"type": "string"}},
+        "salt": {"type": "string"},
+        "scores": _NUMBERS,
+        "agreement": {
+            "type": "object",
+            "properties": {"dice": _DICE, "chance": _DICE, "patients": _COUNT, "doubtful": _NUMBERS},
+        },
+        "parts": {"type": "array", "minItems": 1, "items": _PART},
+    },
+}
 _FILE = re.compile(r"(descriptors|labels|images|embeddings|slices)-[0-9a-f]{12}\.(npy|csv)")
 
 
@@ -53,6 +101,7 @@ def read_manifest(folder: Path, fit: Mapping[str, Any] | None = None) -> dict[st
         raise InputError(f"bank {folder.name}: not a bank of format {FORMAT_VERSION}; {REMAKE}")
     if manifest.pop("sha256", None) != digest(manifest):
         raise InputError(f"bank {folder.name}: its manifest is damaged; {REMAKE}")
+    check_schema(manifest, _SCHEMA, f"bank {folder.name}: {MANIFEST}")
     for name, want in (fit or {}).items():
         have = manifest["fit"].get(name)
         if have != want:
@@ -131,7 +180,7 @@ def _open_file(folder: Path, stem: str, entry: Mapping[str, str], count: int) ->
         if sha256_file(path) != entry["sha256"]:
             raise ValueError("not as it was written")
         return _table(path, count) if array is None else array
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, OverflowError, csv.Error) as error:
         raise InputError(f"bank {folder.name}: {stem} is missing or damaged; {REMAKE}") from error
 
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from ragsam.errors import InputError
 from ragsam.files import write_text_atomic
+from ragsam.io.documents import check_schema, parse_json
 from ragsam.retrieval.bank_arrays import append_rows, finish_array
 from ragsam.retrieval.bank_manifest import (
     DRAFT,
@@ -31,6 +32,31 @@ from ragsam.retrieval.bank_manifest import (
     writer_lock,
 )
 from ragsam.retrieval.bank_rows import ARRAYS, COLUMNS, Rows, pseudonym, rows_of_batch, table_text
+
+_TEXT = {"type": "string"}
+_HEAD = {
+    "type": "object",
+    "required": ["part", "salt", "keeps"],
+    "properties": {
+        "part": {"type": "string", "pattern": "^[0-9a-f]{12}$"},
+        "salt": _TEXT,
+        "keeps": {"type": "array", "items": _TEXT},
+    },
+}
+_SIZE = {"type": "integer", "minimum": 0}
+_FINISHED = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["case", "stamp", "rows", "sizes"],
+        "properties": {
+            "case": _TEXT,
+            "stamp": _TEXT,
+            "rows": _SIZE,
+            "sizes": {"type": "object", "additionalProperties": _SIZE},
+        },
+    },
+}
 
 
 class BankWriter:
@@ -245,12 +271,16 @@ def _read_draft(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return a draft's head and its finished cases, as far as they were written whole and their files are there."""
     try:
         lines = (folder / DRAFT).read_text(encoding="utf-8").split("\n")[:-1]
-        head, *finished = map(json.loads, lines)
+        head, *finished = [parse_json(line, DRAFT) for line in lines]
+        check_schema(head, _HEAD, DRAFT)
+        check_schema(finished, _FINISHED, DRAFT)
         names = part_names(head["part"], head["keeps"])
         there = {stem: (folder / name).stat().st_size for stem, name in names.items()}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return {}, []
-    return head, [line for line in finished if all(line["sizes"][stem] <= size for stem, size in there.items())]
+    return head, [
+        line for line in finished if all(line["sizes"].get(stem, size + 1) <= size for stem, size in there.items())
+    ]
 
 
 def _sync(path: Path) -> None:

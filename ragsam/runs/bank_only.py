@@ -27,7 +27,6 @@ BUNDLE = "sam_lora"
 INDEX_OPTIONS = ("image_size", "spacing_mm", "slice_axis", "descriptor", "carry")
 #: Of a bank's `fit`, what a config takes by the same names.
 _OF_BANK = ("image_size", "slice_axis", "context_slices", "context_distance_mm", "spacing_mm", "descriptor", "carry")
-_LEAST_SIZE = 16
 _NETWORK = {
     "_target_": "ragsam.retrieval.voting.VotingNetwork",
     "num_classes": "$@card_def.num_classes",
@@ -59,10 +58,6 @@ def bank_values(datalist: str | os.PathLike[str], section: str, options: Mapping
     free = [name for name, descriptor in DESCRIPTORS.items() if not descriptor.needs_embedding]
     if slices["descriptor"] not in free:
         raise InputError(f"--set descriptor: {slices['descriptor']!r}; without a run choose one of {', '.join(free)}")
-    if slices["slice_axis"] not in (0, 1, 2):
-        raise InputError(f"--set slice_axis: {slices['slice_axis']} is none; 0 sagittal, 1 coronal, 2 axial")
-    if slices["image_size"] < _LEAST_SIZE:
-        raise InputError(f"--set image_size: {slices['image_size']}; at least {_LEAST_SIZE} pixels")
     if "image_size" not in values:
         cases = data.section(section)
         values["image_size"] = fitting_image_size(cases, slices["spacing_mm"], slices["slice_axis"])

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 
 from ragsam.data.cards.load import Card
-from ragsam.files import read_json
+from ragsam.io.documents import read_json
 from ragsam.runs.network_config import channels_of
 
 #: By MONAI's bundle specification and its model zoo's habit; the zoo's own file is a download.

@@ -60,7 +60,7 @@ def network_options(text: str, num_classes: int) -> dict[str, Any]:
             raise InputError(f"network_def.{name}: {value} is an expression; write its value")
         options[name] = value
     if "untrained" in options:
-        options |= {"image_size": config["image_size"], **options.pop("untrained")}
+        options |= {"image_size": config.get("image_size"), **(options.pop("untrained") or {})}
     return options
 
 

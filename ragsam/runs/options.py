@@ -12,14 +12,16 @@ from importlib import resources
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
+_SHARE = {"minimum": 0, "maximum": 1}
+_FROM_0, _FROM_1, _ABOVE_0 = {"minimum": 0}, {"minimum": 1}, {"exclusiveMinimum": 0}
 #: The folder of the packaged bundles, their template and the recipes.
 BUNDLES = Path(str(resources.files("ragsam.bundles")))
 
 
-def option(default: Any, line: str, *feeds: str, text: str = "") -> Any:
+def option(default: Any, line: str, *feeds: str, text: str = "", **limits: Any) -> Any:
     """Declare an option as the field of a group.
 
     Args:
@@ -29,8 +31,11 @@ def option(default: Any, line: str, *feeds: str, text: str = "") -> Any:
             `preparation`; with the argument's name where that is another, as `VolumeInferer.shift`. An option may also
             be used by the templates' own wiring.
         text: what more there is to say.
+        limits: of its value, or of the items of a list, by the keywords of JSON Schema: minimum, exclusiveMinimum,
+            maximum, enum; of the list itself minItems, maxItems.
     """
-    return field(default_factory=lambda: default, metadata={"line": line, "feeds": feeds, "text": text})
+    metadata = {"line": line, "feeds": feeds, "text": text, "limits": limits}
+    return field(default_factory=lambda: default, metadata=metadata)
 
 
 class Files:
@@ -72,7 +77,12 @@ class Network:
     start: str | None = option(
         None, "weights to begin with, of `ragsam import` or of another run; null begins with the base alone"
     )
-    backbone: str = option("vit_tiny", "image encoder: vit_tiny, vit_b, vit_l or vit_h", "Segmenter")
+    backbone: str = option(
+        "vit_tiny",
+        "image encoder: vit_tiny, vit_b, vit_l or vit_h",
+        "Segmenter",
+        enum=["vit_tiny", "vit_b", "vit_l", "vit_h"],
+    )
     peft: str | list[str] | None = option(
         None,
         "null: the bundle's own; or lora, decoder_lora, adapter, frequency, several as a list",
@@ -107,6 +117,7 @@ class Network:
         None,
         "trained: the network answers prompts too; base: SAM's own answers, as the base weights have them",
         "Segmenter",
+        enum=["trained", "base"],
     )
 
 
@@ -119,37 +130,52 @@ class Slices:
         *("preparation", "Segmenter", "SliceDataset", "VolumeInferer"),
         text="Where it is not set, `ragsam train` takes the smallest multiple of 16 that holds every training slice, "
         "512 at most.",
+        minimum=16,
+        maximum=4096,
     )
     slice_axis: int = option(
         2,
         "what the slices lie across: 0 sagittal, 1 coronal, 2 axial",
         *("preparation", "preprocessing", "augmentation", "VolumeInferer", "Ensemble"),
+        enum=[0, 1, 2],
     )
     context_slices: int = option(
         1,
         "neighbouring slices on each side as channels; 0 repeats the slice",
         *("preparation", "SliceDataset", "VolumeInferer"),
+        minimum=0,
+        maximum=32,
     )
     context_distance_mm: float | None = option(
         None,
         "from one channel to the next; null takes adjacent slices",
         *("preparation", "SliceDataset", "VolumeInferer"),
+        **_ABOVE_0,
     )
     spacing_mm: list[float] | None = option(
         None,
         "spacing [x, y] within a slice to resample to; null keeps the image's own",
         *("preparation", "preprocessing"),
+        minItems=2,
+        maxItems=2,
+        **_ABOVE_0,
     )
     test_shift: int = option(
         0,
         "pixels; whole volumes are seen at five positions this far apart and averaged, for five times the time",
         "VolumeInferer.shift",
+        minimum=0,
+        maximum=4096,
     )
     test_mirror: bool = option(
         False, "one more look, at the mirrored slices, left and right organs swapped back", "VolumeInferer.mirror"
     )
     test_scales: list[float] = option(
-        [], "one more look for each, at slices so many times as large: [0.9, 1.1]", "VolumeInferer.scales"
+        [],
+        "one more look for each, at slices so many times as large: [0.9, 1.1]",
+        "VolumeInferer.scales",
+        minimum=0.5,
+        maximum=2,
     )
     keep_pieces: bool = option(False, "only the pieces of an organ that the card allows (`components`)")
     fill_holes: bool = option(False, "background that an organ encloses becomes the organ's", "postprocessing")
@@ -159,8 +185,13 @@ class Retrieval:
     """Retrieval."""
 
     retrieval: bool = option(True, "neighbours from the bank steer the decoder")
-    neighbours: int = option(24, "how many slices of other patients are found for each", "Retriever")
-    descriptor: str = option("centred", "what slices are found by: centred, thumbnail or embedding", "Retriever")
+    neighbours: int = option(24, "how many slices of other patients are found for each", "Retriever", **_FROM_1)
+    descriptor: str = option(
+        "centred",
+        "what slices are found by: centred, thumbnail or embedding",
+        "Retriever",
+        enum=["centred", "thumbnail", "embedding"],
+    )
     carry: bool = option(
         True,
         "carries neighbours' labels over to where the slice shows the same; false: pixel on pixel",
@@ -171,12 +202,12 @@ class Retrieval:
 class Augmentation:
     """Augmentation: the probability of each for a training slice."""
 
-    affine: float = option(0.9, "turned, scaled and moved", "augmentation")
-    contrast: float = option(0.3, "gamma", "augmentation")
-    intensity: float = option(0.3, "scaled and shifted", "augmentation")
-    noise: float = option(0.3, "Gaussian", "augmentation")
-    elastic: float = option(0.0, "bent", "augmentation")
-    low_resolution: float = option(0.0, "coarser, and enlarged again", "augmentation")
+    affine: float = option(0.9, "turned, scaled and moved", "augmentation", **_SHARE)
+    contrast: float = option(0.3, "gamma", "augmentation", **_SHARE)
+    intensity: float = option(0.3, "scaled and shifted", "augmentation", **_SHARE)
+    noise: float = option(0.3, "Gaussian", "augmentation", **_SHARE)
+    elastic: float = option(0.0, "bent", "augmentation", **_SHARE)
+    low_resolution: float = option(0.0, "coarser, and enlarged again", "augmentation", **_SHARE)
     mirror: bool = option(
         False, "mirrors half of the slices and swaps the card's left and right labels", "augmentation"
     )
@@ -185,40 +216,49 @@ class Augmentation:
 class Loss:
     """Loss."""
 
-    dice_weight: float = option(1.0, "of the Dice loss", "PartialDiceCELoss")
-    cross_entropy_weight: float = option(1.0, "of the cross entropy", "PartialDiceCELoss")
+    dice_weight: float = option(1.0, "of the Dice loss", "PartialDiceCELoss", **_FROM_0)
+    cross_entropy_weight: float = option(1.0, "of the cross entropy", "PartialDiceCELoss", **_FROM_0)
     class_weights: list[float] | None = option(
-        None, "a number a class, background first; null weighs all alike", "PartialDiceCELoss"
+        None, "a number a class, background first; null weighs all alike", "PartialDiceCELoss", **_FROM_0
     )
 
 
 class Training:
     """Training."""
 
-    epochs: int = option(20, "how many", "SupervisedTrainer.max_epochs")
-    steps_per_epoch: int = option(50, "batches in each")
-    batch_size: int = option(32, "slices a step; `--fit-batch` finds the largest", "DataLoader")
-    learning_rate: float = option(0.001, "the highest of the schedule", "AdamW.lr", "make_schedule")
+    epochs: int = option(20, "how many", "SupervisedTrainer.max_epochs", **_FROM_1)
+    steps_per_epoch: int = option(50, "batches in each", **_FROM_1)
+    batch_size: int = option(32, "slices a step; `--fit-batch` finds the largest", "DataLoader", **_FROM_1)
+    learning_rate: float = option(0.001, "the highest of the schedule", "AdamW.lr", "make_schedule", **_ABOVE_0)
     schedule: str = option(
-        "one_cycle", "warm_polynomial is SAMed's; cosine falls to 0; constant stays", "make_schedule.name"
+        "one_cycle",
+        "warm_polynomial is SAMed's; cosine falls to 0; constant stays",
+        "make_schedule.name",
+        enum=["one_cycle", "warm_polynomial", "cosine", "constant"],
     )
-    weight_decay: float = option(0.05, "of AdamW", "AdamW")
-    background_share: float = option(0.15, "of the training slices, without any organ")
+    weight_decay: float = option(0.05, "of AdamW", "AdamW", **_FROM_0)
+    background_share: float = option(0.15, "of the training slices, without any organ", **_SHARE)
     class_balanced: bool = option(True, "every organ is in as many of the others; false: as it occurs")
-    validate_every: int = option(4, "epochs; the last one is always validated", "Validation.interval")
+    validate_every: int = option(4, "epochs; the last one is always validated", "Validation.interval", **_FROM_1)
     patience: int | None = option(
         None,
         "validations in a row without a better score that end a training; null trains all epochs",
         "EarlyStop",
+        **_FROM_1,
     )
     frozen_from: int | None = option(
         None,
         "epoch from which the image encoder is frozen and its embeddings kept; null: it trains to the end",
         *("FrozenEncoder.first_epoch", "TrainingRetrieval"),
         text="With base weights, 1 trains the decoder alone, on embeddings that are kept.",
+        **_FROM_1,
     )
-    accumulation_steps: int = option(1, "batches whose gradients are added up before a step", "SupervisedTrainer")
-    seed: int = option(0, "of everything that is drawn", "FrozenEncoder", "EpochSeeds", "set_determinism")
+    accumulation_steps: int = option(
+        1, "batches whose gradients are added up before a step", "SupervisedTrainer", **_FROM_1
+    )
+    seed: int = option(
+        0, "of everything that is drawn", "FrozenEncoder", "EpochSeeds", "set_determinism", minimum=0, maximum=2**32 - 1
+    )
     resume: bool = option(False, "go on after the last finished epoch", "Checkpoints")
 
 
@@ -231,20 +271,26 @@ class Machine:
         "of the network's arithmetic: float32, bfloat16, float16, or int8 to segment on a CPU; "
         "auto: bfloat16 on a GPU, float32 on a CPU",
         *("PromptedInferer", "VolumeInferer", "scales_gradients"),
+        enum=["auto", "float32", "bfloat16", "float16", "int8"],
     )
-    workers: int = option(0, "processes that prepare slices beside the main one", "DataLoader.num_workers")
-    cache_gb: float = option(4.0, "bound of the volumes kept in memory, for each process", "SliceDataset")
+    workers: int = option(
+        0, "processes that prepare slices beside the main one", "DataLoader.num_workers", minimum=0, maximum=1024
+    )
+    cache_gb: float = option(4.0, "bound of the volumes kept in memory, for each process", "SliceDataset", **_FROM_0)
 
 
 class Expert:
     """For experts."""
 
-    patch_size: int | None = option(None, "of the image encoder, pixels; null: the backbone's own", "Segmenter")
-    normalisation: str = option("unit", "of slices; sam: as SAM's own photographs", "Segmenter")
+    patch_size: int | None = option(
+        None, "of the image encoder, pixels; null: the backbone's own", "Segmenter", **_FROM_1
+    )
+    normalisation: str = option("unit", "of slices; sam: as SAM's own photographs", "Segmenter", enum=["unit", "sam"])
     mask_tokens: int | None = option(
         None,
         "null: a token a class; 4, for one organ: SAM's own masks, the first being the organ's",
         "Segmenter",
+        minimum=2,
     )
     coarse_training: bool = option(
         False, "the loss at the decoder's own size, as SAMed; needs detail: false", "Segmenter"
@@ -253,24 +299,34 @@ class Expert:
         None,
         "less memory for more time: attention, mlp or blocks, worked out again when gradients are",
         "Segmenter",
+        enum=["attention", "mlp", "blocks"],
     )
-    store: str = option("auto", "how the bank is searched: auto, by its size, or exact, hnsw or ivfpq", "Retriever")
+    store: str = option(
+        "auto",
+        "how the bank is searched: auto, by its size, or exact, hnsw or ivfpq",
+        "Retriever",
+        enum=["auto", "exact", "hnsw", "ivfpq"],
+    )
     supports_withheld: float = option(
         0.0,
         "share of training slices that see no supports; each is learnt without them too",
         "TrainingRetrieval.withheld",
+        **_SHARE,
     )
-    supports_wrong: float = option(0.1, "share that see another slice's", "TrainingRetrieval.wrong")
+    supports_wrong: float = option(0.1, "share that see another slice's", "TrainingRetrieval.wrong", **_SHARE)
     dice_squared: bool = option(False, "SAMed's is 0.8 and 0.2, squared, with coarse_training", "PartialDiceCELoss")
     prompted_weight: float = option(
         1.0,
         "with `prompts: trained`, of the loss of prompted objects beside that of the classes",
         "PromptedLoss.weight",
+        **_FROM_0,
     )
     frozen_views: int = option(
-        4, "altered copies of a slice that are drawn once the encoder is frozen", "FrozenEncoder.views"
+        4, "altered copies of a slice that are drawn once the encoder is frozen", "FrozenEncoder.views", **_FROM_1
     )
-    frozen_gb: float = option(4.0, "bound of the embeddings kept in memory, for each process", "FrozenEncoder.limit_gb")
+    frozen_gb: float = option(
+        4.0, "bound of the embeddings kept in memory, for each process", "FrozenEncoder.limit_gb", **_FROM_0
+    )
     untrained: dict = option(
         {},
         "the network until there are weights, which say what network they are of",
@@ -285,12 +341,20 @@ class Expert:
 GROUPS = tuple(map(dataclass, (Files, Network, Slices, Retrieval, Augmentation, Loss, Training, Machine, Expert)))
 
 
+#: What JSON Schema calls the types of values.
+TYPES = {
+    **{bool: "boolean", int: "integer", float: "number", str: "string"},
+    **{dict: "object", list: "array", NoneType: "null"},
+}
+
+
 @dataclass(frozen=True)
 class Option:
     """An option as it was declared.
 
     Attributes:
         kinds: the types of its value; one of them is `NoneType` where it may be null.
+        limits: see `option`.
         group: title of its group.
     """
 
@@ -300,7 +364,21 @@ class Option:
     line: str
     text: str
     feeds: tuple[str, ...]
+    limits: dict[str, Any]
     group: str
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """What its value must be, as a JSON schema."""
+        own = {key: value for key, value in self.limits.items() if key.endswith("Items")}
+        limits = {key: value for key, value in self.limits.items() if key not in own}
+        types = [TYPES[get_origin(kind) or kind] for kind in self.kinds]
+        if "enum" in limits:
+            return {"enum": [*limits["enum"], *([None] if "null" in types else [])]}
+        for kind in self.kinds:
+            if get_args(kind):
+                return {"type": types, **own, "items": {"type": TYPES[get_args(kind)[0]], **limits}}
+        return {"type": types, **limits}
 
 
 def _declared() -> dict[str, Option]:

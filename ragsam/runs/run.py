@@ -85,10 +85,11 @@ class RunFolder:
         """Return MONAI's parser of a config, with some values by their keys instead of its own.
 
         Raises:
-            InputError: a path with a `#`, see `require_plain`.
+            InputError: as `text`, or a path with a `#`, see `require_plain`.
         """
         from monai.bundle import ConfigParser  # takes a second; only needed here
 
+        self.text(name)
         require_plain(self.path, *values.values())
         parser = ConfigParser()
         parser.read_config(str(self.config(name)))
@@ -99,10 +100,11 @@ class RunFolder:
         """Return the workflow of a config, not yet initialized, with some values by their keys instead of its own.
 
         Raises:
-            InputError: a path with a `#`, see `require_plain`.
+            InputError: as `text`, or a path with a `#`, see `require_plain`.
         """
         from monai.bundle import ConfigWorkflow  # takes a second; only needed here
 
+        self.text(name)
         require_plain(self.path, *values.values())
         logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that nothing is logged
         logging.getLogger("ignite").setLevel(logging.CRITICAL)  # an error is told once, by who caught it

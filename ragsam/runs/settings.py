@@ -7,13 +7,14 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from types import NoneType
+from contextlib import suppress
 from typing import Any, get_args, get_origin
 
 import yaml
 
 from ragsam.errors import InputError
-from ragsam.runs.options import OPTIONS
+from ragsam.io.documents import needed, parse_yaml, schema_faults
+from ragsam.runs.options import OPTIONS, TYPES
 
 #: Plain data alone; libyaml's is ten times as quick, where it is there.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -29,19 +30,8 @@ _NETWORK = "network_def."
 _NOT_SET = ("imports", "bundle_root", "dataset")
 
 
-#: Types of values, for people.
-_WORDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    dict: "a mapping",
-    NoneType: "null",
-    list[float]: "a list of numbers",
-    list[str]: "a list of texts",
-}
-#: By the type of a value, what an option takes that only a config of one's own has; others take anything.
-_SAME = {bool: (bool,), int: (int,), float: (float,), str: (str,)}
+#: What an option takes that only a config of one's own has: values of its type; of another than these, anything.
+_SAME = (bool, int, float, str)
 
 
 def parse_option(text: str) -> tuple[str, Any]:
@@ -56,9 +46,9 @@ def parse_option(text: str) -> tuple[str, Any]:
     if value.strip().startswith(("@", "%")):  # no YAML either
         raise InputError(f"--set {name}: {_NO_CODE}")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {name}: {value!r} is not valid YAML; quote it") from error
+        parsed = parse_yaml(value, "")
+    except InputError as error:
+        raise InputError(f"--set {name}: {value[:60]!r} is not valid YAML; quote it") from error
     takes_mapping = name.removeprefix(_NETWORK) in TUNING
     if _may_run(parsed, mapping=takes_mapping):
         raise InputError(f"--set {name}: {_NO_CODE}")
@@ -82,7 +72,8 @@ def read_options(text: str) -> dict[str, Any]:
     """
     content = yaml.load(text, LOADER) or {}
     above = yaml.load(text.split(WIRING, 1)[0], LOADER) or {}
-    network = content.get("network_def") or {}
+    network = content.get("network_def")
+    network = network if isinstance(network, Mapping) else {}
     tuning = {name: network[name] for name in TUNING if name in network}
     options = {}
     for name, value in {**tuning, **above}.items():
@@ -123,31 +114,52 @@ def nearest(name: str, known: Mapping[str, Any]) -> str:
 
 
 def _converted(given: str, value: Any, default: Any) -> Any:
-    """Return a value as the first of its option's types that it fits."""
+    """Return a value as the first of its option's types that it fits, in its range."""
     name = given.removeprefix(_NETWORK)
-    kinds = OPTIONS[name].kinds if name in OPTIONS else _SAME.get(type(default), ())
-    if not kinds:
+    if name in OPTIONS:
+        kinds, schema = OPTIONS[name].kinds, OPTIONS[name].schema
+    elif type(default) in _SAME:
+        kinds, schema = (type(default),), {"type": TYPES[type(default)]}
+    else:
         return value
     for kind in kinds:
-        try:
-            return _as(kind, value)
-        except (TypeError, ValueError):
-            continue
-    wanted = " or ".join(_WORDS[kind] for kind in kinds)
-    raise InputError(f"--set {given}: {value!r} is not {wanted}; the default is {default}")
+        with suppress(TypeError, ValueError, OverflowError):
+            found = _as(kind, value)
+            if not any(schema_faults(found, schema)):
+                return found
+    raise InputError(f"--set {given}: {value!r} is not {needed(schema)}; the default is {default}")
 
 
 def _as(kind: Any, value: Any) -> Any:
-    """Return a value as a type, or raise a TypeError or ValueError."""
+    """Return a value as a type, or raise a TypeError, ValueError or OverflowError."""
     if kind is float:
         number = float(value)  # YAML takes 1 for whole, and 1e-3 for a text
         if isinstance(value, bool) or not math.isfinite(number):
             raise TypeError
         return number
     items = get_args(kind)
+    if isinstance(value, tuple):
+        value = list(value)
     if type(value) is not (get_origin(kind) or kind):
         raise TypeError
     return [_as(items[0], item) for item in value] if items else value
+
+
+def check_config(content: Any, where: str) -> None:
+    """Refuse a config whose options have values of another type or out of their range; expressions are left to MONAI.
+
+    Raises:
+        InputError: names the first such option.
+    """
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: not a mapping of options and parts; take it from a bundle of this package")
+    for name, value in content.items():
+        if name not in OPTIONS or str(value).startswith(("$", "@", "%")):
+            continue
+        for place, reason in schema_faults(value, OPTIONS[name].schema):
+            raise InputError(f"{where}: {name}{place}: {reason}; see `ragsam train --options {name}`")
+        if name == "untrained":
+            check_config(value, f"{where}: {name}")
 
 
 def set_options(text: str, values: Mapping[str, Any]) -> str:

@@ -15,7 +15,8 @@ from ragsam.data.cards.own_numbers import card_text_with
 from ragsam.data.checks.check_case import read_volume_checked
 from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
-from ragsam.files import read_json, write_json_atomic, write_text_atomic
+from ragsam.files import write_json_atomic, write_text_atomic
+from ragsam.io.documents import read_json
 from ragsam.io.read_volume import open_volume
 from ragsam.outputs import Outputs
 from ragsam.runs.metadata import fill_metadata

@@ -13,7 +13,8 @@ from ignite.engine import Engine, Events
 
 from ragsam.data.data_fingerprint import data_fingerprint
 from ragsam.data.datalist import Case
-from ragsam.files import read_json, write_json_atomic
+from ragsam.files import write_json_atomic
+from ragsam.io.documents import read_json
 from ragsam.networks.checkpoints import load_metadata
 from ragsam.outputs import Outputs
 from ragsam.runs.metadata import installed_versions
