@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ragsam.data.cards.model import Card
 from ragsam.errors import InputError
-from ragsam.files import read_json, sha256_file, write_json_atomic
+from ragsam.files import sha256_file, write_json_atomic
+from ragsam.io.documents import check_schema, read_json
 from ragsam.io.volume_names import without_suffix
 
 NUMBERINGS = ("card", "raw")
@@ -86,6 +87,7 @@ def told_numbering(volume: Path, card: Card, raw: Mapping[int, int] | None) -> s
     labels = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(labels, dict) or content.get("sha256") != sha256_file(volume):
         return None
+    check_schema(labels, {"additionalProperties": {"type": "integer"}}, f"{path.name}: labels")
     numbers = {organ: labels.get(organ) for organ in card.labels}
     if numbers == card.labels:
         return "card"

@@ -81,17 +81,21 @@ def write_json_atomic(path: str | os.PathLike[str], content: Any) -> None:
     write_text_atomic(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
+def read_bytes(path: str | os.PathLike[str], most: int, where: str = "") -> bytes:
     """Read a file of at most so many bytes.
+
+    Args:
+        where: names it in errors; empty: its path.
 
     Raises:
         InputError: where it is missing, unreadable or larger.
     """
-    with _reading(path), Path(path).open("rb") as file:
+    where = where or str(path)
+    with _reading(where), Path(path).open("rb") as file:
         size = os.fstat(file.fileno()).st_size  # 0 of a pipe
         content = file.read(min(size, most) or most)
         if file.read(1):
-            raise InputError(f"{path}: more than the {most >> 20} MB that such a file may have; check the path")
+            raise InputError(f"{where}: more than the {most >> 20} MB that such a file may have; check the path")
     return content
 
 
@@ -109,10 +113,10 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 
 
 @contextmanager
-def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
+def _reading(where: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check the path") from error
+        raise InputError(f"{where}: no such file; check the path") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        raise InputError(f"{where}: cannot be read ({error.strerror}); check its permissions") from error

@@ -103,7 +103,10 @@ def test_the_command(capsys, tmp_path):
     [
         ({}, "^--card: sam_lora is for any data set"),
         ({"card": "nothing"}, "nothing"),
-        ({"card": "synapse8", "options": {"base": "x", "backbone": "vit_x"}}, "^network: backbone 'vit_x' is unknown"),
+        (
+            {"card": "synapse8", "options": {"base": "x", "backbone": "vit_x"}},
+            "^--set backbone: 'vit_x' is not one of vit_tiny",
+        ),
         ({"card": "synapse8", "options": {"base": "x", "image_size": 40, "patch_size": 16}}, "^network: .*multiple"),
         ({"card": "synapse8", "options": {"bse": "x"}}, "^--set bse: no such option; did you mean base"),
     ],

@@ -251,7 +251,7 @@ def _path(run):
 
 def _no_yaml(run):
     (run / "configs" / "train.yaml").write_text("a: [")
-    return "train.yaml: cannot be read as data"
+    return "train.yaml: not valid YAML"
 
 
 def _untrained(run):

@@ -283,11 +283,11 @@ def test_a_wrong_card_is_refused_in_one_line(content, message):
 def test_unknown_names_and_broken_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such card; take one of btcv, flare22, flare8, hippocampus"):
         load_card("flare23")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file; check the path"):
         load_card(tmp_path / "none.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("organs: [")
-    with pytest.raises(InputError, match="not valid yaml") as caught:
+    with pytest.raises(InputError, match="not valid YAML") as caught:
         load_card(broken)
     assert "\n" not in str(caught.value)
 
@@ -295,7 +295,7 @@ def test_unknown_names_and_broken_files_are_refused(tmp_path):
 def test_yaml_cannot_run_code(tmp_path):
     path = tmp_path / "evil.yaml"
     path.write_text(f"!!python/object/apply:os.mkdir ['{tmp_path / 'ran'}']")
-    with pytest.raises(InputError, match="not valid yaml"):
+    with pytest.raises(InputError, match="not valid YAML"):
         load_card(path)
     assert not (tmp_path / "ran").exists()
 

@@ -22,7 +22,7 @@ from ragsam.data.label_numbers import (
     write_sidecar,
 )
 from ragsam.errors import InputError
-from ragsam.files import read_json
+from ragsam.io.documents import read_json
 from ragsam.runs.run import RunFolder
 
 #: synapse8: liver 5 is 6 in the data set, stomach 6 is 7, aorta 7 is 8, pancreas 8 is 11; 1 to 4 are the same.

@@ -65,7 +65,7 @@ def test_everything_that_can_be_said(tmp_path):
         ({"c": [{"organ": ORGAN, "points": [{**POINT, "x": 2}]}]}, "point 1: x is unknown"),
         ({"c": [{"organ": ORGAN, "points": [{**POINT, "i": "1"}]}]}, "point 1: i: '1' is not a number"),
         ({"c": [{"organ": ORGAN, "points": [{**POINT, "i": True}]}]}, "i: True is not a number"),
-        ('{"c": [{"object": "o", "points": [{"i": NaN, "j": 1, "k": 1}]}]}', "i: nan is not a number"),
+        ('{"c": [{"object": "o", "points": [{"i": NaN, "j": 1, "k": 1}]}]}', "NaN is no number of JSON"),
         ({"c": [{"organ": ORGAN, "points": [{**POINT, "inside": 1}]}]}, "inside: 1 is neither true nor false"),
         ({"c": [{"organ": ORGAN, "box": {"i": [1, 2], "j": [1, 2]}}]}, "box: k is missing"),
         ({"c": [{"organ": ORGAN, "box": {"i": [1, 2], "j": [1, 2], "k": 3}}]}, r"box: k is not \[first, last\]"),

@@ -297,5 +297,5 @@ def test_tuples_are_lists():
 def test_a_config_that_is_no_mapping_is_told(tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "inference.yaml").write_text("[1, 2]")
-    with pytest.raises(InputError, match=r"configs/inference\.yaml: not a mapping"):
+    with pytest.raises(InputError, match=r"configs/inference\.yaml: no mapping"):
         RunFolder(tmp_path).text("inference")

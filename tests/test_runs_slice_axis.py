@@ -56,10 +56,13 @@ def test_the_slice_fits_its_own_axes(study):
 @pytest.mark.parametrize(
     ("knobs", "told"),
     [
-        ({"slice_axis": 3}, "slice_axis 3: no such axis"),
+        ({"slice_axis": 3}, "slice_axis: 3 is not one of 0, 1, 2; the default is 2"),
         ({"context_slices": 2}, "the network takes three channels; choose 0 or 1"),
         ({"context_slices": 0, "network_def.adapter.depth": True}, "the depth adapter needs neighbours"),
-        ({"context_distance_mm": -1.0}, "context_distance_mm -1.0: must be above 0"),
+        (
+            {"context_distance_mm": -1.0},
+            "context_distance_mm: -1.0 is not a number above 0 or null; the default is null",
+        ),
         ({"slice_axis": 0, "mirror": True}, "mirror: sagittal slices show no left and right"),
     ],
 )

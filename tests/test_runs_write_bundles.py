@@ -55,11 +55,11 @@ def test_a_default_is_of_its_options_type(option):
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
-        ("spacing_mm", 1.5, "a list of numbers or null"),
-        ("class_weights", [1, "x"], "a list of numbers or null"),
+        ("spacing_mm", 1.5, "a list of 2 numbers above 0 or null"),
+        ("class_weights", [1, "x"], "a list of numbers from 0 on or null"),
         ("peft", 3, "a text or a list of texts or null"),
-        ("patience", 2.5, "a whole number or null"),
-        ("lora", [1], "a mapping or null"),
+        ("patience", 2.5, "a whole number from 1 on or null"),
+        ("lora", [1], "an object or null"),
     ],
 )
 def test_values_of_other_types_are_told_apart(name, value, wanted):

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ragsam.errors import InputError
-from ragsam.files import read_json, write_json_atomic
+from ragsam.files import write_json_atomic
+from ragsam.io.documents import read_json
 
 if TYPE_CHECKING:
     from ragsam.api.verify import Verification

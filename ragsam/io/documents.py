@@ -68,7 +68,7 @@ def read_text(path: str | os.PathLike[str], where: str) -> str:
         InputError: missing, unreadable, larger, or not UTF-8.
     """
     try:
-        return read_bytes(path, _LARGEST_YAML).decode("utf-8-sig")
+        return read_bytes(path, _LARGEST_YAML, where).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 ({error}); save it as UTF-8") from error
 
@@ -215,7 +215,7 @@ def _kind(name: str, schema: Mapping[str, Any]) -> str:
     if name in ("number", "integer"):
         return _WORDS[name] + _range(schema)
     items = schema.get("items", {})
-    if name == "array" and items.get("type") in _PLURALS:
+    if name == "array" and str(items.get("type")) in _PLURALS:
         least = schema.get("minItems", 0)
         count = f"{least} " if least == schema.get("maxItems") else ""
         return f"a list of {count}{_PLURALS[items['type']]}{_range(items)}"

@@ -14,8 +14,10 @@ from typing import Any
 from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
-from ragsam.retrieval.bank_manifest import read_manifest
+from ragsam.io.documents import check_schema
+from ragsam.retrieval.bank_manifest import MANIFEST, read_manifest
 from ragsam.retrieval.descriptors import DESCRIPTORS
+from ragsam.runs.options import OPTIONS
 from ragsam.runs.run import RunFolder, require_plain
 from ragsam.runs.settings import checked_options, read_options
 from ragsam.runs.templates import find_bundle, fitting_image_size
@@ -27,6 +29,15 @@ BUNDLE = "sam_lora"
 INDEX_OPTIONS = ("image_size", "spacing_mm", "slice_axis", "descriptor", "carry")
 #: Of a bank's `fit`, what a config takes by the same names.
 _OF_BANK = ("image_size", "slice_axis", "context_slices", "context_distance_mm", "spacing_mm", "descriptor", "carry")
+_FIT = {
+    "type": "object",
+    "required": ["card", "labels", "window", *_OF_BANK],
+    "properties": {
+        "labels": {"type": "array", "minItems": 1, "items": {"type": "string"}},
+        "window": {"type": ["array", "null"], "minItems": 2, "maxItems": 2, "items": {"type": "number"}},
+        **{name: OPTIONS[name].schema for name in _OF_BANK},
+    },
+}
 _NETWORK = {
     "_target_": "ragsam.retrieval.voting.VotingNetwork",
     "num_classes": "$@card_def.num_classes",
@@ -149,6 +160,7 @@ def _compare(base: Path, fit: Mapping[str, Any]) -> None:
 def _encoderless(folder: Path, way: str) -> dict[str, Any]:
     """Return what a bank was made for; refuse one that is found by an encoder."""
     fit = read_manifest(folder)["fit"]
+    check_schema(fit, _FIT, f"bank {folder.name}: {MANIFEST}: fit")
     if DESCRIPTORS[fit["descriptor"]].needs_embedding:
         raise InputError(f"bank {folder.name}: needs the encoder of a run; {way}")
     return fit

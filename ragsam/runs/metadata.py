@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from ragsam.data.cards.load import Card
+from ragsam.errors import InputError
+from ragsam.io.documents import read_json
 
 #: Keys of MONAI's own for the versions that a bundle was made with.
 _VERSION_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
+
+_OBJECT = {"type": "object"}
+_SCHEMA = {
+    "type": "object",
+    "required": ["network_data_format", "required_packages_version"],
+    "properties": {
+        "required_packages_version": _OBJECT,
+        "network_data_format": {
+            "type": "object",
+            "required": ["inputs", "outputs"],
+            "properties": {
+                "inputs": {"type": "object", "required": ["image"], "properties": {"image": _OBJECT}},
+                "outputs": {"type": "object", "required": ["pred"], "properties": {"pred": _OBJECT}},
+            },
+        },
+    },
+}
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the content of a bundle's metadata.json, of which is checked what is filled in here.
+
+    Raises:
+        InputError: no such file, or a field that is missing or wrong.
+    """
+    return read_json(path, _SCHEMA)
 
 
 def fill_metadata(metadata: dict[str, Any], card: Card, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,4 +74,7 @@ def installed_versions(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _version(name: str) -> str:
-    return importlib.metadata.version(name).partition("+")[0]
+    try:
+        return importlib.metadata.version(name).partition("+")[0]
+    except (importlib.metadata.PackageNotFoundError, ValueError) as error:
+        raise InputError(f"metadata.json: required_packages_version: {name!r} is not installed; take it out") from error

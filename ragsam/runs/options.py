@@ -354,8 +354,8 @@ class Option:
 
     Attributes:
         kinds: the types of its value; one of them is `NoneType` where it may be null.
-        limits: see `option`.
         group: title of its group.
+        limits: see `option`.
     """
 
     name: str
@@ -364,8 +364,8 @@ class Option:
     line: str
     text: str
     feeds: tuple[str, ...]
-    limits: dict[str, Any]
     group: str
+    limits: dict[str, Any] = field(default_factory=dict)
 
     @property
     def schema(self) -> dict[str, Any]:

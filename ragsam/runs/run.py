@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -22,6 +23,7 @@ CARD = f"{CONFIGS_FOLDER}/card.yaml"
 METADATA = f"{CONFIGS_FOLDER}/metadata.json"
 WEIGHTS = "models/model.safetensors"
 BANK = "bank"
+_PARSING = {f"monai.bundle.{name}" for name in ("config_parser", "reference_resolver", "config_item")}
 
 
 class RunFolder:
@@ -159,13 +161,26 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
+def _is_of_config(error: Exception) -> bool:
+    """Whether it arose while MONAI made the parts of a config, not while an engine ran."""
+    modules = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)}
+    return bool(modules & _PARSING) and not any(name.startswith("ignite.") for name in modules)
+
+
 @contextmanager
 def bad_input() -> Iterator[None]:
-    """Raise bad input as it was, where MONAI's config parser or engine wraps it; other errors stay."""
+    """Raise bad input as it was, where MONAI's config parser or engine wraps it; other errors stay.
+
+    What the parser cannot make of a config is bad input too.
+    """
     try:
         yield
     except Exception as error:
         cause = root_cause(error)
         if cause is error:
+            if not isinstance(error, InputError) and _is_of_config(error):
+                reason = " ".join(str(error).split()).partition(" set '_mode_=debug'")[0]
+                told = f"the run's config: {reason} ({type(error.__cause__ or error).__name__}: {error.__cause__ or ''}"
+                raise InputError(f"{told.rstrip(': ')}); take that part from a bundle of this package") from error
             raise
         raise cause from cause.__cause__  # not from `error`, whose cause it is

@@ -127,7 +127,7 @@ def _converted(given: str, value: Any, default: Any) -> Any:
             found = _as(kind, value)
             if not any(schema_faults(found, schema)):
                 return found
-    raise InputError(f"--set {given}: {value!r} is not {needed(schema)}; the default is {default}")
+    raise InputError(f"--set {given}: {value!r} is not {needed(schema)}; the default is {as_yaml(default)}")
 
 
 def _as(kind: Any, value: Any) -> Any:
@@ -146,7 +146,9 @@ def _as(kind: Any, value: Any) -> Any:
 
 
 def check_config(content: Any, where: str) -> None:
-    """Refuse a config whose options have values of another type or out of their range; expressions are left to MONAI.
+    """Refuse a config whose options have values of another type or out of their range.
+
+    Expressions and parts are left to MONAI.
 
     Raises:
         InputError: names the first such option.
@@ -154,7 +156,8 @@ def check_config(content: Any, where: str) -> None:
     if not isinstance(content, dict):
         raise InputError(f"{where}: not a mapping of options and parts; take it from a bundle of this package")
     for name, value in content.items():
-        if name not in OPTIONS or str(value).startswith(("$", "@", "%")):
+        is_part = isinstance(value, dict) and "_target_" in value
+        if name not in OPTIONS or is_part or str(value).startswith(("$", "@", "%")):
             continue
         for place, reason in schema_faults(value, OPTIONS[name].schema):
             raise InputError(f"{where}: {name}{place}: {reason}; see `ragsam train --options {name}`")

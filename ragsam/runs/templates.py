@@ -16,13 +16,12 @@ from ragsam.data.checks.check_case import read_volume_checked
 from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
 from ragsam.files import write_json_atomic, write_text_atomic
-from ragsam.io.documents import read_json
 from ragsam.io.read_volume import open_volume
 from ragsam.outputs import Outputs
-from ragsam.runs.metadata import fill_metadata
+from ragsam.runs.metadata import fill_metadata, read_metadata
 from ragsam.runs.network_config import build_empty, network_options
 from ragsam.runs.options import BUNDLES, untrained_network
-from ragsam.runs.run import require_plain
+from ragsam.runs.run import RunFolder, require_plain
 from ragsam.runs.settings import checked_options, read_options, set_options
 from ragsam.runs.start import require_base, start_file, start_options
 
@@ -124,7 +123,7 @@ def write_run(
     values["untrained"] = untrained_network(options)
     texts = {f"configs/{name}.yaml": set_options(_text(bundle, name), values) for name in CONFIGS}
     texts["configs/card.yaml"] = card_text_with(card, label_map)
-    metadata = fill_metadata(read_json(bundle / "configs" / "metadata.json"), named, options)
+    metadata = fill_metadata(read_metadata(bundle / "configs" / "metadata.json"), named, options)
     copied = ["configs/logging.conf", *(f"configs/{name}" for name in OVERLAYS), "LICENSE"]
     copied += [path.relative_to(bundle).as_posix() for path in sorted((bundle / "docs").rglob("*"))]
     copied = [name for name in copied if (bundle / name).is_file()]
@@ -155,7 +154,7 @@ def require_free(target: Path) -> None:
 
 
 def _text(bundle: Path, name: str) -> str:
-    return (bundle / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
+    return RunFolder(bundle, name).text(name)
 
 
 def _check_context(context_slices: int, *, stacked: bool) -> None:

@@ -14,10 +14,9 @@ from ignite.engine import Engine, Events
 from ragsam.data.data_fingerprint import data_fingerprint
 from ragsam.data.datalist import Case
 from ragsam.files import write_json_atomic
-from ragsam.io.documents import read_json
 from ragsam.networks.checkpoints import load_metadata
 from ragsam.outputs import Outputs
-from ragsam.runs.metadata import installed_versions
+from ragsam.runs.metadata import installed_versions, read_metadata
 from ragsam.training.organ_dice import OrganDice
 
 
@@ -73,7 +72,7 @@ class RunMetadata:
         for name, dice in zip(self.organs, self.dice.by_organ, strict=True):
             if dice is not None:
                 scores[f"val_dice_{name}"] = round(dice, 6)
-        content = read_json(self.path)
+        content = read_metadata(self.path)
         content["eval_metrics"] = scores
         content["data_fingerprint"] = self._fingerprint
         content |= installed_versions(content)
