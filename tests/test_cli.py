@@ -315,7 +315,7 @@ def test_training_on_bad_data_is_one_line_and_leaves_nothing(fault, edited_study
     [
         ("epoch=3", "--set epoch: no such option; did you mean epochs? `ragsam train --options` lists them"),
         ("epochs", "--set epochs: write it as KEY=VALUE"),
-        ("epochs=many", "--set epochs: 'many' is not a whole number; the default is 20"),
+        ("epochs=many", "--set epochs: 'many' is not a whole number from 1 on; the default is 20"),
         ("base=$__import__('os').getcwd()", "--set base: expressions and mappings are not taken here"),
         ("spacing_mm=['$1', 2]", "--set spacing_mm: expressions and mappings are not taken here"),
         ("base=none.pth", "{cwd}/none.pth: no such file; check the path"),
