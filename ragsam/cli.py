@@ -30,6 +30,7 @@ from ragsam.commands import (
 )
 from ragsam.commands.terminal import complain
 from ragsam.console.interrupts import TerminatedError, sigterm_interrupts
+from ragsam.console.library_warnings import told_once
 from ragsam.console.malloc import keep_freed_memory
 from ragsam.errors import InputError
 
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("ragsam").setLevel(logging.INFO)
     keep_freed_memory()
     try:
-        with sigterm_interrupts():
+        with sigterm_interrupts(), told_once():
             return args.job(args) or 0
     except InputError as error:
         complain(str(error))

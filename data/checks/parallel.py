@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -68,7 +69,7 @@ def _run(
     # Forked as by PyTorch's loaders, where that is the custom: nothing is imported again.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     alive = True
-    with ProcessPoolExecutor(min(jobs, len(items)), context, leave_interrupts_to_parent) as pool:
+    with ProcessPoolExecutor(min(jobs, len(items)), context, _start_worker) as pool:
         futures = {pool.submit(function, item): number for number, item in items.items()}
         try:
             for future in as_completed(futures):
@@ -85,3 +86,8 @@ def _run(
                 worker.join()
             raise
     return alive
+
+
+def _start_worker() -> None:
+    leave_interrupts_to_parent()
+    warnings.simplefilter("ignore")  # every process would tell them; what is found of a case is in its result

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ragsam.console.case_progress import CaseProgress
+from ragsam.console.library_warnings import told_once
 from ragsam.data.cards.load import load_card
 from ragsam.data.checks.parallel import cores
 from ragsam.data.checks.survey import survey
@@ -20,6 +21,7 @@ from ragsam.outputs import Outputs
 PAGE_NAME = "check.html"
 
 
+@told_once()
 def check_data(
     datalist: str | os.PathLike[str],
     *,

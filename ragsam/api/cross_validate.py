@@ -12,6 +12,7 @@ from typing import Any
 from ragsam.api.index import index_run
 from ragsam.api.segment import segment_with_run
 from ragsam.api.train import train_run
+from ragsam.console.library_warnings import told_once
 from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, Datalist, load_datalist, write_datalist
 from ragsam.data.preparation.presence import organs_by_patient
@@ -26,6 +27,7 @@ from ragsam.runs.templates import require_free
 logger = logging.getLogger(__name__)
 
 
+@told_once()
 def cross_validate(
     bundle: str | os.PathLike[str],
     datalist: str | os.PathLike[str],

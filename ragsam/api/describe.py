@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ragsam.console.library_warnings import told_once
 from ragsam.data.cards.load import load_card
 from ragsam.errors import InputError
 from ragsam.networks.counting import count_parts
@@ -25,6 +26,7 @@ from ragsam.runs.templates import find_bundle
 _NUMBERS = ("trained", "frozen", "flops")
 
 
+@told_once()
 def describe(
     bundle: str | os.PathLike[str], *, card: str | None = None, options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:

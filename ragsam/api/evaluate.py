@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ragsam.console.library_warnings import told_once
 from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
 from ragsam.data.label_numbers import check_numbering
@@ -17,6 +18,7 @@ from ragsam.inference.evaluation import evaluation_warnings, report_evaluation
 from ragsam.report.viewer import viewer_choice
 
 
+@told_once()
 def evaluate(
     reference: str | os.PathLike[str],
     prediction: str | os.PathLike[str],

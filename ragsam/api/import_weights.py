@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ragsam.console.library_warnings import told_once
 from ragsam.data.cards.load import Card, load_card
 from ragsam.errors import InputError
 from ragsam.files import atomic_write, sha256_file
@@ -32,6 +33,7 @@ _BUNDLES = {"adapter": "sam_adapter", "frequency": "sam_frequency"}
 _NO_OPTIONS = ("num_classes", "base_sha256", "tuning")
 
 
+@told_once()
 def import_weights(
     kind: str,
     checkpoint: str | os.PathLike[str],

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ragsam.console.library_warnings import told_once
 from ragsam.console.reporter import begin
 from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, load_datalist
@@ -94,6 +95,7 @@ def write_bank(
         return manifest
 
 
+@told_once()
 def prune_bank(
     run: str | os.PathLike[str] | None, folder: str | os.PathLike[str], patients: Sequence[str]
 ) -> dict[str, Any]:
@@ -185,6 +187,7 @@ def progress(batches: Iterable[dict[str, Any]], *, done: int, total: int) -> Ite
     shown.end()
 
 
+@told_once()
 def index_run(
     run: str | os.PathLike[str] | None,
     output: str | os.PathLike[str] | None = None,

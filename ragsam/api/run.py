@@ -22,6 +22,7 @@ from ragsam.api.images import read_image
 from ragsam.api.result import Result
 from ragsam.api.segment import segment_with_run
 from ragsam.api.unpack import unpack_run
+from ragsam.console.library_warnings import told_once
 from ragsam.data.cards.model import Card
 from ragsam.data.datalist import Case
 from ragsam.data.label_numbers import check_numbering, raw_numbers, to_raw
@@ -92,6 +93,7 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
+    @told_once()
     def segment(
         self,
         image: Image,
@@ -131,6 +133,7 @@ class Run:
                 return self._answer(case, opened, asked, retrieval=retrieval)
             return self._segment(case, opened, retrieval=retrieval, probabilities=probabilities, numbering=labels)
 
+    @told_once()
     def evaluate(
         self,
         cases: str | os.PathLike[str] | Sequence[Case | Mapping[str, Any]],

@@ -10,6 +10,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from ragsam.console.library_warnings import told_once
 from ragsam.data.cards.load import Card, load_card
 from ragsam.data.datalist import Case
 from ragsam.data.label_numbers import check_numbering, sidecar_name
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 SEGMENT_OPTIONS = ("test_shift", "test_mirror", "test_scales", "keep_pieces", "fill_holes", "precision")
 
 
+@told_once()
 def segment_with_run(
     run: str | os.PathLike[str] | None,
     inputs: Sequence[str | os.PathLike[str]],

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ragsam.api.segment import retrieval_values, told_faults
+from ragsam.console.library_warnings import told_once
 from ragsam.data.datalist import Case
 from ragsam.data.label_numbers import sidecar_name, write_sidecar
 from ragsam.errors import InputError
@@ -21,6 +22,7 @@ from ragsam.runs.run import RunFolder, require_plain
 PROMPTED_NAME = "prompts.json"
 
 
+@told_once()
 def segment_prompted(
     run: str | os.PathLike[str],
     inputs: Sequence[str | os.PathLike[str]],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ragsam.api.run import Run
+from ragsam.console.library_warnings import told_once
 from ragsam.data.datalist import load_datalist
 from ragsam.drafts import remove_drafts
 from ragsam.errors import InputError
@@ -45,6 +46,7 @@ def train(
     return Run(train_run(bundle, datalist, output, {**chosen, **(options or {})}, resume=resume))
 
 
+@told_once()
 def train_run(
     bundle: str | os.PathLike[str],
     datalist: str | os.PathLike[str],

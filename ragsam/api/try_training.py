@@ -15,6 +15,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from ragsam.console.durations import duration
+from ragsam.console.library_warnings import told_once
 from ragsam.console.memory import peak_memory
 from ragsam.errors import InputError
 from ragsam.io.read_volume import open_volume
@@ -105,6 +106,7 @@ class _Clock:
         self.at[name] = time.monotonic()
 
 
+@told_once()
 def try_training(
     bundle: str | os.PathLike[str],
     datalist: str | os.PathLike[str],
