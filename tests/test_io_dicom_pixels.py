@@ -74,6 +74,19 @@ def test_a_slice_that_is_dicom_no_longer_is_not_left_out(folder, volume, spoil):
     assert "1 DICOM files are damaged or cut short" in refused(open_volume, folder, "c1")
 
 
+def test_a_slice_without_class_and_series_is_not_left_out(folder, volume):
+    """Its header is lost from the class on; what is left says neither what the file is nor where it belongs."""
+
+    def edit(index, data):
+        if index == 3:
+            data.file_meta.MediaStorageSOPClassUID = UID("1.2.840.1")
+            for name in ("SOPClassUID", "SeriesInstanceUID", "Rows", "PixelData"):
+                delattr(data, name)
+
+    write_series(folder, volume, edit=edit)
+    assert "1 DICOM files are damaged or cut short" in refused(open_volume, folder, "c1")
+
+
 @pytest.mark.parametrize("name", ["1.2.840.10008.5.1.4.1.1.88.11", "1.2.840.10008.5.1.4.1.1.9.9.9", "1.3.4"])
 def test_a_slice_of_another_class_is_not_left_out(folder, volume, name):
     """A report within the series is damage; an unknown class with rows is an image."""
@@ -157,6 +170,18 @@ def no_pixels(data):
     del data.PixelData
 
 
+def no_samples(data):
+    del data.SamplesPerPixel
+
+
+def samples_of_nought(data):
+    data.SamplesPerPixel = 0
+
+
+def no_photometric(data):
+    del data.PhotometricInterpretation
+
+
 def palette(data):
     data.PhotometricInterpretation = "PALETTE COLOR"
 
@@ -199,6 +224,9 @@ FAULTS = {
     no_sign: "PixelRepresentation is None",
     float_pixels: "floating-point numbers (FloatPixelData)",
     no_pixels: "no pixels in the file",
+    no_samples: "several channels (colour), or none",
+    samples_of_nought: "several channels (colour), or none",
+    no_photometric: "PhotometricInterpretation is not MONOCHROME1 or MONOCHROME2",
     palette: "PhotometricInterpretation is not MONOCHROME1 or MONOCHROME2",
     nan_intercept: "RescaleSlope or RescaleIntercept is no finite number",
     empty_intercept: "RescaleSlope or RescaleIntercept is no finite number",
@@ -214,7 +242,7 @@ def test_one_contradicting_slice_refuses_the_series(folder, volume, spoil, capfd
     write_series(folder, volume, edit=lambda index, data: index == 2 and spoil(data))
     line = refused(open_volume, folder, "c1")
     assert FAULTS[spoil] in line
-    assert "Rescale" in line or "1 of 4 slices" in line
+    assert "Rescale" in line or "colour" in line or "1 of 4 slices" in line
     assert capfd.readouterr() == ("", "")
 
 
@@ -329,6 +357,43 @@ def test_a_deflated_header_without_end_is_refused(folder, volume):
     assert "1 DICOM files are damaged" in refused(open_volume, folder, "c1")
 
 
+def with_damaged_length(path, length, follows=b""):
+    """Put a private element before the slice thickness; its length is not that of what follows."""
+    content = path.read_bytes()
+    at = content.index(struct.pack("<HH2s", 0x18, 0x50, b"DS"))
+    path.write_bytes(content[:at] + struct.pack("<HH2sHL", 0x11, 0x10, b"UN", 0, length) + follows + content[at:])
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFF0, 0xFFFFFFFE, 1 << 31])
+def test_lengths_beyond_the_file_are_damage(folder, volume, length):
+    with_damaged_length(write_series(folder, volume)[1], length)
+    assert "1 DICOM files are damaged or cut short" in refused(open_volume, folder, "c1")
+
+
+@pytest.mark.parametrize("syntax", ["plain", "deflated"])
+def test_a_header_of_more_elements_than_any_has_is_damage(folder, volume, monkeypatch, syntax):
+    """After a damaged length zeros look like elements without a value, 8 bytes each: 4000 of them here."""
+    path = write_series(folder, volume)[1]
+    with_damaged_length(path, 0, bytes(32_000))
+    if syntax == "deflated":
+        deflate_as_it_is(path)
+    np.testing.assert_array_equal(voxels(open_volume(folder, "c1")), volume)
+    monkeypatch.setattr("ragsam.io.dicom_file._MOST_READS", 2000)
+    assert "1 DICOM files are damaged or cut short" in refused(open_volume, folder, "c1")
+
+
+def deflate_as_it_is(path):
+    """Deflate a file's data set, whatever it holds, and say so."""
+    content = path.read_bytes()
+    start = 144 + struct.unpack("<L", content[140:144])[0]
+    buffer = pydicom.filebase.DicomBytesIO()
+    meta = pydicom.dcmread(path, stop_before_pixels=True, force=True).file_meta
+    meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    pydicom.filewriter.write_file_meta_info(buffer, meta)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    path.write_bytes(content[:132] + buffer.getvalue() + packer.compress(content[start:]) + packer.flush())
+
+
 def test_a_side_that_nifti_cannot_have_is_refused(folder):
     write_series(folder, np.zeros((40_000, 1, 1), np.uint8))
     assert "a side above 32767" in refused(open_volume, folder, "c1")
@@ -337,15 +402,14 @@ def test_a_side_that_nifti_cannot_have_is_refused(folder):
 # What decides, and what does not
 
 
-def test_a_malformed_thickness_is_told_where_positions_decide(folder, volume):
+def test_a_malformed_thickness_is_told_where_positions_decide(folder, volume, caplog):
     def edit(_, data):
         data.SliceThickness = 2.5
         data["SliceThickness"]._value = "2,5"
 
     write_series(folder, volume, edit=edit)
-    with pytest.warns(UserWarning, match="c1: SliceThickness is no number; the slices' positions are used") as told:
-        image = read_volume_checked(folder, "c1")
-    assert len(told) == 1
+    image = read_volume_checked(folder, "c1")
+    assert caplog.messages == ["c1: SliceThickness is no number; the series is read without it"]
     assert image.affine[2, 2] == 1
     np.testing.assert_array_equal(voxels(image), volume)
 
@@ -353,3 +417,30 @@ def test_a_malformed_thickness_is_told_where_positions_decide(folder, volume):
 def test_a_malformed_thickness_of_a_lone_slice_is_a_fault(folder, volume):
     write_series(folder, volume[:, :, :1], edit=lambda _, data: setattr(data["SliceThickness"], "_value", "2,5"))
     assert "a single slice of unknown thickness" in refused(open_volume, folder, "c1")
+
+
+def test_values_that_nothing_uses_may_be_malformed(folder, volume, caplog, recwarn):
+    """The number of frames is told, for it says how pixels are stored; the rest is never looked at."""
+    odd = {"RescaleType": b"H\xe9" * 40, "WindowCenter": b"wide", "PatientAge": b"nine years", "StudyDate": b"today"}
+    odd |= {"InstanceNumber": b"first", "AcquisitionTime": b"noon", "KVP": b"high", "NumberOfFrames": b"one"}
+
+    def edit(_, data):
+        for name, value in odd.items():
+            tag = pydicom.tag.Tag(name)
+            vr = pydicom.datadict.dictionary_VR(tag)
+            raw = pydicom.dataelem.RawDataElement(tag, vr, len(value), value, 0, False, True)
+            data._dict[tag] = raw
+
+    write_series(folder, volume, edit=edit)
+    recwarn.clear()
+    caplog.clear()
+    np.testing.assert_array_equal(voxels(read_volume_checked(folder, "c1")), volume)
+    assert caplog.messages == ["c1: NumberOfFrames is no number; the series is read without it"]
+    assert list(recwarn) == []
+
+
+def test_slices_are_rescaled_in_blocks_of_rows(folder, volume, monkeypatch):
+    """18 columns, 16 rows: blocks of 5 rows, the last of one."""
+    monkeypatch.setattr("ragsam.io.dicom_series._BLOCK_PIXELS", 5 * 18)
+    write_series(folder, volume, RescaleSlope=2, RescaleIntercept=-1024)
+    np.testing.assert_array_equal(voxels(open_volume(folder, "c1")), volume.astype(int) * 2 - 1024)

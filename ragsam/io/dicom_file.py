@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 _PREAMBLE_BYTES = 128
 _HEADER_BYTES = 16 << 20  # that an inflated file may have before its pixels
+_MOST_READS = 20_000  # of a header: damaged lengths make pixels look like as many elements
+_PEEKED_BYTES = 1 << 16  # may be asked for at a file's end, to see that it is one
 _FIRST_ELEMENT = 0x60
 _FIRST_VALUE_BYTES = 256  # of a bare file's first element, such as Image Type
 _FIRST_VRS = (b"UL", b"UI", b"CS", b"OB", b"DA", b"TM", b"DT", b"SH", b"LO")
@@ -38,6 +41,29 @@ class PixelElement:
     offset: int
     length: int | None
     deflated_at: int | None = None
+
+
+class _BoundedReader:
+    """A file that is read a bounded number of times, and never for more than it has left.
+
+    Raises:
+        ValueError: more is asked for, as lengths that are damaged do.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._reads = 0
+        self.tell, self.seek = file.tell, file.seek
+        start = file.tell()
+        self._bytes = file.seek(0, os.SEEK_END)
+        file.seek(start)
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        self._reads += 1
+        if self._reads > _MOST_READS or size > max(_PEEKED_BYTES, self._bytes - self.tell()):
+            raise ValueError("damaged lengths")
+        return self._file.read(size)
 
 
 def is_dicom_file(path: Path) -> bool:
@@ -64,8 +90,8 @@ def read_header(path: Path, tags: Sequence[str] | None = None) -> tuple[Dataset,
     wanted = None if tags is None else [Tag(name) for name in tags]
     found: list[tuple[int, str | None, int, int]] = []
     deflated_at = None
-    with path.open("rb") as file:
-        stream: BinaryIO = file
+    with path.open("rb") as opened:
+        file = stream = _BoundedReader(opened)
 
         def at_pixels(tag: int, vr: str | None, length: int) -> bool:
             if tag in _PIXEL_TAGS:
@@ -80,7 +106,7 @@ def read_header(path: Path, tags: Sequence[str] | None = None) -> tuple[Dataset,
             raise ValueError("no transfer syntax")
         if syntax == DEFLATED:
             deflated_at = start
-            stream = BytesIO(_inflated(file, start, _HEADER_BYTES))
+            stream = _BoundedReader(BytesIO(_inflated(opened, start, _HEADER_BYTES)))
             data = read_dataset(stream, False, True, stop_when=at_pixels, specific_tags=wanted)
             data.file_meta = meta
         else:

@@ -42,7 +42,7 @@ class SliceHeader:
     sop_class: str
     rows: int | None
     columns: int | None
-    samples: int
+    samples: int | None
     frames: int
     position: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
@@ -205,12 +205,7 @@ def _read_header(path: Path) -> tuple[str, str, SliceHeader | None]:
     """Return series, modality and header of an image; no header for another DICOM object."""
     with quiet_pydicom():
         data, pixels = read_header(path, _TAGS)
-        # By its class: a file that was cut short has its class still, but no rows.
-        sop_class = data.file_meta.get("MediaStorageSOPClassUID") or data.get("SOPClassUID")
-        if sop_class is None:
-            raise ValueError("no SOP class")
-        known = sop_class.name != str(sop_class)
-        if not sop_class.name.endswith("Image Storage") and (known or "Rows" not in data):
+        if not _is_image(data):
             return str(data.get("SeriesInstanceUID", "")), "", None
         malformed: list[str] = []
         header = SliceHeader(
@@ -218,12 +213,13 @@ def _read_header(path: Path) -> tuple[str, str, SliceHeader | None]:
             sop_class=str(data.get("SOPClassUID", "")),
             rows=_number(data, "Rows", int),
             columns=_number(data, "Columns", int),
-            samples=_number(data, "SamplesPerPixel", int) or 1,
-            frames=_number(data, "NumberOfFrames", int) or 1,
+            samples=_number(data, "SamplesPerPixel", int),
+            frames=int(_positive(data, "NumberOfFrames", malformed) or 1),
             position=_numbers(data, "ImagePositionPatient", 3),
             orientation=_numbers(data, "ImageOrientationPatient", 6),
             pixel_spacing=_numbers(data, "PixelSpacing", 2),
-            thickness=_length(data, "SpacingBetweenSlices", malformed) or _length(data, "SliceThickness", malformed),
+            thickness=_positive(data, "SpacingBetweenSlices", malformed)
+            or _positive(data, "SliceThickness", malformed),
             bits_allocated=_number(data, "BitsAllocated", int),
             bits_stored=_number(data, "BitsStored", int),
             high_bit=_number(data, "HighBit", int),
@@ -237,6 +233,22 @@ def _read_header(path: Path) -> tuple[str, str, SliceHeader | None]:
             malformed=tuple(malformed),
         )
         return str(data.SeriesInstanceUID), str(data.get("Modality") or "no modality"), header
+
+
+def _is_image(data: Dataset) -> bool:
+    """Return whether a file is an image, by its class: one that was cut short has its class still, but no rows.
+
+    Raises:
+        ValueError: neither a class nor a series says what it is.
+    """
+    classes = [uid for uid in (data.file_meta.get("MediaStorageSOPClassUID"), data.get("SOPClassUID")) if uid]
+    if any(uid.name.endswith("Image Storage") for uid in classes):
+        return True
+    if any(uid.name != str(uid) for uid in classes):  # a class that is known
+        return False
+    if "Rows" not in data and not data.get("SeriesInstanceUID"):
+        raise ValueError("neither SOP class nor series")
+    return "Rows" in data
 
 
 def _numbers(data: Dataset, name: str, count: int) -> tuple[float, ...] | None:
@@ -265,9 +277,9 @@ def _real(data: Dataset, name: str, absent: float) -> float:
         return math.nan
 
 
-def _length(data: Dataset, name: str, malformed: list[str]) -> float | None:
-    """Return a length that only a lone slice needs, None where there is none above 0; note what is no number."""
-    length = _real(data, name, 0.0)
-    if not math.isfinite(length) and data.get_item(name).value:
+def _positive(data: Dataset, name: str, malformed: list[str]) -> float | None:
+    """Return a number that few series need, None where there is none above 0; note what is no number."""
+    number = _real(data, name, 0.0)
+    if not math.isfinite(number) and data.get_item(name).value:
         malformed.append(name)
-    return length if 0 < length < math.inf else None
+    return number if 0 < number < math.inf else None

@@ -20,8 +20,8 @@ _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", BIG_ENDIAN, DEFLATED)
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 _JPEG = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81))
-_MONOCHROME = ("", "MONOCHROME1", "MONOCHROME2")
-_SMALL_BYTES = 1 << 29  # a volume up to this may be packed as closely as can be
+_MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+_SMALL_BYTES = 1 << 28  # a volume up to this may be packed as closely as can be
 _MOST_RATIO = 100  # no image of a body is packed more closely; a bomb is
 
 
@@ -109,7 +109,10 @@ def _native(header: SliceHeader, value: bytes) -> NDArray:
     pixels = np.frombuffer(value, dtype, header.rows * header.columns).reshape(header.rows, header.columns)
     pixels = pixels.astype(dtype.newbyteorder("="))
     unused = header.bits_allocated - header.bits_stored
-    return (pixels << unused) >> unused  # those bits may hold anything
+    if unused:  # those bits may hold anything
+        pixels <<= unused
+        pixels >>= unused
+    return pixels
 
 
 def _codestream(value: bytes) -> bytes:

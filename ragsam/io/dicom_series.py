@@ -29,6 +29,7 @@ __all__ = ["is_dicom_folder", "list_series", "read_series", "slice_files", "spli
 
 _ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.130")
 _PHYSICAL = ("CT", "PT")  # rescaled to Hounsfield units or activity, however they are displayed
+_BLOCK_PIXELS = 1 << 20  # rescaled at a time, in four times the memory of the pixels
 _WHOLE_TYPES = (np.uint8, np.int16, np.uint16, np.int32)
 
 
@@ -56,7 +57,7 @@ def read_series(folder: Path, series: str | None = None, case: str = "DICOM fold
     load = partial(_voxels, ordered, chosen.modality, dtype, case)
     image = lazy_volume(load, shape, dtype, affine, case)
     if malformed := sorted({name for header in ordered for name in header.malformed}):
-        image.extra["warnings"] = [f"{case}: {', '.join(malformed)} is no number; the slices' positions are used"]
+        image.extra["warnings"] = [f"{case}: {', '.join(malformed)} is no number; the series is read without it"]
     return image
 
 
@@ -102,7 +103,7 @@ def _require_plain(headers: Sequence[SliceHeader], case: str) -> None:
     if any(header.frames > 1 or header.sop_class in _ENHANCED for header in headers):
         raise InputError(f"{case}: multi-frame (enhanced) DICOM is not read; export one file a slice, or NIfTI")
     if {header.samples for header in headers} != {1}:
-        raise InputError(f"{case}: pixels have several channels (colour); choose a series of one channel")
+        raise InputError(f"{case}: pixels have several channels (colour), or none; choose a series of one channel")
     slopes = [header.slope for header in headers]
     if any(header.has_lut for header in headers) or 0 in slopes:
         raise InputError(f"{case}: pixels are rescaled by a table or a slope of 0; export plain values")
@@ -136,16 +137,19 @@ def _voxels(headers: Sequence[SliceHeader], modality: str, dtype: np.dtype, case
     volume = np.empty((headers[0].columns, headers[0].rows, len(headers)), dtype, order="F")
     with quiet_itk(), quiet_pydicom():
         for index, header in enumerate(headers):
-            pixels = _pixels(header, modality, case)
-            if np.issubdtype(dtype, np.integer):
-                pixels = np.rint(pixels)
-            volume[:, :, index] = pixels.T
+            pixels = decode_pixels(header, case)
+            rows = max(1, _BLOCK_PIXELS // header.columns)
+            for start in range(0, header.rows, rows):
+                block = _rescaled(pixels[start : start + rows], header, modality)
+                if np.issubdtype(dtype, np.integer):
+                    np.rint(block, out=block)
+                volume[:, start : start + rows, index] = block.T
     return volume
 
 
-def _pixels(header: SliceHeader, modality: str, case: str) -> NDArray[np.float64]:
-    """Return a slice [rows, columns], rescaled."""
-    pixels = decode_pixels(header, case).astype(np.float64)
+def _rescaled(pixels: NDArray, header: SliceHeader, modality: str) -> NDArray[np.float64]:
+    """Return rows of a slice [rows, columns], rescaled."""
+    values = pixels.astype(np.float64)
     if header.photometric == "MONOCHROME1" and modality not in _PHYSICAL:
-        pixels = sum(header.stored_range) - pixels
-    return pixels * header.slope + header.intercept
+        values = sum(header.stored_range) - values
+    return values * header.slope + header.intercept
