@@ -157,9 +157,7 @@ def test_a_run_without_bank_is_evaluated_without_and_ranks_nothing(own_run, stud
     )
     assert not (tmp_path / "out" / "retrieval.json").exists()
     with pytest.raises(InputError, match=r"bank bank: no manifest.json in it; make a bank with `ragsam index`"):
-        rank_volumes(
-            own_run, load_datalist(study).section("test")
-        )  # which are ranked by the bank: without it there is nothing to say
+        rank_volumes(own_run, [study])  # by how unlike the bank they are
 
 
 def test_what_is_left_of_a_bank_is_an_error(own_run, study, tmp_path):
