@@ -235,18 +235,29 @@ def test_unknown_label_values_are_listed(case):
 
 def test_shape_mismatch(case):
     save(case.label, np.zeros((4, 5, 5), np.uint8))
-    assert "image is (4, 5, 6), label is (4, 5, 5)" in only_fault(case)
+    told = "c1: the label is not on the image's grid, its shape is (4, 5, 5), not (4, 5, 6); export it on that"
+    assert told in only_fault(case)
 
 
-@pytest.mark.parametrize(("shift", "sound"), [(0.0009, True), (0.0012, False), (5.0, False)])
-def test_affine_mismatch(case, shift, sound):
+@pytest.mark.parametrize(("share", "sound"), [(0.001, True), (0.019, True), (0.021, False), (5.0, False)])
+def test_affine_mismatch(case, share, sound):
     affine = AFFINE.copy()
-    affine[0, 3] = shift
+    affine[0, 3] += share * np.linalg.norm(AFFINE[:3, :3], axis=0).min()  # of a voxel
     save(case.label, np.zeros((4, 5, 6), np.uint8), affine)
     if sound:
         assert check_case(case, CARD) == []
     else:
-        assert "affines of image and label differ" in only_fault(case)
+        assert "the label is not on the image's grid, it lies up to" in only_fault(case)
+
+
+def test_label_stored_with_its_axes_in_another_order_is_sound_and_said_once(case):
+    save(case.label, np.zeros((4, 5, 6), np.uint8))
+    label = nibabel.load(case.label)
+    nibabel.save(label.as_reoriented([[2, -1], [0, 1], [1, -1]]), case.label)
+    assert nibabel.load(case.label).shape == (5, 6, 4)
+    check = examine_case(case, CARD)
+    assert check.faults == ()
+    assert check.warnings == ("c1: the label's axes are in another order than the image's; it is turned to them",)
 
 
 def broken_affine(**entries):

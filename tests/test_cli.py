@@ -245,13 +245,15 @@ def _other_label(content, folder):
 def _other_shape(content, folder):
     label = np.ascontiguousarray(anatomy(0)[1][:, :, :5])
     first(content)["label"] = str(save_volume(folder / "label.nii.gz", label, affine_of()))
-    return "case-tr0: image is (32, 32, 6), label is (32, 32, 5); export the label on the image's grid"
+    return (
+        "case-tr0: the label is not on the image's grid, its shape is (32, 32, 5), not (32, 32, 6); export it on that"
+    )
 
 
 def _other_place(content, folder):
     label = save_volume(folder / "label.nii.gz", anatomy(0)[1], affine_of(origin=(0, 0, 0)))
     first(content)["label"] = str(label)
-    return "case-tr0: affines of image and label differ by 20; export the label on the image's grid"
+    return "case-tr0: the label is not on the image's grid, it lies up to 24.4 mm away; export it on that"
 
 
 def _no_patient(content, folder):

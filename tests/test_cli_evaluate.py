@@ -54,9 +54,9 @@ def test_every_fault_is_named_and_the_rest_is_evaluated(folders, capsys):
     faults = sorted(line.removeprefix("ragsam: ") for line in log_lines(capsys.readouterr().err))
     told = {
         "broken (reference): ": "the file is empty",
-        "cut: ": "the prediction's shape is (10, 8, 5)",
+        "cut: ": "the prediction is not on the reference's grid, its shape is (10, 8, 5)",
         "missing: ": "no prediction",
-        "moved: ": "affine differs from the reference's by up to 0.1",
+        "moved: ": "the prediction is not on the reference's grid, it lies up to 0.5 mm away",
         "unknown (prediction): ": "label 9 is not on card hippocampus (0-2)",
         "unreadable (prediction): ": "damaged",
     }

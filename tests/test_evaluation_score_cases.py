@@ -13,6 +13,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk  # noqa: N813
+from small_dicom import write_series
 
 from ragsam.data.cards.load import Card, Organ
 from ragsam.data.datalist import Case
@@ -122,6 +124,43 @@ def test_degenerate_organs(pair, reference, prediction, status):
         assert (summary["dice"]["mean"], summary["dice"]["n"]) == (0.5, 2)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".NII.GZ", ".mha", ".mhd", ".nrrd", ""])
+def test_a_prediction_in_any_format_is_read(pair, tmp_path, suffix):
+    """The shift by one voxel of above; without suffix it is a folder of DICOM slices."""
+    one = pair(_labels(), _labels(shift=1))
+    path = one.prediction.with_name(f"c1{suffix}")
+    volume = sitk.ReadImage(str(one.prediction))
+    one.prediction.unlink()
+    if suffix in (".mha", ".mhd", ".nrrd"):
+        sitk.WriteImage(volume, str(path))
+    elif suffix:
+        nib.save(nib.Nifti1Image(_labels(shift=1), np.diag([*SPACING, 1.0])), tmp_path / "x.nii")
+        content = (tmp_path / "x.nii").read_bytes()
+        path.write_bytes(gzip.compress(content) if suffix == ".NII.GZ" else content)
+    else:
+        array = _labels(shift=1)[::-1, ::-1].astype(np.uint16)  # left and back first
+        write_series(path, array, origin=(-7.0, -7.0, 0.0), spacing_mm=SPACING)
+    (found,) = pairs_from_cases([Case("c1", "p1", one.reference, one.reference)], path.parent)
+    assert found.prediction == path
+    metrics = evaluate_cases([found], CARD)
+    assert metrics["cases"][0]["organs"]["liver"]["dice"] == 0.5
+    assert metrics["faults"] == []
+
+
+@pytest.mark.parametrize("axcodes", ["LPS", "ASR", "IPL"])
+def test_a_prediction_stored_with_its_axes_in_another_order_is_turned(pair, caplog, axcodes):
+    one = pair(_labels(), _labels(shift=1))
+    volume = nib.load(one.prediction)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(volume.affine), nib.orientations.axcodes2ornt(axcodes))
+    nib.save(volume.as_reoriented(turn), one.prediction)
+    with caplog.at_level("INFO"):
+        found = evaluate_cases([one], CARD)
+    assert [organ["dice"] for organ in found["cases"][0]["organs"].values()] == [0.5, 0.0]
+    assert found["cases"][0]["organs"]["liver"]["hd95_mm"] == 1.0
+    assert found["faults"] == []
+    assert caplog.text.count("its axes are in another order than the reference's") == 1
+
+
 def test_an_organ_in_no_reference_is_left_out_and_named(pair):
     """Row 17, even with a false positive of it."""
     found = evaluate_cases([pair(_labels(spleen=False), _labels())], CARD)
@@ -154,14 +193,14 @@ def test_a_missing_prediction_is_listed_and_scored_as_missed(pair):
 def test_another_geometry_is_a_fault_not_a_resampling(pair, tmp_path):
     """Row 13 for the prediction."""
     moved = np.diag([*SPACING, 1.0])
-    moved[0, 3] = 2e-3
+    moved[0, 3] = 0.021  # of a voxel of 1 mm; 0.02 is borne
     shifted, cut = pair(_labels(), _labels()), pair(_labels(), _labels()[:, :, :3], "c2", "p2")
     _save(shifted.prediction, _labels(), moved)
     found = evaluate_cases([shifted, cut], CARD)
     assert [c["organs"]["liver"]["status"] for c in found["cases"]] == ["missed", "missed"]
-    assert "affine differs" in found["faults"][0]
+    assert "it lies up to 0.021 mm away" in found["faults"][0]
     assert "(8, 8, 3)" in found["faults"][1]
-    moved[0, 3] = 9e-4
+    moved[0, 3] = 0.019
     _save(shifted.prediction, _labels(), moved)
     assert evaluate_cases([shifted], CARD)["faults"] == []
 
@@ -333,7 +372,7 @@ def test_folders_that_cannot_be_matched_are_refused(tmp_path):
     for folders, options, message in [
         (("none", "empty"), {}, "no such folder"),
         (("empty", "one"), {}, "no volume"),
-        (("twice", "one"), {}, "remove one of them"),
+        (("twice", "one"), {}, "two volumes of that name in twice; remove one"),
         (("one", "one"), {"patients": {"b": "p"}}, "not in the patient table"),
     ]:
         with pytest.raises(InputError, match=message):

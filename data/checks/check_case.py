@@ -21,6 +21,7 @@ from ragsam.data.checks.label_counts import LabelCounts
 from ragsam.data.checks.slab_reader import SlabReader, VolumeKeeper, check_stream, is_one_file, read_slabs
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
+from ragsam.io.grids import Grid, OtherGridError, turn_onto
 from ragsam.io.read_volume import open_volume
 from ragsam.transforms.nonfinite import fill_nonfinite as filled
 
@@ -154,14 +155,15 @@ def examine_case(case: Case, card: Card, *readers: SlabReader, keep: bool = Fals
         faults.append(str(error))
     if label is not None:
         wrong = counts.faults(case.case, card, case.label_map)
-        if image is not None and image.shape != label.shape:
-            grids = f"image is {image.shape}, label is {label.shape}"
-            wrong.append(f"{case.case}: {grids}; export the label on the image's grid")
-        elif image is not None:
-            off = np.abs(image.affine - label.affine).max()
-            if off > _AFFINE_TOLERANCE:
-                differ = f"affines of image and label differ by {off:.3g}"
-                wrong.append(f"{case.case}: {differ}; export the label on the image's grid")
+        try:
+            turned = image is not None and not turn_onto(Grid.of(label), Grid.of(image)).is_none
+        except OtherGridError as error:
+            wrong.append(f"{case.case}: the label is not on the image's grid, {error}; export it on that")
+        else:
+            if turned:
+                told.append(
+                    f"{case.case}: the label's axes are in another order than the image's; it is turned to them"
+                )
         if not wrong:
             label_voxels = counts.on_card(case.label_map)
         faults += wrong

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ragsam.data.datalist import Case
+from ragsam.data.preparation.files import volumes_in
 from ragsam.errors import InputError
-from ragsam.io.volume_names import SUFFIXES, composed, volume_name
+from ragsam.io.volume_names import SUFFIXES, composed
 
 
 @dataclass(frozen=True)
@@ -100,15 +101,8 @@ def unmatched_predictions(reference_dir: str | os.PathLike[str], prediction_dir:
 
 
 def _volumes(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Return {name without suffix: path} of a folder's volumes."""
+    """Return {name without suffix: path} of a folder's volumes, where it has none of its DICOM series."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; check the path")
-    found: dict[str, Path] = {}
-    for path in filter(Path.is_file, sorted(folder.glob("[!.]*"))):
-        name = volume_name(path)
-        if name in found:
-            raise InputError(f"{name}: twice in {folder}, as {found[name].name} and {path.name}; remove one of them")
-        if name is not None:
-            found[name] = path
-    return found
+    return volumes_in(folder) or volumes_in(folder, dicom=True)

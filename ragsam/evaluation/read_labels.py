@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ragsam.data.checks.check_case import read_volume_checked
 from ragsam.errors import InputError
+from ragsam.io.grids import Grid, turn_onto
 
 WHOLE_NUMBER_TOLERANCE = 1e-3
-GEOMETRY_TOLERANCE = 1e-3
 _NAMED_VALUES = 8
 
 
@@ -31,6 +31,11 @@ class LabelVolume:
     labels: NDArray[np.integer]
     affine: NDArray[np.float64]
     zooms_mm: tuple[float, ...]
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels lie."""
+        return Grid(self.labels.shape, self.affine)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -85,11 +90,7 @@ def _whole_numbers(values: NDArray[np.floating], case: str) -> NDArray[np.int32]
     return labels.astype(np.int32)
 
 
-def geometry_fault(reference: LabelVolume, prediction: LabelVolume) -> str | None:
-    """Return what differs between two volumes' grids, or None where they are the same to 1e-3."""
-    if reference.labels.shape != prediction.labels.shape:
-        return f"the prediction's shape is {prediction.labels.shape}, the reference's {reference.labels.shape}"
-    apart = float(np.abs(reference.affine - prediction.affine).max())
-    if not apart <= GEOMETRY_TOLERANCE:
-        return f"the prediction's affine differs from the reference's by up to {apart:.4g}"
-    return None
+def on_grid_of(reference: LabelVolume, prediction: LabelVolume) -> LabelVolume:
+    """Return a prediction with its axes in the order of the reference's; raises OtherGridError as `turn_onto`."""
+    turn = turn_onto(prediction.grid, reference.grid)
+    return prediction if turn.is_none else LabelVolume(turn(prediction.labels), reference.affine)

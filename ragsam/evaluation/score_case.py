@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,14 @@ import numpy as np
 from ragsam.data.cards.load import Card
 from ragsam.errors import InputError
 from ragsam.evaluation.case_pairs import CasePair
-from ragsam.evaluation.read_labels import LabelVolume, geometry_fault, read_labels
+from ragsam.evaluation.read_labels import LabelVolume, on_grid_of, read_labels
+from ragsam.io.grids import OtherGridError
 from ragsam.metrics.boxes import common_boxes
 from ragsam.metrics.protocols import PROTOCOLS, Protocol
 from ragsam.metrics.scoring import entry
 from ragsam.metrics.surface import diagonal_mm
+
+logger = logging.getLogger(__name__)
 
 _NAMED_VALUES = 8
 
@@ -48,12 +52,16 @@ def _read_prediction(pair: CasePair, reference: LabelVolume, card: Card, faults:
     except InputError as error:
         faults.append(f"{error}; scored as missed")
         return None
-    fault = geometry_fault(reference, prediction)
-    if fault is not None:
-        faults.append(f"{pair.case}: {fault}; scored as missed, bring the prediction onto the image's own grid")
+    try:
+        placed = on_grid_of(reference, prediction)
+    except OtherGridError as error:
+        where = f"the prediction is not on the reference's grid, {error}"
+        faults.append(f"{pair.case}: {where}; scored as missed, bring it onto the image's own grid")
         return None
-    faults += _unknown_values(prediction, card, name)
-    return prediction
+    if placed is not prediction:
+        logger.info("evaluate: %s: its axes are in another order than the reference's; it is turned to them", name)
+    faults += _unknown_values(placed, card, name)
+    return placed
 
 
 def _score_organs(

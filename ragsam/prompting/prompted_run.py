@@ -14,6 +14,7 @@ from ragsam.data.checks.load_volume import load_volume_checked
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.inference.loaded_run import LoadedRun
+from ragsam.io.grids import Grid, OtherGridError, turn_onto
 from ragsam.io.read_volume import open_volume
 from ragsam.networks.checkpoints import load_metadata
 from ragsam.prompting.prompt_file import MaskFile, ObjectPrompts
@@ -24,7 +25,6 @@ from ragsam.runs.run import RunFolder
 from ragsam.transforms.slicing import context_offsets, slice_spacing_mm
 from ragsam.transforms.voxel_prompts import SliceGrid, SlicePrompts, VoxelPrompts, prompts_by_slice
 
-_AFFINE_TOLERANCE = 1e-3
 _HIGHEST_LABEL = 255
 
 
@@ -147,9 +147,11 @@ def _read_mask(mask: MaskFile, what: str, case: Case) -> NDArray[np.bool_]:
     """Read a draft on the grid of a case's image."""
     volume = load_volume_checked(mask.path, f"{what}: mask")
     image = open_volume(case.image, case.case)
-    if volume.shape != image.shape or not np.allclose(volume.affine, image.affine, atol=_AFFINE_TOLERANCE):
-        raise InputError(f"{what}: the mask is not on the image's grid; resample it to the image")
-    voxels = np.asarray(volume.dataobj).round()
+    try:
+        turn = turn_onto(Grid.of(volume), Grid.of(image))
+    except OtherGridError as error:
+        raise InputError(f"{what}: the mask is not on the image's grid, {error}; resample it to the image") from error
+    voxels = turn(np.asarray(volume.dataobj).round())
     if mask.value is None:
         return voxels != 0
     return voxels == mask.value

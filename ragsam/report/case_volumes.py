@@ -50,13 +50,14 @@ def read_case(pair: CasePair, card: Card) -> CaseVolumes:
     image = _read(notes, view_image, pair.image, pair.case, fill_nonfinite=pair.fill_nonfinite)
     if pair.prediction is None:
         notes.append("No prediction for this case.")
-    shape = reference.array.shape
-    if prediction is not None and prediction.array.shape != shape:
-        notes.append("The prediction lies on another grid and is not shown.")
-        prediction = None
-    if image is not None and image.array.shape != shape:
-        notes.append("The image lies on another grid and is not shown.")
-        image = None
+    if prediction is not None:
+        prediction = prediction.placed_on(reference)
+        if prediction is None:
+            notes.append("The prediction lies on another grid and is not shown.")
+    if image is not None:
+        image = image.placed_on(reference)
+        if image is None:
+            notes.append("The image lies on another grid and is not shown.")
     window = (0.0, 1.0)
     if image is None:
         notes.append("Drawn without the image.")

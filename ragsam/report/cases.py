@@ -71,9 +71,7 @@ def neighbour_loader(support_cases: Mapping[str, Case]) -> LoadNeighbour:
                 labels = view_labels(case.label, pseudonym, label_map=case.label_map)
         except InputError:
             return None
-        if labels is not None and labels.array.shape != image.array.shape:
-            labels = None
-        return image, labels
+        return image, None if labels is None else labels.placed_on(image)
 
     return load
 

@@ -13,6 +13,7 @@ from scipy.ndimage import find_objects
 
 from ragsam.data.checks.check_case import scan_volume
 from ragsam.evaluation.read_labels import labels_of
+from ragsam.io.grids import Grid, OtherGridError, turn_onto
 from ragsam.transforms.nonfinite import fill_nonfinite as filled
 
 ORIENTATION_NOTE = "Axial slices, anterior up, the patient's left on the right of the picture."
@@ -24,19 +25,32 @@ class View:
 
     Attributes:
         array: [X, Y, Z]; X grows to the patient's right, Y to the front, Z to the head.
-        spacing_mm: (3,), mm, array order.
+        affine: (4, 4), voxel to mm.
     """
 
     array: NDArray
-    spacing_mm: tuple[float, float, float]
+    affine: NDArray[np.float64]
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel spacing in array order."""
+        x, y, z = nib.affines.voxel_sizes(self.affine).tolist()
+        return x, y, z
+
+    def placed_on(self, other: View) -> View | None:
+        """Return the volume with its axes in the order of another's, None where it lies on another grid."""
+        try:
+            turn = turn_onto(Grid(self.array.shape, self.affine), Grid(other.array.shape, other.affine))
+        except OtherGridError:
+            return None
+        return View(turn(self.array), other.affine)
 
 
 def canonical(array: NDArray, affine: NDArray[np.float64]) -> View:
     """Turn an array to its closest-canonical orientation by flips and swaps of axes; nothing is resampled."""
     orientation = nib.io_orientation(affine)
     turned = affine @ nib.orientations.inv_ornt_aff(orientation, array.shape)
-    x, y, z = nib.affines.voxel_sizes(turned).tolist()
-    return View(nib.apply_orientation(array, orientation), (x, y, z))
+    return View(nib.apply_orientation(array, orientation), turned)
 
 
 def view_labels(path: Path, case: str, *, label_map: Mapping[int, int] | None = None) -> View:

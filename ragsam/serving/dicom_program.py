@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from nibabel.orientations import io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from ragsam.data.cards.load import load_card
@@ -17,10 +16,10 @@ from ragsam.errors import InputError
 from ragsam.files import write_text_atomic
 from ragsam.inference.dicom_seg import write_dicom_seg
 from ragsam.io.dicom_series import slice_files, split_series
+from ragsam.io.grids import Grid, OtherGridError, turn_onto
 from ragsam.io.read_volume import open_volume
 
 PROGRAM = "itkimage2segimage"
-_AFFINE_TOLERANCE = 1e-2
 _WHAT = "label"
 
 
@@ -54,12 +53,13 @@ def labels_on_series(label: Path, series: Path) -> NDArray[np.uint8]:
     """
     volume = open_volume(label, _WHAT)
     image = open_volume(series, "series")
-    if volume.ndim == 3:
-        orientation = ornt_transform(io_orientation(volume.affine), io_orientation(image.affine))
-        volume = volume.as_reoriented(orientation)
-    if volume.shape != image.shape or not np.allclose(volume.affine, image.affine, atol=_AFFINE_TOLERANCE):
-        raise InputError("label: it is not on the series' grid; resample it to the image")
-    return np.asarray(volume.dataobj).round().astype(np.uint8)
+    if volume.ndim != 3:
+        raise InputError("label: it is not three-dimensional; give one volume of one channel")
+    try:
+        turn = turn_onto(Grid.of(volume), Grid.of(image))
+    except OtherGridError as error:
+        raise InputError(f"label: it is not on the series' grid, {error}; resample it to the image") from error
+    return turn(np.asarray(volume.dataobj)).round().astype(np.uint8)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
