@@ -141,6 +141,9 @@ def test_a_draft_prompts_its_slices(answering, study, tmp_path):
     found = np.nonzero(written(tmp_path, case)[1] == 2)[2]
     assert len(found) > 0
     assert set(found) <= set(told["prompted"])
+    nib.save(nib.as_closest_canonical(nib.Nifti1Image(draft, source.affine)), tmp_path / "draft.nii.gz")
+    assert ask(tmp_path, {case: [asked]}, answering, [image]) == 0  # the same draft with its axes the other way
+    assert json.loads((tmp_path / "out" / "prompts.json").read_text())["cases"][case]["objects"] == [told]
     moved = source.affine.copy()
     moved[0, 3] += 1
     nib.save(nib.Nifti1Image(draft, moved), tmp_path / "draft.nii.gz")

@@ -1,6 +1,7 @@
 """Slices on the fly, from small NIfTI files made here: what an item is, what is kept in memory, what is drawn."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -105,6 +106,21 @@ def by_hand(case, z, image_size, *, context_slices=1):
 
 def nbytes(pair):
     return sum(part.nbytes for part in pair)
+
+
+@pytest.mark.parametrize("spacing_mm", [None, (1.5, 2.0)])
+def test_a_label_stored_with_its_axes_in_another_order_gives_the_same_items(folder, tmp_path, spacing_mm):
+    case = case_of(folder, "a", "1")
+    label = nib.load(case.label)
+    nib.save(label.as_reoriented([[2, -1], [0, 1], [1, -1]]), tmp_path / "label.nii.gz")
+    turned = replace(case, label=tmp_path / "label.nii.gz")
+    chain = preprocessing(window=WINDOW, spacing_mm=spacing_mm)
+    one, other = (SliceDataset([each], CARD, chain, image_size=32) for each in (case, turned))
+    assert len(one) == len(other) == 6
+    for index in range(6):
+        for kind in ("image", "label"):
+            assert torch.equal(one[index][kind], other[index][kind])
+    assert one[2]["label"].any()
 
 
 def test_there_is_an_item_for_every_slice_of_every_volume(cases):
