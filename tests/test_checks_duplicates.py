@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -77,6 +78,27 @@ def test_a_copy_of_many_planes_is_found_whatever_the_cut():
     long = body(3, (16, 14, 200))
     prints = [fingerprint(long), fingerprint(body(4, (16, 14, 200))), fingerprint(noisy(long[:, :, 5:]))]
     assert [(pair.first, pair.second) for pair in find_duplicates(prints)] == [(0, 2)]
+
+
+@pytest.mark.parametrize("block", [1, 2, 100])
+def test_pairs_join_all_that_are_alike_and_are_no_more_than_these(monkeypatch, block):
+    """0, 2, 3, 5 and 6 are alike, 3 and 6 to the voxel; 1 and 4 are."""
+    monkeypatch.setattr("ragsam.data.checks.duplicates._BLOCK", block)
+    arrays = [ORIGINAL, body(2), 2 * ORIGINAL, noisy(ORIGINAL), noisy(body(2)), ORIGINAL[:, :, 3:], noisy(ORIGINAL)]
+    found = find_duplicates(list(map(fingerprint, arrays)))
+    assert [(pair.first, pair.second) for pair in found] == [(0, 2), (0, 3), (0, 5), (1, 4), (3, 6)]
+    assert [pair.similarity == 1 for pair in found] == [False, False, False, False, True]
+
+
+ALIKE = fingerprint(ORIGINAL)
+
+
+def test_many_alike_volumes_take_little():
+    """A list of all pairs would have 50 million."""
+    one = fingerprint(np.zeros((5, 6, 1), np.uint8))
+    assert len(find_duplicates([one] * 10_000)) == 9_999
+    near = [replace(ALIKE, digest=str(number)) for number in range(500)]
+    assert [pair.first for pair in find_duplicates(near)] == [0] * 499
 
 
 @settings(max_examples=20, deadline=None)
