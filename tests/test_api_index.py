@@ -4,6 +4,7 @@ import logging
 import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -15,10 +16,11 @@ from ragsam.api.index import index_run
 from ragsam.api.segment import segment_with_run
 from ragsam.cli import main
 from ragsam.data.cards.load import load_card
-from ragsam.data.datalist import load_datalist, write_datalist
+from ragsam.data.datalist import Case, load_datalist, write_datalist
 from ragsam.errors import InputError
-from ragsam.retrieval import Bank
+from ragsam.retrieval import Bank, bank_removal, bank_writer
 from ragsam.retrieval.bank import pseudonym
+from ragsam.retrieval.bank_manifest import write_manifest
 from ragsam.retrieval.bank_writer import BankWriter
 
 
@@ -42,6 +44,34 @@ def test_index_tells_how_far_it_is(run, tmp_path, caplog):
         index_run(run, tmp_path / "bank")
     assert volumes_told(caplog) == [f"bank: volume {number} of 5" for number in range(1, 6)]
     assert alike(Bank.open(tmp_path / "bank"), Bank.open(run / "bank"))
+
+
+@pytest.mark.parametrize("step", ["measured", "committed"])
+@pytest.mark.parametrize("job", [["--add", "STUDY", "--section", "validation"], ["--remove", "patient-anna"]])
+def test_what_was_killed_at_its_end_succeeds_when_repeated(
+    job, step, run, study, own_bank, monkeypatch, caplog, capsys
+):
+    """Before the manifest and after it; the bank is never without its trust figures."""
+    command = ["index", str(run), "--output", str(own_bank), *[str(study) if word == "STUDY" else word for word in job]]
+
+    def dying(*args):
+        if step == "committed":
+            write_manifest(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        for module in (bank_writer, bank_removal):
+            patch.setattr(module, "write_manifest", dying)
+        assert main(command) == 130
+    patients = 5 if "--add" in job else 3
+    assert Bank.open(own_bank).agreement.patients == (patients if step == "committed" else 4)
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            assert main(command) == 0
+            assert Bank.open(own_bank).agreement.patients == patients
+    assert capsys.readouterr().out.count(f" slices of {patients} patients\n") == 2
+    end = "1 of 1 cases are in it already, made of the same files" if "--add" in job else "nothing is left to remove"
+    assert caplog.records[-1].getMessage().endswith(end)
 
 
 @pytest.fixture
@@ -85,6 +115,17 @@ def test_after_a_kill_a_changed_label_is_read_again(run, study, killed, tmp_path
     assert len(volumes_told(caplog)) == 5
 
 
+def test_a_changed_slice_of_a_series_is_another_stamp(tmp_path):
+    """Of a folder with one series, and of FOLDER/UID."""
+    for name in ("1.dcm", "2.dcm"):
+        (tmp_path / name).write_bytes(b"12")
+    cases = [Case("c", "p", image, None) for image in (tmp_path, tmp_path / "1.2.3")]
+    before = [indexing._stamp(case) for case in cases]
+    assert [indexing._stamp(case) for case in cases] == before
+    (tmp_path / "2.dcm").write_bytes(b"123")
+    assert not set(map(indexing._stamp, cases)) & set(before)
+
+
 def test_add_puts_a_datalist_beside_the_bank(run, study, own_bank, tmp_path, caplog, capsys):
     """The validation patient beside the training ones; nothing of these is read again."""
     before = Bank.open(own_bank)
@@ -101,8 +142,13 @@ def test_add_puts_a_datalist_beside_the_bank(run, study, own_bank, tmp_path, cap
 
 def test_add_refuses_a_case_that_is_there_and_data_of_other_organs(run, study, own_bank, tmp_path):
     files = files_below(own_bank)
-    with pytest.raises(InputError, match=r"case-tr0: is in bank bank already; leave it out, or take its patient out"):
-        index_run(run, own_bank, add=study)
+    moved = []
+    for case in load_datalist(study).section("training"):
+        moved.append(replace(case, label=Path(shutil.copy(case.label, tmp_path))))
+        shutil.os.utime(moved[-1].label, ns=(0, 0))
+    write_datalist(tmp_path / "moved.json", load_datalist(study).card, {"training": moved})
+    with pytest.raises(InputError, match=r"case-tr0: is in bank bank already, made of other files; leave it out, or"):
+        index_run(run, own_bank, add=tmp_path / "moved.json")
     cases = load_datalist(study).section("validation")
     write_datalist(tmp_path / "other.json", "btcv", {"training": list(cases)})
     with pytest.raises(

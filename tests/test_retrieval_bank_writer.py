@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ragsam.errors import InputError
 from ragsam.retrieval import Bank, bank_writer
 from ragsam.retrieval.bank_arrays import PartedArray
+from ragsam.retrieval.bank_manifest import read_manifest, write_manifest
 from ragsam.retrieval.bank_removal import remove_patients
 from ragsam.retrieval.bank_writer import BankWriter
 
@@ -40,14 +41,14 @@ def slices_of(case, count=3):
     }
 
 
-def write(folder, cases=CASES, **options):
+def write(folder, cases=CASES, measure=None, **options):
     """Write what is left of some cases; return their names."""
     options = {"stamps": dict.fromkeys(cases, "as it was"), "keeps": ("images",), **options}
     with BankWriter(folder, FIT, **options) as writer:
         left = writer.left()
         for case in left:
             writer.add(slices_of(case))
-        writer.commit()
+        writer.commit(measure)
     return left
 
 
@@ -287,12 +288,53 @@ def test_growing_is_taken_up_after_a_kill(tmp_path):
     assert holds(Bank.open(tmp_path / "bank"), CASES)
 
 
-def test_a_case_that_is_there_is_refused_by_its_name(tmp_path):
+def test_a_case_that_is_there_made_of_other_files_is_refused_by_its_name(tmp_path):
     write(tmp_path / "bank")
     before = Bank.open(tmp_path / "bank")
-    with pytest.raises(InputError, match=r"scan-3: is in bank bank already; leave it out, or .*--remove PATIENT"):
-        write(tmp_path / "bank", ["scan-9", "scan-3"], grow=True)
+    for stamps in ({"scan-9": "as it was", "scan-3": "changed"}, {"scan-3": "changed"}):
+        with pytest.raises(InputError, match=r"scan-3: is in bank bank already, made of other files; leave it out, or"):
+            write(tmp_path / "bank", list(stamps), stamps=stamps, grow=True)
     assert np.array_equal(Bank.open(tmp_path / "bank").labels, before.labels)
+    assert names(tmp_path / "bank") == WHOLE
+
+
+def test_a_case_that_is_there_made_of_the_same_files_is_left_out(tmp_path):
+    """Alone, and with one more; of an older bank, which kept no stamps, it is refused."""
+    write(tmp_path / "bank", list(CASES)[:3])
+    before = (tmp_path / "bank" / "manifest.json").read_bytes()
+    assert write(tmp_path / "bank", ["scan-1", "scan-2"], grow=True) == []
+    assert (tmp_path / "bank" / "manifest.json").read_bytes() == before
+    assert names(tmp_path / "bank") == WHOLE
+    assert write(tmp_path / "bank", ["scan-2", "scan-3"], grow=True) == ["scan-3"]
+    remove_patients(tmp_path / "bank", ["Patient^0"])  # scan-0 and scan-1
+    assert write(tmp_path / "bank", ["scan-3", "scan-1"], grow=True) == ["scan-1"]
+    assert holds(Bank.open(tmp_path / "bank"), ["scan-2", "scan-3", "scan-1"])
+    manifest = read_manifest(tmp_path / "bank")
+    write_manifest(tmp_path / "bank", {key: value for key, value in manifest.items() if key != "stamps"})
+    with pytest.raises(InputError, match="scan-1: is in bank bank already"):
+        write(tmp_path / "bank", ["scan-1"], grow=True)
+
+
+def test_what_is_measured_stands_in_the_manifest_that_makes_the_bank(tmp_path):
+    """Whoever dies while it is measured leaves the old bank and its draft."""
+
+    def measure(manifest):
+        bank = Bank.of_manifest(tmp_path / "bank", manifest)
+        assert not (tmp_path / "bank" / "manifest.json").exists()
+        return {"agreement": {"patients": len(bank)}}
+
+    def dying(manifest):
+        raise Killed
+
+    with pytest.raises(Killed):
+        write(tmp_path / "bank", measure=dying)
+    assert write(tmp_path / "bank", measure=measure) == []
+    assert read_manifest(tmp_path / "bank")["agreement"] == {"patients": 18}
+    with pytest.raises(Killed):
+        remove_patients(tmp_path / "bank", ["Patient^0"], dying)
+    assert holds(Bank.open(tmp_path / "bank"), CASES)
+    remove_patients(tmp_path / "bank", ["Patient^0"], lambda manifest: {"agreement": {"patients": manifest["slices"]}})
+    assert read_manifest(tmp_path / "bank")["agreement"] == {"patients": 12}
     assert names(tmp_path / "bank") == WHOLE
 
 
@@ -395,14 +437,27 @@ def test_a_removal_that_dies_at_any_step_leaves_the_old_bank_or_the_new_one(tmp_
                 pass
         bank = Bank.open(folder)
         assert holds(bank, CASES) or holds(bank, ["scan-0", "scan-1", "scan-4", "scan-5"])
-        if len(bank) == 18:
-            remove_patients(folder, ["Patient^1"])
-        else:
-            with pytest.raises(InputError, match="is not in bank"):
-                remove_patients(folder, ["Patient^1"])
+        assert remove_patients(folder, ["Patient^1"])["patients"] == 2  # repeated, it succeeds
+        assert holds(Bank.open(folder), ["scan-0", "scan-1", "scan-4", "scan-5"])
         assert names(folder) == WHOLE
         step += 1
     assert len(calls) == step > 10
+
+
+def test_whom_the_last_removal_took_out_may_be_named_again(tmp_path):
+    write(tmp_path / "bank")
+    remove_patients(tmp_path / "bank", ["Patient^1"])
+    before = (tmp_path / "bank" / "manifest.json").read_bytes()
+    assert b"Patient" not in before
+    remove_patients(tmp_path / "bank", ["Patient^1"])
+    assert (tmp_path / "bank" / "manifest.json").read_bytes() == before
+    with pytest.raises(InputError, match="patient 2 of 2 is not in bank"):
+        remove_patients(tmp_path / "bank", ["Patient^1", "Patient^9"])
+    remove_patients(tmp_path / "bank", ["Patient^1", "Patient^0"])
+    write(tmp_path / "bank", ["scan-0"], grow=True)
+    assert "removed" not in read_manifest(tmp_path / "bank")
+    with pytest.raises(InputError, match="the patient is not in bank"):
+        remove_patients(tmp_path / "bank", ["Patient^1"])
 
 
 def test_a_removal_takes_a_draft_along(tmp_path):

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
 from ragsam.inference.bank_building import bank_batches, bank_fit
 from ragsam.retrieval.bank import Bank
-from ragsam.retrieval.bank_manifest import read_manifest, write_manifest, writer_lock
+from ragsam.retrieval.bank_manifest import read_manifest
 from ragsam.retrieval.bank_removal import remove_patients
 from ragsam.retrieval.bank_writer import BankWriter
 from ragsam.retrieval.retriever import Retriever
@@ -56,7 +57,7 @@ def write_bank(
 
     Raises:
         InputError: no trained run, data that cannot be read or are of other organs, another writer; with `add` no
-            bank, one made for something else, or a case that is in it.
+            bank, one made for something else, or a case that is in it, made of other files.
     """
     folder = Path(folder)
     growing = add is not None
@@ -89,9 +90,12 @@ def write_bank(
                 batches = bank_batches(retriever, network, dataset)
                 for batch in progress(batches, done=len(cases) - len(todo), total=len(cases)):
                     writer.add(batch)
-            manifest = writer.commit()
-            _keep_agreement(folder, retriever, manifest)
-        _tell_doubtful(retriever, cases)
+            manifest = writer.commit(partial(_measured, folder, retriever))
+        if writer.there:
+            logger.info("bank: %d of %d cases are in it already, made of the same files", len(writer.there), len(cases))
+        if todo:
+            _tell_agreement(retriever)
+            _tell_doubtful(retriever, cases)
         return manifest
 
 
@@ -114,20 +118,22 @@ def prune_bank(
     carry = read_manifest(folder)["fit"].get("carry", False)
     parser = packaged_parser({"carry": carry}) if run is None else RunFolder(run, "train").parser("train")
     retriever = parser.get_parsed_content("retriever")
-    remove_patients(folder, patients)
-    with writer_lock(folder):
-        manifest = read_manifest(folder)
-        _keep_agreement(folder, retriever, manifest)
+    manifest = remove_patients(folder, patients, partial(_measured, folder, retriever))
+    if retriever.bank is not None:
+        _tell_agreement(retriever)
     return manifest
 
 
-def _keep_agreement(folder: Path, retriever: Retriever, manifest: dict[str, Any]) -> None:
-    """Measure how well a bank agrees with itself, keep it in the manifest, and tell whose vote counts less."""
-    retriever.attach(Bank.open(folder))
+def _measured(folder: Path, retriever: Retriever, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return how well the bank of a manifest, which may not stand in the folder yet, agrees with itself."""
+    retriever.attach(Bank.of_manifest(folder, manifest))
+    return {"agreement": retriever.agreement.as_json()}
+
+
+def _tell_agreement(retriever: Retriever) -> None:
+    """Tell how well a bank agrees with itself, and whose vote counts less."""
     found = retriever.agreement
-    manifest["agreement"] = found.as_json()
-    write_manifest(folder, manifest)
-    organs = manifest["fit"].get("labels", [])
+    organs = retriever.bank.fit.get("labels", [])
     among = "other patients" if found.patients > 1 else "the patient's own farther slices"
     logger.info("bank: the vote of %s finds its labels with a Dice of %s", among, found.in_words(organs) or "nothing")
     for organ, dice, chance, trust in zip(organs, found.dice[1:], found.chance[1:], found.trust[1:], strict=False):
@@ -158,8 +164,9 @@ def _stamp(case: Case) -> str:
     """Return a text that changes when a case's files or their meaning do."""
     about: list[Any] = [case.patient, case.annotated, case.label_map, case.fill_nonfinite]
     for path in filter(None, (case.image, case.label)):
-        if path.exists():
-            found = path.stat()
+        place = path if path.exists() else path.parent  # FOLDER/UID, a series of several
+        for file in filter(Path.exists, sorted(place.iterdir()) if place.is_dir() else [place]):
+            found = file.stat()
             about.append((found.st_size, found.st_mtime_ns))
     return hashlib.sha256(repr(about).encode()).hexdigest()
 

@@ -55,7 +55,9 @@ def run(args: argparse.Namespace) -> None:
 def kept(args: argparse.Namespace) -> str:
     """Return what an interrupted indexing keeps, and how to go on."""
     draft = _bank_folder(args) / "draft.jsonl"
-    finished = max(len(draft.read_text(encoding="utf-8").splitlines()) - 1, 0) if draft.is_file() else 0
+    if not draft.is_file():
+        return "a bank that is there is whole; to be sure that the command was done, run it again"
+    finished = max(len(draft.read_text(encoding="utf-8").splitlines()) - 1, 0)
     return f"{finished} volumes are finished and kept; to go on after them, run the command again"
 
 

@@ -164,17 +164,21 @@ class Bank:
         while True:
             manifest = read_manifest(folder, fit)
             try:
-                rows = read_rows(folder, manifest)
-                return cls._of_rows(
-                    rows,
-                    fit=manifest["fit"],
-                    salt=manifest["salt"],
-                    stored_scores=manifest.get("scores"),
-                    agreement=_agreement(folder, manifest),
-                )
+                return cls.of_manifest(folder, manifest)
             except InputError:
                 if read_manifest(folder, fit) == manifest:
                     raise
+
+    @classmethod
+    def of_manifest(cls, folder: Path, manifest: Mapping[str, Any]) -> Bank:
+        """Open the files that a manifest names, whether it stands in the folder yet or not; see `open`."""
+        return cls._of_rows(
+            read_rows(folder, manifest),
+            fit=manifest["fit"],
+            salt=manifest["salt"],
+            stored_scores=manifest.get("scores"),
+            agreement=_agreement(folder, manifest),
+        )
 
 
 def _agreement(folder: Path, manifest: Mapping[str, Any]) -> Agreement | None:

@@ -71,6 +71,8 @@ _SCHEMA = {
             "type": "object",
             "properties": {"dice": _DICE, "chance": _DICE, "patients": _COUNT, "doubtful": _NUMBERS},
         },
+        "stamps": {"type": "object", "additionalProperties": {"type": "string"}},
+        "removed": {"type": "array", "items": {"type": "string"}},
         "parts": {"type": "array", "minItems": 1, "items": _PART},
     },
 }
@@ -106,6 +108,7 @@ def read_manifest(folder: Path, fit: Mapping[str, Any] | None = None) -> dict[st
         have = manifest["fit"].get(name)
         if have != want:
             raise InputError(f"bank {folder.name}: made for another {name} ({have}, not {want}); {REMAKE}")
+    manifest.setdefault("stamps", {})  # of an older version
     manifest["keeps"] = [name for name in manifest["keeps"] if name in OPTIONAL]
     for part in manifest["parts"]:
         part["files"].pop("embeddings", None)
@@ -204,24 +207,35 @@ def part_entry(folder: Path, names: Mapping[str, str], count: int) -> dict[str, 
 
 
 def manifest_of(
-    folder: Path, fit: Mapping[str, Any], keeps: Sequence[str], salt: str, parts: list[dict[str, Any]]
+    folder: Path,
+    fit: Mapping[str, Any],
+    keeps: Sequence[str],
+    salt: str,
+    parts: list[dict[str, Any]],
+    stamps: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return the manifest of a bank of these parts, with the scores of its volumes (see `bank_scores`)."""
+    """Return the manifest of a bank of these parts, with the scores of its volumes (see `bank_scores`).
+
+    Args:
+        stamps: by case, of the files that it was made of; those of other cases are passed over.
+    """
     tables, vectors = [], []
     for part in parts:
         paths = {stem: folder / entry["name"] for stem, entry in part["files"].items()}
         tables.append(_table(paths["slices"], part["slices"]))
         vectors.append(open_array(paths["descriptors"], part["slices"], *ARRAYS["descriptors"]))
     rows, descriptors = joined(tables), np.concatenate(vectors)
+    cases = np.unique(rows["cases"]).tolist()
     return {
         "format": FORMAT_VERSION,
         "slices": len(descriptors),
         "patients": len(np.unique(rows["patients"])),
-        "cases": len(np.unique(rows["cases"])),
+        "cases": len(cases),
         "fit": dict(fit),
         "keeps": list(keeps),
         "salt": salt,
         "scores": bank_scores(descriptors, rows["patients"], rows["cases"], rows["slices"]),
+        "stamps": {case: stamps[case] for case in cases if case in stamps},
         "parts": parts,
     }
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,22 @@ from ragsam.retrieval.bank_manifest import (
 from ragsam.retrieval.bank_rows import ARRAYS, COLUMNS, Rows, pseudonym, table_text
 
 _BLOCK = 1024
+logger = logging.getLogger(__name__)
 
 
-def remove_patients(folder: str | os.PathLike[str], patients: Sequence[str]) -> dict[str, Any]:
+def remove_patients(
+    folder: str | os.PathLike[str],
+    patients: Sequence[str],
+    measure: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Take every slice of some patients out of a bank; the parts that hold any are written anew, the others stay.
+
+    Whom the last removal took out may be named again: a command that was killed at its end succeeds when repeated.
 
     Args:
         folder: of the bank.
-        patients: their keys. They are hashed, and neither told nor kept.
+        patients: their keys. They are not told; of those that leave a hash is kept until the bank changes next.
+        measure: see `BankWriter.commit`.
 
     Returns:
         The new manifest.
@@ -48,17 +57,25 @@ def remove_patients(folder: str | os.PathLike[str], patients: Sequence[str]) -> 
         manifest = read_manifest(folder)
         remove_unnamed(folder, manifest)  # a draft may hold their slices too
         known = set(read_rows(folder, manifest)["patients"].tolist())
+        gone = [pseudonym(key, manifest["salt"], "r") for key in patients]
         leaving = [pseudonym(key, manifest["salt"], "p") for key in patients]
         for number, name in enumerate(leaving, 1):
-            if name not in known:
+            if name not in known and gone[number - 1] not in manifest.get("removed", ()):
                 place = f"patient {number} of {len(leaving)}" if len(leaving) > 1 else "the patient"
                 raise InputError(f"--remove: {place} is not in bank {folder.name}; nothing was removed")
+        if not known & set(leaving):
+            logger.info("bank: taken out already; nothing is left to remove")
+            return manifest
         if not known - set(leaving):
             raise InputError(f"--remove: nobody would be left in bank {folder.name}; delete its folder instead")
-        return _without(folder, manifest, leaving)
+        new = _without(folder, manifest, leaving) | {"removed": gone}
+        new |= measure(new) if measure else {}
+        write_manifest(folder, new)
+        return new
 
 
 def _without(folder: Path, manifest: Mapping[str, Any], leaving: Sequence[str]) -> dict[str, Any]:
+    """Return the manifest of what stays, whose files are finished."""
     parts = []
     for part in manifest["parts"]:
         rows = read_rows(folder, {"parts": [part]})
@@ -67,9 +84,8 @@ def _without(folder: Path, manifest: Mapping[str, Any], leaving: Sequence[str]) 
             parts.append(part)
         elif len(staying):
             parts.append(_rewritten(folder, rows, staying, manifest["keeps"]))
-    new = manifest_of(folder, manifest["fit"], manifest["keeps"], manifest["salt"], parts)
-    write_manifest(folder, new)
-    return new
+    about = (manifest[key] for key in ("fit", "keeps", "salt"))
+    return manifest_of(folder, *about, parts, manifest["stamps"])
 
 
 def _rewritten(folder: Path, rows: Rows, staying: np.ndarray, keeps: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
@@ -77,7 +77,10 @@ class BankWriter:
 
     Raises:
         InputError: (on entering) another process writes, the folder cannot be written; with `grow` no bank, a damaged
-            one, one made for something else, or one that has one of the cases.
+            one, one made for something else, or one that has one of the cases by another stamp.
+
+    Attributes:
+        there: with `grow`, the cases that the bank has already, by the same stamp; they are not left to write.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class BankWriter:
         self._sound = True
         self._part = ""
         self.salt = salt or secrets.token_hex(16)
+        self.there: list[str] = []
         self._done: dict[str, str] = {}
         self._count = 0
         self._current: str | None = None
@@ -120,7 +124,8 @@ class BankWriter:
 
     def left(self) -> list[str]:
         """Return the cases of `stamps` that are not finished yet, in their order."""
-        return [case for case in self.stamps if pseudonym(case, self.salt, "c") not in self._done]
+        left = [case for case in self.stamps if pseudonym(case, self.salt, "c") not in self._done]
+        return [case for case in left if case not in self.there]
 
     def add(self, batch: Mapping[str, Any]) -> None:
         """Add the slices of a batch as `rows_of_batch` takes it; a case is finished when the next one begins.
@@ -148,14 +153,19 @@ class BankWriter:
                     append_rows(file, rows[stem])
             self._count += len(rows["slices"])
 
-    def commit(self) -> dict[str, Any]:
+    def commit(self, measure: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> dict[str, Any]:
         """Make the part the bank's, and return the manifest.
 
+        Args:
+            measure: of a manifest whose files are finished, what more it is to say; a bank is not without it.
+
         Raises:
-            InputError: no slice was added, or the disk is full.
+            InputError: no slice was added and none is there, or the disk is full.
         """
         with self._writing():
             self._finish_case()
+            if not self._count and self.there:
+                return self._old
             if not self._count:
                 raise InputError("bank: no labelled slice to put in; check the datalist's training section")
             self._close()
@@ -165,7 +175,9 @@ class BankWriter:
                 _sync(self.folder / name)
             parts = self._old["parts"] if self.grow else []
             parts = [*parts, part_entry(self.folder, self._names(), self._count)]
-            self._old = manifest_of(self.folder, self._about["fit"], self._about["keeps"], self.salt, parts)
+            stamps = {**(self._old["stamps"] if self.grow else {}), **self._done}
+            manifest = manifest_of(self.folder, self._about["fit"], self._about["keeps"], self.salt, parts, stamps)
+            self._old = manifest | (measure(manifest) if measure else {})
             write_manifest(self.folder, self._old)
         return self._old
 
@@ -174,7 +186,7 @@ class BankWriter:
         grown: dict[str, Any] = {"grows": None}
         if self.grow:
             self._old = read_manifest(self.folder, self._about["fit"])
-            self._refuse_known(set(read_rows(self.folder, self._old)["cases"].tolist()))
+            self._find_there(set(read_rows(self.folder, self._old)["cases"].tolist()))
             grown = {"grows": digest(self._old), "salt": self._old["salt"]}
         elif (self.folder / MANIFEST).is_file():
             try:
@@ -196,11 +208,17 @@ class BankWriter:
             remove_unnamed(self.folder, self._old, self._part)
         self._open(sizes)
 
-    def _refuse_known(self, cases: set[str]) -> None:
+    def _find_there(self, cases: set[str]) -> None:
+        """Note which cases the bank has already; refuse one whose files are not those that it was made of."""
+        salt = self._old["salt"]
         for case in self.stamps:
-            if pseudonym(case, self._old["salt"], "c") in cases:
+            name = pseudonym(case, salt, "c")
+            if name not in cases:
+                continue
+            if self._old["stamps"].get(name) != self._stamp(case, salt):
                 way = "leave it out, or take its patient out first with `ragsam index RUN --remove PATIENT`"
-                raise InputError(f"{case}: is in bank {self.folder.name} already; {way}")
+                raise InputError(f"{case}: is in bank {self.folder.name} already, made of other files; {way}")
+            self.there.append(case)
 
     def _goes_on(self, head: dict[str, Any], finished: list[dict[str, Any]], grown: dict[str, Any]) -> bool:
         """Return whether a draft is of what is to be written, as far as it came, and did not become a bank's part."""
