@@ -42,7 +42,7 @@ def own_bank(run, tmp_path):
 def test_index_tells_how_far_it_is(run, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         index_run(run, tmp_path / "bank")
-    assert volumes_told(caplog) == [f"bank: volume {number} of 5" for number in range(1, 6)]
+    assert volumes_told(caplog) == ["bank: volume 1 of 5", "bank: volume 5 of 5"]
     assert alike(Bank.open(tmp_path / "bank"), Bank.open(run / "bank"))
 
 
@@ -97,7 +97,7 @@ def test_a_killed_index_goes_on_behind_the_volumes_that_it_had_finished(run, kil
     assert "manifest.json" not in files_below(killed)
     with caplog.at_level(logging.INFO):
         assert index_run(run, killed) == (killed, 30, 4)
-    assert volumes_told(caplog) == [f"bank: volume {number} of 5" for number in (3, 4, 5)]
+    assert volumes_told(caplog) == ["bank: volume 3 of 5", "bank: volume 5 of 5"]
     assert alike(Bank.open(killed), Bank.open(run / "bank"))
 
 
@@ -112,7 +112,7 @@ def test_after_a_kill_a_changed_label_is_read_again(run, study, killed, tmp_path
             index_run(run, killed)
     finally:
         shutil.os.utime(label, ns=(stamp, stamp))
-    assert len(volumes_told(caplog)) == 5
+    assert volumes_told(caplog) == ["bank: volume 1 of 5", "bank: volume 5 of 5"]
 
 
 def test_a_changed_slice_of_a_series_is_another_stamp(tmp_path):

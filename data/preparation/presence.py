@@ -6,7 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
-from ragsam.console.reporter import begin
+from ragsam.console.case_progress import CaseProgress
 from ragsam.data.cards.model import Card
 from ragsam.data.datalist import Case
 
@@ -35,12 +35,11 @@ def organs_by_patient(cases: Sequence[Case], card: Card, *, told: bool = False) 
             unread.append(case)
     if unread:
         logger.info("prepare: %d label files are read for the organs in them", len(unread))
-    shown = begin("prepare", len(unread), "label")
-    for number, case in enumerate(unread, start=1):
-        counts = LabelCounts()
-        scan_volume(case.label, f"{case.case} (label)", counts)
-        present = counts.on_card(case.label_map).keys()
-        organs_of[case.patient].update(name for name, value in card.labels.items() if value in present)
-        shown.advance(number)
-    shown.end()
+    with CaseProgress("prepare", len(unread)) as progress:
+        for number, case in enumerate(unread, start=1):
+            counts = LabelCounts()
+            scan_volume(case.label, f"{case.case} (label)", counts)
+            present = counts.on_card(case.label_map).keys()
+            organs_of[case.patient].update(name for name, value in card.labels.items() if value in present)
+            progress(number)
     return {patient: frozenset(organs) for patient, organs in organs_of.items()}

@@ -181,16 +181,19 @@ def progress(batches: Iterable[dict[str, Any]], *, done: int, total: int) -> Ite
     """
     start = time.monotonic()
     current = None
+    slices = 0
     shown = begin("bank", total, "volume", done)
     for batch in chain(batches, [{"case": [None]}]):  # the last volume is through when no other follows
         if batch["case"][0] is not None:
             yield batch
+            slices += len(batch["case"])
         for case in batch["case"]:
             if current is not None and case != current:
                 done += 1
                 passed = time.monotonic() - start
                 shown.advance(done, f"bank: volume {done} of {total}, {passed:.0f} s passed")
             current = case
+        shown.advance(done, slices=str(slices))
     shown.end()
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ragsam.api.segment import retrieval_values, told_faults
+from ragsam.console.case_progress import CaseProgress
 from ragsam.console.library_warnings import told_once
+from ragsam.data.cards.model import Card
 from ragsam.data.datalist import Case
 from ragsam.data.label_numbers import sidecar_name, write_sidecar
 from ragsam.errors import InputError
@@ -70,19 +75,26 @@ def segment_prompted(
     for case in cases:
         names += [*written_names(case.case), sidecar_name(case.case)]
     with Outputs(output, names, reads=[prompts, *files_read(inputs, cases)], overwrite=overwrite):
-        for case in cases:
-            try:
-                volume = prompted.loaded.dataset.item(case)["image"]
-            except InputError as error:
-                faults.append(str(error))
-                continue
-            labels, told[case.case] = prompted.answer(case, volume, asked[case.case])
-            written = Path(output) / written_names(case.case)[0]
-            write_label_volume(written, labels, case.image)
-            objects = {one["name"]: one["value"] for one in told[case.case]["objects"]}
-            write_sidecar(written, folder.card.labels | objects, card=folder.card.name, numbers="card")
+        with CaseProgress("segment", len(cases)) as progress:
+            for number, case in enumerate(cases, start=1):
+                try:
+                    volume = prompted.loaded.dataset.item(case)["image"]
+                except InputError as error:
+                    faults.append(str(error))
+                else:
+                    labels, told[case.case] = prompted.answer(case, volume, asked[case.case])
+                    _write(output, case, folder.card, labels, told[case.case])
+                progress(number)
         if told:
             write_json_atomic(Path(output) / PROMPTED_NAME, {"cases": told})
     if faults:
         raise InputError(told_faults(faults, len(told)))
     return cases
+
+
+def _write(output: str | os.PathLike[str], case: Case, card: Card, labels: np.ndarray, told: Mapping[str, Any]) -> None:
+    """Write a case's label volume and what its values are."""
+    written = Path(output) / written_names(case.case)[0]
+    write_label_volume(written, labels, case.image)
+    objects = {one["name"]: one["value"] for one in told["objects"]}
+    write_sidecar(written, card.labels | objects, card=card.name, numbers="card")

@@ -11,7 +11,7 @@ from ragsam.console.reporter import Shown, begin
 
 
 class Progress:
-    """Shows how far an engine is; in a log a line an epoch for training, a line a volume for the rest.
+    """Shows how far an engine is: in a log by epochs for training, by volumes for the rest.
 
     Args:
         name: what the engine does, e.g. "train".

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from typing import Any, Protocol
 
 logger = logging.getLogger(__name__)
+
+#: Between a log's lines of one work, but for its first and its last.
+LINE_EVERY_S = 10.0
+#: The unit of works that lie within those by volumes: their bar appears only where one takes so long, and goes again.
+SLICE = "slice"
+_BAR_AFTER_S = 2.0
 
 
 class Shown:
@@ -17,7 +24,7 @@ class Shown:
 
         Args:
             done: units, those that were done before among them.
-            line: what a log should say of it; None: nothing.
+            line: what a log may say of it; None: only that it goes on, once nothing was said for a while.
             beside: values by name, for beside a bar.
         """
 
@@ -40,17 +47,19 @@ class Reporter(Protocol):
 
 
 class TerminalReporter:
-    """A bar on a terminal or in a notebook; lines of the log `ragsam` elsewhere."""
+    """A bar on a terminal or in a notebook; lines of the log `ragsam` elsewhere, few where work is quick."""
 
     def begin(self, name: str, total: int | None, unit: str, done: int = 0) -> Shown:
         """Show work that begins."""
         ipython = sys.modules.get("IPython")
         notebook = ipython is not None and hasattr(ipython.get_ipython(), "kernel")
         if not notebook and not sys.stderr.isatty():
-            return _Lines()
+            return _Lines(name, total, unit)
         from tqdm.auto import tqdm  # a notebook's bar in a notebook
 
-        return _Bar(tqdm(desc=name, total=total, unit=unit, initial=done, dynamic_ncols=True))
+        within = {"leave": False, "delay": _BAR_AFTER_S} if unit == SLICE else {}
+        bar = tqdm(desc=name, total=total, unit=unit, initial=done, dynamic_ncols=True, miniters=0, **within)
+        return _Bar(bar)
 
 
 class QuietReporter:
@@ -62,9 +71,38 @@ class QuietReporter:
 
 
 class _Lines(Shown):
+    """The first line of a work, its last, and between them one in `LINE_EVERY_S`; in a lull how far it is."""
+
+    _any = 0.0  # when any work was told of last: while that goes on, the works within it need no line
+
+    def __init__(self, name: str, total: int | None, unit: str) -> None:
+        self.name = name
+        self.of = f" of {total}" if total else ""
+        self.total = total
+        self.unit = unit
+        self._begun = time.monotonic()
+        self._own = float("-inf")
+        self._held: str | None = None
+
     def advance(self, done: int, line: str | None = None, **beside: str) -> None:
-        if line is not None:
-            logger.info(line)
+        now = time.monotonic()
+        self._held = line or self._held
+        if line is not None and (done == self.total or now - self._own >= LINE_EVERY_S):
+            self._say(line, now)
+            self._own = now
+            self._held = None
+        elif line is None and now - max(self._begun, _Lines._any) >= LINE_EVERY_S:
+            values = [f"{name} {value}" for name, value in beside.items()]
+            self._say(", ".join([f"{self.name}: {self.unit} {done}{self.of}", *values]), now)
+
+    def end(self) -> None:
+        if self._held is not None:
+            self._say(self._held, time.monotonic())
+            self._held = None
+
+    def _say(self, line: str, now: float) -> None:
+        _Lines._any = now
+        logger.info(line)
 
 
 class _Bar(Shown):
@@ -72,9 +110,9 @@ class _Bar(Shown):
         self.bar = bar
 
     def advance(self, done: int, line: str | None = None, **beside: str) -> None:
-        self.bar.update(done - self.bar.n)
         if beside:
-            self.bar.set_postfix(beside)
+            self.bar.set_postfix(beside, refresh=False)
+        self.bar.update(done - self.bar.n)
 
     def end(self) -> None:
         self.bar.close()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ragsam.console.case_progress import CaseProgress
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.inference.bank_building import attach_bank
@@ -63,15 +64,16 @@ def rank_volumes(
         inferer = get("inferer")
     ranking = []
     faults = []
-    for index, case in enumerate(cases):
-        try:
-            with bad_input():
-                volume = dataset[index]["image"]
-        except InputError as error:
-            faults.append(str(error))
-            continue
-        novelty = _novelty(volume, case, network, retriever, inferer)
-        ranking.append({"case": case.case, **novelty})
+    with CaseProgress("rank", len(cases)) as progress:
+        for index, case in enumerate(cases):
+            try:
+                with bad_input():
+                    volume = dataset[index]["image"]
+            except InputError as error:
+                faults.append(str(error))
+            else:
+                ranking.append({"case": case.case, **_novelty(volume, case, network, retriever, inferer)})
+            progress(index + 1)
     ranking.sort(key=itemgetter("score"), reverse=True)
     return ranking, faults
 

@@ -14,6 +14,7 @@ from monai.engines import default_prepare_batch
 from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor, nn
 
+from ragsam.console.slice_progress import slice_progress
 from ragsam.inference.test_time_augmentation import Looks
 from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks.int8 import int8_linears
@@ -137,14 +138,20 @@ class VolumeInferer(Inferer):
         rounds = is_int8(self.precision, volume.device)
         dtype = None if rounds else autocast_dtype(self.precision, volume.device)
 
-        def run(windows: Tensor, heights: Tensor) -> Tensor:
-            with autocast(dtype, windows.device):
-                return _logits(network, windows, heights, supports).to(windows)
-
         restores = self.restore_grid if restore_grid is None else restore_grid
         own = own_grid(volume) if restores else None
-        with _ready(network, volume.device, rounds=rounds, dtype=dtype):
-            yield from self._slabs(volume, run, own)
+        ready = _ready(network, volume.device, rounds=rounds, dtype=dtype)
+        with ready, slice_progress(volume.shape[-1]) as progress:
+
+            def run(windows: Tensor, heights: Tensor) -> Tensor:
+                with autocast(dtype, windows.device):
+                    logits = _logits(network, windows, heights, supports).to(windows)
+                progress.batch()
+                return logits
+
+            for slab in self._slabs(volume, run, own):
+                progress.reach(slab[0].stop)
+                yield slab
 
     def _slabs(self, volume: Tensor, run: Windows, own: OwnGrid | None) -> Iterator[Slab]:
         offsets, depth = self._offsets(volume), volume.shape[-1]
