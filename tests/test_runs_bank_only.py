@@ -175,7 +175,7 @@ def test_a_dicom_series_gets_its_segmentation_and_its_patient_is_told_to_nobody(
         ("index {run} --set image_size=64", "--set: only with --data; slices are prepared as the run or the bank has"),
         (
             "index --data {study} --output {out} --set epochs=2",
-            "--set epochs: no knob of a bank; there are image_size, ",
+            "--set epochs: no option of a bank; there are image_size, ",
         ),
         (
             "index --data {study} --output {out} --set descriptor=embedding",
@@ -205,7 +205,7 @@ def test_a_dicom_series_gets_its_segmentation_and_its_patient_is_told_to_nobody(
         ("segment --card hippocampus --bank {out} {study} --output {out}", "bank out: no manifest.json in it; make a "),
         (
             "segment --card hippocampus --bank {bank} {study} --output {out} --set epochs=1",
-            "--set epochs: no knob of s",
+            "--set epochs: no option of s",
         ),
     ],
 )

@@ -167,7 +167,7 @@ def retrieval_values(run: RunFolder, bank: str | os.PathLike[str] | None, retrie
 def _segment_options(run: RunFolder, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that may be set when a run segments, each of the right kind."""
     if unknown := sorted(set(options) - set(SEGMENT_OPTIONS)):
-        raise InputError(f"--set {unknown[0]}: no knob of segmenting; there are {', '.join(SEGMENT_OPTIONS)}")
+        raise InputError(f"--set {unknown[0]}: no option of segmenting; there are {', '.join(SEGMENT_OPTIONS)}")
     return checked_options(run.text("inference"), options)
 
 

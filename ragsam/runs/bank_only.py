@@ -60,7 +60,7 @@ def bank_values(datalist: str | os.PathLike[str], section: str, options: Mapping
     """
     unknown = sorted(set(options) - set(INDEX_OPTIONS))
     if unknown:
-        raise InputError(f"--set {unknown[0]}: no knob of a bank; there are {', '.join(INDEX_OPTIONS)}")
+        raise InputError(f"--set {unknown[0]}: no option of a bank; there are {', '.join(INDEX_OPTIONS)}")
     data = load_datalist(datalist)
     text = RunFolder(find_bundle(BUNDLE), "train").text("train")
     values = checked_options(text, options)
