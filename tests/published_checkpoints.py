@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling.image_encoder import window_partition, window_unpartition
 from torch import nn
 
 #: Of the encoder: width, blocks, heads, global blocks, patch, width of the decoder's MLP.
@@ -136,14 +137,12 @@ def _update_decoder(transformer, state):
 # Medical-SAM-Adapter
 
 
-def medical_file(base, *, kinds=("MLP", "Space"), seed=6):
-    """Medical-SAM-Adapter's dict: SAM without its relative positions, adapters, and a decoder that has trained."""
+def medical_file(base, *, kinds=("MLP", "Space", "Depth"), seed=6):
+    """Medical-SAM-Adapter's dict up to 2023-12: SAM, all adapters, used or not, and a decoder that has trained."""
     torch.manual_seed(seed)
     state = {}
     for key, tensor in copied(base).items():
-        if key.endswith(("rel_pos_h", "rel_pos_w")):
-            key, tensor = key.replace("rel_pos", "pos_rel"), torch.zeros_like(tensor)  # another name, as they start
-        elif key.startswith("mask_decoder."):
+        if key.startswith("mask_decoder."):
             tensor = tensor + 0.02 * torch.randn_like(tensor)
         state[key] = tensor
     for index in range(4):
@@ -157,11 +156,11 @@ def medical_file(base, *, kinds=("MLP", "Space"), seed=6):
 
 
 class MedicalBlock(nn.Module):
-    """A block with a space adapter after the attention, an MLP adapter beside the MLP, and one along depth."""
+    """A block that cuts windows before its first norm, with a space adapter and one beside the MLP."""
 
-    def __init__(self, block, state, index, depth):
+    def __init__(self, block, state, index):
         super().__init__()
-        self.block, self.state, self.prefix, self.depth = block, state, f"image_encoder.blocks.{index}.", depth
+        self.block, self.state, self.prefix = block, state, f"image_encoder.blocks.{index}."
 
     def adapted(self, kind, x):
         weight = [
@@ -169,34 +168,26 @@ class MedicalBlock(nn.Module):
         ]
         return F.linear(F.gelu(F.linear(x, *weight[:2])), *weight[2:])
 
-    def along_depth(self, x):
-        slices, rows, columns, width = x.shape
-        tokens = x.reshape(-1, self.depth, rows * columns, width).transpose(1, 2)  # [B, place, slice, C]
-        heads = self.block.attn.num_heads
-        q, k, v = self.block.attn.qkv(tokens).unflatten(-1, (3, heads, -1)).unbind(-3)
-        scores = torch.einsum("bpshc,bpthc->bphst", q, k) * (width // heads) ** -0.5
-        mixed = torch.einsum("bphst,bpthc->bpshc", scores.softmax(-1), v).flatten(-2)
-        return self.block.attn.proj(mixed).transpose(1, 2).reshape(slices, rows, columns, width)
-
     def forward(self, x):
-        normed = self.block.norm1(x)
-        update = self.block.attn(normed)
+        tokens, side = x, self.block.window_size
+        if side:
+            tokens, padded = window_partition(tokens, side)
+        update = self.block.attn(self.block.norm1(tokens))
         update = update + self.adapted("Space", update)
-        if self.depth > 1:
-            update = update + self.adapted("Depth", self.along_depth(normed))
+        if side:
+            update = window_unpartition(update, side, padded, x.shape[1:3])
         x = x + update
         normed = self.block.norm2(x)
         return x + self.block.mlp(normed) + 0.5 * self.adapted("MLP", normed)
 
 
-def medical_network(file, image_size, *, depth=1):
-    """The SAM of a Medical-SAM-Adapter file, without relative positions."""
+def medical_network(file, image_size, *, size=TINY):
+    """The SAM of a Medical-SAM-Adapter file in 2D mode."""
     state = file["state_dict"]
-    sam = segment_anything_sam(image_size, masks=len(state["mask_decoder.mask_tokens.weight"]))
-    own = {key: torch.zeros_like(value) if "rel_pos" in key else value for key, value in sam.state_dict().items()}
-    sam.load_state_dict({**own, **{key: value for key, value in state.items() if key in own}})
+    sam = segment_anything_sam(image_size, masks=len(state["mask_decoder.mask_tokens.weight"]), size=size)
+    sam.load_state_dict({key: value for key, value in state.items() if "_Adapter." not in key})
     for index, block in enumerate(sam.image_encoder.blocks):
-        sam.image_encoder.blocks[index] = MedicalBlock(block, state, index, depth)
+        sam.image_encoder.blocks[index] = MedicalBlock(block, state, index)
     return sam
 
 
@@ -204,7 +195,7 @@ def medical_network(file, image_size, *, depth=1):
 
 
 def sam_adapter_file(base, *, seed=7):
-    """SAM-Adapter's state dict: encoder with its prompt generator, decoder, and of prompts the code of positions."""
+    """SAM-Adapter's state dict: encoder with its prompt generator, decoder, and a code of positions of its own."""
     torch.manual_seed(seed)
     state = {}
     for key, tensor in copied(base).items():
@@ -213,9 +204,10 @@ def sam_adapter_file(base, *, seed=7):
         elif key.startswith("image_encoder."):
             state[key] = tensor
     gaussian = "pe_layer.positional_encoding_gaussian_matrix"
-    state[gaussian] = base.state_dict()[f"prompt_encoder.{gaussian}"]
+    state[gaussian] = torch.randn(2, 128)
     state["no_mask_embed.weight"] = torch.randn(1, 256)
-    shapes = {"shared_mlp": (192, 6), "embedding_generator": (6, 192), "prompt_generator.proj": (6, 3, 8, 8)}
+    patch = base.image_encoder.patch_embed.proj.kernel_size
+    shapes = {"shared_mlp": (192, 6), "embedding_generator": (6, 192), "prompt_generator.proj": (6, 3, *patch)}
     shapes |= {f"lightweight_mlp_{index}.0": (6, 6) for index in range(4)}
     for name, shape in shapes.items():
         state[f"image_encoder.prompt_generator.{name}.weight"] = torch.randn(shape) * 0.3
@@ -224,9 +216,9 @@ def sam_adapter_file(base, *, seed=7):
 
 
 @torch.no_grad()
-def sam_adapter_reading(file, image):
+def sam_adapter_reading(file, image, *, size=TINY):
     """The one mask that SAM-Adapter gives for slices: the decoder's first, [B, 1, S, S]."""
-    sam = segment_anything_sam(image.shape[-1])
+    sam = segment_anything_sam(image.shape[-1], size=size)
     own = {**sam.state_dict(), **{key: value for key, value in file.items() if key in sam.state_dict()}}
     own["prompt_encoder.no_mask_embed.weight"] = file["no_mask_embed.weight"]
     own["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"] = file[
@@ -244,9 +236,11 @@ def sam_adapter_reading(file, image):
     spectrum[..., side // 2 - half : side // 2 + half, side // 2 - half : side // 2 + half] = 0
     fine = torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(-2, -1))).real.abs()
     proj = "image_encoder.prompt_generator.prompt_generator.proj"
-    fine = F.conv2d(fine, file[f"{proj}.weight"], file[f"{proj}.bias"], stride=8).permute(0, 2, 3, 1)
+    fine = F.conv2d(fine, file[f"{proj}.weight"], file[f"{proj}.bias"], stride=size[4]).permute(0, 2, 3, 1)
     patches = encoder.patch_embed(image)
-    features = fine + linear("embedding_generator", patches)
+    batch, rows, columns, width = patches.shape
+    shuffled = patches.reshape(batch, width, rows * columns).transpose(1, 2).reshape(patches.shape)
+    features = fine + linear("embedding_generator", shuffled)
     x = patches + encoder.pos_embed
     for index, block in enumerate(encoder.blocks):
         x = block(x + linear("shared_mlp", F.gelu(linear(f"lightweight_mlp_{index}.0", features))))

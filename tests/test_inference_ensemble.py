@@ -132,14 +132,14 @@ def test_runs_that_cannot_be_averaged_are_refused(run, coronal, study, tmp_path)
     for name in ("inference.yaml", "card.yaml"):
         text = (coronal / "configs" / name).read_text()
         (other / "configs" / name).write_text(text.replace("name: posterior", "name: tail"))
-    with pytest.raises(InputError, match="other: made for other organs"):
+    with pytest.raises(InputError, match="made for labels anterior, posterior, the run has anterior, tail"):
         segment_with_run(run, [study], tmp_path / "out", ensemble=[other], retrieval=False)
     assert not list(tmp_path.glob("out/*.nii.gz"))
 
 
 @pytest.mark.parametrize(
     ("knobs", "told"),
-    [({"epochs": 3}, "--set epochs: no knob of segmenting"), ({"test_mirror": 1}, "test_mirror: 1 is not true or")],
+    [({"epochs": 3}, "--set epochs: no option of segmenting"), ({"test_mirror": 1}, "test_mirror: 1 is not true or")],
 )
 def test_knobs_of_other_things_are_refused(run, study, tmp_path, knobs, told):
     with pytest.raises(InputError, match=told):

@@ -246,7 +246,7 @@ def test_for_the_same_classes_everything_is_taken(base, about):
 
 
 def test_a_prompt_head_begins_with_sams_own_masks_of_the_weights(base, brought):
-    source = brought("medical-sam-adapter", medical_file(sam_of(base)))
+    source = brought("medical-sam-adapter", medical_file(sam_of(base)), thd=False)
     options = {"adapter": source.about["tuning"]["adapter"], "prompts": "trained"}
     network = Segmenter(3, image_size=SIZE, base=base, **options)
     begin(network, source)
@@ -279,7 +279,7 @@ def test_without_a_base_a_detail_branch_is_no_addition(brought):
     network = Segmenter(1, image_size=SIZE, mask_tokens=4)
     with pytest.raises(InputError, match=r"patch_embed\.proj\.weight is"):
         begin(network, source)
-    plain = Segmenter(1, image_size=SIZE, mask_tokens=4, detail=False, normalisation="unit").eval()
+    plain = Segmenter(1, image_size=SIZE, mask_tokens=4, detail=False, enlarged="probabilities").eval()
     begin(plain, source)
     with torch.no_grad():
         assert torch.equal(plain(slices()), source(slices()))
@@ -287,7 +287,10 @@ def test_without_a_base_a_detail_branch_is_no_addition(brought):
 
 def test_frequency_weights_begin_a_training_of_many_classes(base, brought):
     source = brought("sam-adapter", sam_adapter_file(sam_of(base)))
-    network = Segmenter(3, image_size=SIZE, base=base, frequency={}, normalisation="sam").eval()
+    options = {"image_size": SIZE, "base": base, "normalisation": "sam"}
+    with pytest.raises(InputError, match="positional_encoding_gaussian_matrix has no place"):
+        begin(Segmenter(3, frequency={}, **options), source)
+    network = Segmenter(3, frequency={"as_published": True}, **options).eval()
     begin(network, source)
     with torch.no_grad():
         assert torch.equal(network.encode(slices()), source.encode(slices()))

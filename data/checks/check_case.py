@@ -22,12 +22,12 @@ from ragsam.data.checks.slab_reader import SlabReader, VolumeKeeper, check_strea
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.io.grids import Grid, OtherGridError, turn_onto
-from ragsam.io.lazy_volume import MAX_SIDE, MAX_VOXELS
 from ragsam.io.read_volume import open_volume
 from ragsam.transforms.nonfinite import fill_nonfinite as filled
 
 logger = logging.getLogger(__name__)
 
+MAX_VOXELS = 2**31
 _AFFINE_TOLERANCE = 1e-3
 _SPACING_MM = (0.00999, 100.1)  # from voxel to voxel in a body: beyond, the unit is another
 _SMALLEST_DETERMINANT = 1e-3  # of the unit vectors along the axes
@@ -88,7 +88,7 @@ def scan_volume(
 
     Raises:
         InputError: missing or unreadable file, damaged gzip stream, not three dimensions, no slices, more than
-            2**31 voxels or 32767 along a side, a singular or sheared affine, NaN or infinite voxels.
+            2**31 voxels, a singular or sheared affine, NaN or infinite voxels.
     """
     path = Path(path)
     image = open_volume(path, case)
@@ -179,27 +179,22 @@ def missing_label(case: Case, section: str) -> list[str]:
 
 def require_sound(
     cases: Iterable[Case], card: Card, take: Callable[[int, dict[str, SpatialImage]], None] | None = None
-) -> list[set[str]]:
+) -> None:
     """Check cases and stop at the end where any has a fault; warnings go to the log.
 
     Args:
         take: called with the number of each labelled case that is sound, and its volumes by path as "loaded" of
             `LoadVolumed`, so that no file is read again for their voxels; not any more after the first fault.
 
-    Returns:
-        Of every case the organs that it both annotates and has a labelled voxel of.
-
     Raises:
         InputError: the first fault's line, and how many more there are.
     """
     faults: list[str] = []
     told: list[str] = []
-    organs: list[set[str]] = []
     for number, case in enumerate(cases):
         check = examine_case(case, card, keep=take is not None and not faults)
         faults += check.faults
         told += check.warnings
-        organs.append(_labelled_organs(case, card, check.label_voxels or {}))
         if take is not None and not faults:
             loaded = {str(case.image): check.image, str(case.label): check.label}
             del check  # what is taken out of `loaded` is in memory no longer
@@ -209,12 +204,6 @@ def require_sound(
         raise InputError(faults[0])
     if faults:
         raise InputError(f"{faults[0]} ({len(faults) - 1} more: run `ragsam check`)")
-    return organs
-
-
-def _labelled_organs(case: Case, card: Card, label_voxels: Mapping[int, int]) -> set[str]:
-    annotated = card.labels if case.annotated is None else case.annotated
-    return {organ for organ in annotated if label_voxels.get(card.labels.get(organ, 0))}
 
 
 def _check_shape(image: SpatialImage, case: str) -> None:
@@ -224,8 +213,6 @@ def _check_shape(image: SpatialImage, case: str) -> None:
         raise InputError(f"{case}: shape {shape} has no slices or no voxels; export the volume anew")
     if len(shape) != 3:
         raise InputError(f"{case}: shape {shape} is not three-dimensional; give one volume of one channel")
-    if max(shape) > MAX_SIDE:
-        raise InputError(f"{case}: shape {shape} has a side above {MAX_SIDE}, the most that NIfTI has; cut the volume")
     if math.prod(shape) > MAX_VOXELS:
         raise InputError(f"{case}: the header promises {shape} voxels, above 2**31; the file is damaged or too large")
     if dtype.fields:

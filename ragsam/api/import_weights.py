@@ -44,6 +44,7 @@ def import_weights(
     card: str | None = None,
     image_size: int | None = None,
     normalisation: str | None = None,
+    thd: bool | None = None,
     overwrite: bool = False,
 ) -> KeyReport:
     """Write a published checkpoint as weights of ours, as a run, or as both; see `import_checkpoint`.
@@ -55,7 +56,7 @@ def import_weights(
         output: safetensors file to write: to begin a training with.
         run: folder of a run to write: to segment with. Needs `card`.
         card: of the checkpoint's classes, in their order.
-        image_size, normalisation: what the file does not say.
+        image_size, normalisation, thd: what the file does not say; see `import_checkpoint`.
         overwrite: replace an `output` that is not the package's own, see `Outputs`.
 
     Returns:
@@ -80,7 +81,7 @@ def import_weights(
         outputs = Outputs.of_file(output, reads=[checkpoint, *filter(None, (base,))], overwrite=overwrite)
     with outputs:
         network, report = import_checkpoint(
-            kind, checkpoint, base=base, image_size=image_size, normalisation=normalisation
+            kind, checkpoint, base=base, image_size=image_size, normalisation=normalisation, thd=thd
         )
         if named is not None:
             _require_classes(network, named)

@@ -19,6 +19,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--card", help="of its classes, in their order: a name, or a .yaml file of your own")
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the file's; 512 for samed)")
     parser.add_argument("--normalisation", choices=["unit", "sam"], help="of slices (default: the format's own)")
+    parser.add_argument(
+        "--thd", choices=["true", "false"], help="whether Medical-SAM-Adapter was trained in 3D mode (its -thd)"
+    )
     add_overwrite(parser)
     parser.set_defaults(job=run)
 
@@ -36,6 +39,7 @@ def run(args: argparse.Namespace) -> None:
         card=args.card,
         image_size=args.image_size,
         normalisation=args.normalisation,
+        thd=None if args.thd is None else args.thd == "true",
         overwrite=args.overwrite,
     )
     for line in report.lines():

@@ -46,6 +46,7 @@ def add_adapters(
     depth: bool = False,
     ratio: float = 0.25,
     positions: bool = True,
+    normed_padding: bool = False,
 ) -> None:
     """Add adapters to every block of an image encoder, in place.
 
@@ -55,8 +56,9 @@ def add_adapters(
         mlp: beside the MLP, times 0.5.
         depth: after the same attention along a stack of neighbouring slices.
         ratio: of the bottleneck's width to the block's.
-        positions: False sets SAM's relative positions to zero. Medical-SAM-Adapter's training lost them, and its
-            weights are right only without; every other network wants them.
+        positions: False sets SAM's relative positions to zero, for weights that were trained without them.
+        normed_padding: tokens beyond the grid are what the block's first norm makes of zeros, as in
+            Medical-SAM-Adapter up to 2023-12, which cuts windows before that norm; else they are zeros, as in SAM.
 
     Raises:
         ValueError: none of the three, or a ratio that leaves no channel.
@@ -71,6 +73,7 @@ def add_adapters(
             block.mlp_adapter = Adapter(dim, ratio=ratio)
         if depth:
             block.depth_adapter = Adapter(dim, ratio=ratio)
+        block.normed_padding = normed_padding
         if not positions:
             nn.init.zeros_(block.attn.rel_pos_h)
             nn.init.zeros_(block.attn.rel_pos_w)

@@ -46,7 +46,8 @@ class Attention(nn.Module):
     queries are lengthened by their rel_h and rel_w, keys by the one-hot code of their row and column. So a plain fused
     attention gives the same result without a score matrix in memory.
 
-    SAM pads windows that reach beyond the grid with zeros, so that key and value there are the projection's bias.
+    SAM pads windows that reach beyond the grid with zeros, so that key and value there are the projection's bias; any
+    other padding is one token too.
     Tokens of one key and value that differ in their row alone are as one whose rel_h is the logarithm of the sum of
     their exponentials; so a window's padded rows are one more row, its padded columns one more column, and a padded
     token is never multiplied. Parameters are named as segment-anything's are.
@@ -75,9 +76,14 @@ class Attention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * columns - 1, dim // num_heads))
         self.recompute = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Let the tokens of each grid [B, H, W, C] attend to those of their window."""
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Let the tokens of each grid [B, H, W, C] attend to those of their window.
+
+        Args:
+            padding: [C], a token beyond the grid; None pads with zeros.
+        """
         qkv = self.qkv(x)
+        padded = self.qkv.bias if padding is None else self.qkv(padding[None])[0]
         rows, columns = self.window
         table_h = get_rel_pos(rows, rows, self.rel_pos_h).to(qkv.dtype)
         table_w = get_rel_pos(columns, columns, self.rel_pos_w).to(qkv.dtype)
@@ -87,7 +93,7 @@ class Attention(nn.Module):
         row_strips, column_strips = self.strips
         bands = []
         for row in row_strips:
-            parts = [attend(qkv, row, column, table_h, table_w) for column in column_strips]
+            parts = [attend(qkv, row, column, table_h, table_w, padded) for column in column_strips]
             bands.append(torch.cat(parts, dim=2))
         return self.proj(torch.cat(bands, dim=1))
 
@@ -97,13 +103,16 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
         return self.proj(out.transpose(1, 2).reshape(x.shape))
 
-    def _attend(self, qkv: Tensor, row: Strip, column: Strip, table_h: Tensor, table_w: Tensor) -> Tensor:
+    def _attend(
+        self, qkv: Tensor, row: Strip, column: Strip, table_h: Tensor, table_w: Tensor, padded: Tensor
+    ) -> Tensor:
         """Return what the tokens where two strips cross take from their windows.
 
         Args:
             qkv: [B, H, W, 3 C].
             row, column: the strips.
             table_h, table_w: [side, side, C / heads], of a window.
+            padded: [3 C], of a token beyond the grid.
 
         Returns:
             [B, rows, columns, C] of those tokens.
@@ -116,9 +125,9 @@ class Attention(nn.Module):
         rel_w = torch.einsum("...hwc,wkc->...hwk", query, table_w[: column.size])
         rel_h = _folded(rel_h, row)
         rel_w = _folded(rel_w, column)
-        _, key_bias, value_bias = self.qkv.bias.to(qkv.dtype).view(3, self.num_heads, 1, 1, -1).unbind(0)
-        key = _padded(key, key_bias, row, column)
-        value = _padded(value, value_bias, row, column)
+        _, padded_key, padded_value = padded.to(qkv.dtype).view(3, self.num_heads, 1, 1, -1).unbind(0)
+        key = _padded(key, padded_key, row, column)
+        value = _padded(value, padded_value, row, column)
         attend = _attend_in_parts if is_plain_inference(qkv) else _attend_at_once
         out = attend(query, key, value, rel_h, rel_w, self.scale)
         out = out.unflatten(2, (row.size, column.size)).unflatten(0, (-1, row.count, column.count))
@@ -139,12 +148,12 @@ def _folded(rel: Tensor, strip: Strip) -> Tensor:
     return torch.cat([rel[..., : strip.size], rel[..., strip.size :].logsumexp(-1, keepdim=True)], dim=-1)
 
 
-def _padded(x: Tensor, bias: Tensor, row: Strip, column: Strip) -> Tensor:
-    """Return keys or values [..., heads, h, w, c] with the bias [heads, 1, 1, c] in one more row and column."""
+def _padded(x: Tensor, beyond: Tensor, row: Strip, column: Strip) -> Tensor:
+    """Return keys or values [..., heads, h, w, c] with those beyond the grid [heads, 1, 1, c] as a row and a column."""
     if row.padded:
-        x = torch.cat([x, bias.expand(*x.shape[:-3], 1, *x.shape[-2:])], dim=-3)
+        x = torch.cat([x, beyond.expand(*x.shape[:-3], 1, *x.shape[-2:])], dim=-3)
     if column.padded:
-        x = torch.cat([x, bias.expand(*x.shape[:-2], 1, x.shape[-1])], dim=-2)
+        x = torch.cat([x, beyond.expand(*x.shape[:-2], 1, x.shape[-1])], dim=-2)
     return x
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,12 @@ PER_MASK_PARTS = (
 MASK_TOKENS = "mask_decoder.mask_tokens.weight"
 #: What differs with the image size and is resized.
 RESIZED_PARTS = ("rel_pos_h", "rel_pos_w", "pos_embed", "patch_embed.proj.weight")
+
+#: What the keys of encoders that are no ViT begin with.
+_FAMILIES = {
+    "image_encoder.patch_embed.seq.": "TinyViT, as LiteMedSAM and MobileSAM have",
+    "image_encoder.trunk.": "Hiera, as SAM 2 and MedSAM2 have",
+}
 
 
 @dataclass
@@ -123,6 +130,7 @@ def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
     excused: set[str] = set()
     if state.get(MASK_TOKENS, tokens).shape != tokens.shape:
         excused = {key for key in (*own, *state) if key.startswith(PER_MASK_PARTS)}
+    require_vit(state)
     unknown = sorted(set(state) - set(own) - excused)
     missing = sorted(set(own) - set(state) - excused)
     if unknown or missing:
@@ -145,6 +153,17 @@ def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
             raise InputError(f"base weights: {key} is {tuple(tensor.shape)}, the network needs {tuple(own[key].shape)}")
     sam.load_state_dict(loaded)
     return report
+
+
+def require_vit(state: Mapping[str, Tensor]) -> None:
+    """Refuse a SAM whose image encoder is of another family than SAM's first.
+
+    Raises:
+        InputError: a TinyViT or a Hiera.
+    """
+    for part, family in _FAMILIES.items():
+        if any(key.startswith(part) for key in state):
+            raise InputError(f"its image encoder is a {family}; only SAM's own ViTs are taken")
 
 
 def load_prompt_head(head: nn.Module, state: dict[str, Tensor]) -> None:

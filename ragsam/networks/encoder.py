@@ -32,6 +32,7 @@ class Block(nn.Module):
 
     Attributes:
         space_adapter, mlp_adapter, depth_adapter: see `ragsam.networks.adapter`; None where there is none.
+        normed_padding: see `add_adapters`.
         recompute_mlp: keeps nothing of the MLP's inside for the backward pass, which works it out again.
     """
 
@@ -46,12 +47,13 @@ class Block(nn.Module):
         self.space_adapter: Adapter | None = None
         self.mlp_adapter: Adapter | None = None
         self.depth_adapter: Adapter | None = None
+        self.normed_padding = False
         self.recompute_mlp = False
 
     def forward(self, x: Tensor, stack: int = 1) -> Tensor:
         """Transform tokens [B, H, W, C]; in stacks of `stack` neighbouring slices the depth adapter works too."""
         normed = self.norm1(x)
-        update = self.attn(normed)
+        update = self.attn(normed, self.norm1.bias if self.normed_padding else None)
         if self.space_adapter is not None:
             update = update + self.space_adapter(update)
         if self.depth_adapter is not None and stack > 1:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ragsam.errors import InputError
-from ragsam.networks.checkpoints import MASK_TOKENS
+from ragsam.networks.checkpoints import MASK_TOKENS, require_vit
 from ragsam.networks.sam import BACKBONES
 
 #: Label volumes are of 8 bits.
@@ -19,9 +19,11 @@ MOST_CLASSES = 255
 _HYPERNETWORK = re.compile(r"mask_decoder\.output_hypernetworks_mlps\.\d+\.layers\.0\.weight")
 _UPDATE = re.compile(r"w_a_\d+")
 _BLOCK = re.compile(r"image_encoder\.blocks\.\d+\.norm1\.weight")
-_TABLE = re.compile(r"image_encoder\.blocks\.\d+\.attn\.(\w*pos\w*)")
-_SAMS_TABLES = ("rel_pos_h", "rel_pos_w")
-_ADAPTERS = {"space": "Space", "mlp": "MLP", "depth": "Depth"}
+_TABLE = re.compile(r"image_encoder\.blocks\.\d+\.attn\.(rel_\w+)")
+_SAMS_TABLES = {"rel_pos_h", "rel_pos_w"}
+_TABLES_OF_2024 = {"rel_h", "rel_w"}
+_ADAPTERS = {"space": "Space", "mlp": "MLP"}
+_DEPTH = re.compile(r"image_encoder\.blocks\.\d+\.Depth_Adapter\.D_fc[12]\.(weight|bias)")
 
 State = Mapping[str, Tensor]
 
@@ -44,6 +46,7 @@ def samed_options(state: State) -> dict[str, Any]:
 
 def sam_options(state: State) -> dict[str, Any]:
     """Return the options of a network for a full SAM: one organ, whose mask is SAM's first."""
+    require_vit(state)
     _, rows, columns, width = _shape(state, "image_encoder.pos_embed", 4)
     patch = _shape(state, "image_encoder.patch_embed.proj.weight", 4)[-1]
     depth = _count(_BLOCK, state)
@@ -60,15 +63,30 @@ def sam_options(state: State) -> dict[str, Any]:
     }
 
 
-def medical_sam_adapter_options(state: State) -> dict[str, Any]:
-    """Return the options of a network for Medical-SAM-Adapter's state dict.
+def medsam_options(state: State) -> dict[str, Any]:
+    """Return the options of a network for MedSAM's file: it takes the sigmoid before it enlarges a mask."""
+    return {**sam_options(state), "enlarged": "probabilities"}
 
-    Its training renames SAM's relative positions and so begins without them; where the file has none, or zeros, the
-    network has none either.
+
+def medical_sam_adapter_options(state: State, *, thd: bool | None = None) -> dict[str, Any]:
+    """Return the options of a network for Medical-SAM-Adapter's state dict, of its code up to 2023-12.
+
+    Args:
+        thd: whether it was trained in 3D mode, as its argument of that name says. Every file has depth adapters, which
+            only that mode uses, so the file does not say.
+
+    Raises:
+        InputError: another generation, 3D mode, or files that could be of either mode.
     """
+    tables = {match[1] for key in state if (match := _TABLE.fullmatch(key))}
+    if tables & _TABLES_OF_2024:
+        raise InputError(
+            "relative positions rel_h and rel_w are of Medical-SAM-Adapter's code from 2024-01 on, which has another "
+            "mask decoder; only files of its code up to 2023-12 are taken"
+        )
     options = sam_options(state)
     size = BACKBONES[options["backbone"]]
-    adapter: dict[str, Any] = {}
+    adapter: dict[str, Any] = {"depth": False, "normed_padding": True}
     widths = []
     for kind, name in _ADAPTERS.items():
         key = f"image_encoder.blocks.0.{name}_Adapter.D_fc1.weight"
@@ -78,11 +96,28 @@ def medical_sam_adapter_options(state: State) -> dict[str, Any]:
     if not widths:
         raise InputError("no adapters in it; a full SAM without them is imported as sam")
     adapter["ratio"] = widths[0] / size.embed_dim
-    tables = [tensor for key, tensor in state.items() if _table(key) in _SAMS_TABLES]
-    if len(tables) not in (0, 2 * size.depth):
-        raise InputError(f"{len(tables)} tables of relative positions in {size.depth} blocks; check the file")
-    adapter["positions"] = any(bool(tensor.any()) for tensor in tables)
+    count = sum(_table(key) in _SAMS_TABLES for key in state)
+    if count != 2 * size.depth:
+        raise InputError(f"{count} tables of relative positions in {size.depth} blocks; check the file")
+    _require_2d(state, thd)
     return {**options, "adapter": adapter}
+
+
+def _require_2d(state: State, thd: bool | None) -> None:
+    """Refuse what may have been trained in 3D mode, whose arithmetic the networks here do not have."""
+    if not thd and not any(map(_DEPTH.fullmatch, state)):
+        return
+    if thd is None:
+        raise InputError(
+            "depth adapters are in it, used or not; say whether it was trained in 3D mode (-thd True), with --thd"
+        )
+    if thd:
+        raise InputError("3D mode is not supported: its windows mix slices in a way of their own; train a run here")
+
+
+def unused_depth(key: str, tensor: Tensor) -> str | None:
+    """Return why a tensor of Medical-SAM-Adapter is not taken, None where it is not known to be of no use."""
+    return "not used in 2D mode" if _DEPTH.fullmatch(key) else None
 
 
 def sam_adapter_options(state: State) -> dict[str, Any]:
@@ -90,14 +125,7 @@ def sam_adapter_options(state: State) -> dict[str, Any]:
     options = sam_options(state)
     dim = BACKBONES[options["backbone"]].embed_dim
     width = _narrow(state, "image_encoder.prompt_generator.embedding_generator.weight", dim)
-    return {**options, "frequency": {"rate": 0.25, "reduction": dim // width}}
-
-
-def lost_table(key: str, tensor: Tensor) -> str | None:
-    """Return why a tensor of Medical-SAM-Adapter is not taken, None where it is not known to be of no use."""
-    if _table(key) in ("", *_SAMS_TABLES) or tensor.any():
-        return None
-    return "relative positions under another name than SAM's, all zero"
+    return {**options, "frequency": {"rate": 0.25, "reduction": dim // width, "as_published": True}}
 
 
 def _table(key: str) -> str:
@@ -147,7 +175,9 @@ class Format:
         image_size: where the file does not say it.
         whole: the file holds a whole SAM, and can stand without base weights.
         full_tuning: on base weights everything counts as tuned.
-        records: what stands beside the state dict in the file.
+        state: where the state dict is in a file that has more than that.
+        records: what stands beside it there.
+        asks: arguments of `options` that only the user can answer.
         ignore: says why a key without a place is not taken, None where that is an error.
         absent: by a part of our tensors' names, why the file may lack them, and what stands there.
     """
@@ -157,21 +187,24 @@ class Format:
     image_size: int | None = None
     whole: bool = True
     full_tuning: bool = False
+    state: str | None = None
     records: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()
     ignore: Callable[[str, Tensor], str | None] = lambda key, tensor: None
     absent: Mapping[str, str] = field(default_factory=dict)
 
 
 FORMATS: dict[str, Format] = {
     "sam": Format(sam_options, "sam", full_tuning=True),
-    "medsam": Format(sam_options, "unit", full_tuning=True),
+    "medsam": Format(medsam_options, "unit", full_tuning=True, state="model", records=("optimizer", "epoch")),
     "samed": Format(samed_options, "unit", image_size=512, whole=False),
     "medical-sam-adapter": Format(
         medical_sam_adapter_options,
         "unit",
+        state="state_dict",
         records=("epoch", "model", "optimizer", "best_tol", "path_helper"),
-        ignore=lost_table,
-        absent=dict.fromkeys(_SAMS_TABLES, "zero: its training lost SAM's relative positions"),
+        asks=("thd",),
+        ignore=unused_depth,
     ),
     "sam-adapter": Format(
         sam_adapter_options,

@@ -24,14 +24,26 @@ class FrequencyPrompts(nn.Module):
         patch_size: pixels.
         rate: share of the spectrum's area, around its centre, that is removed.
         reduction: see `dim`.
+        as_published: take the patch embedding's numbers [h, w, C] in their order as [C, h * w], as SAM-Adapter's code
+            does. Its weights are right only so; every other network wants it off.
     """
 
-    def __init__(self, dim: int, depth: int, patch_size: int, *, rate: float = 0.25, reduction: int = 32) -> None:
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        patch_size: int,
+        *,
+        rate: float = 0.25,
+        reduction: int = 32,
+        as_published: bool = False,
+    ) -> None:
         super().__init__()
         if not 0 <= rate < 1:
             raise ValueError(f"frequency rate {rate} is not from 0 to below 1; 0.25 is the usual one")
         width = max(1, dim // reduction)
         self.rate = rate
+        self.as_published = as_published
         self.high = nn.Conv2d(3, width, patch_size, stride=patch_size)
         self.embedding = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
@@ -47,6 +59,9 @@ class FrequencyPrompts(nn.Module):
             patches: [B, h, w, C], patch embedding, without its position.
         """
         fine = self.high(high_frequencies(image, self.rate).to(image.dtype)).permute(0, 2, 3, 1)
+        if self.as_published:
+            batch, rows, columns, channels = patches.shape
+            patches = patches.reshape(batch, channels, rows, columns).permute(0, 2, 3, 1)
         features = fine + self.embedding(patches)
         for block in self.blocks:
             yield self.up(F.gelu(block(features)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from ragsam.networks.key_report import KeyReport, fold
 from ragsam.networks.published import NAMES
 from ragsam.networks.segmenter import Segmenter
 
-STATE = "state_dict"
+#: What training on several GPUs puts before every name.
+_PARALLEL = "module."
 
 
 def import_checkpoint(
@@ -26,6 +28,7 @@ def import_checkpoint(
     base: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
     normalisation: str | None = None,
+    thd: bool | None = None,
 ) -> tuple[Segmenter, KeyReport]:
     """Build the network that a published checkpoint is made for, and load it.
 
@@ -39,6 +42,7 @@ def import_checkpoint(
             the checkpoint holds a whole SAM, makes a network that needs no base.
         image_size: pixels; None takes the checkpoint's, or its format's usual one.
         normalisation: of the slices; None takes its format's usual one.
+        thd: whether Medical-SAM-Adapter trained in 3D mode.
 
     Returns:
         The network, and what became of every key.
@@ -53,22 +57,41 @@ def import_checkpoint(
         raise InputError(f"--base: {base}: no such file; check the path")
     if image_size is not None and image_size < 1:
         raise InputError(f"--image-size {image_size}: at least a patch of pixels is needed; leave it out for the usual")
+    if thd is not None and "thd" not in form.asks:
+        raise InputError(f"--thd: {kind} has no 3D mode; leave it out")
     state = _state_of(path, form, report)
     if base is None and not form.whole:
         raise InputError(f"{file}: holds only what was tuned; give the SAM that it was made on with --base")
     try:
-        options = {"image_size": form.image_size, "normalisation": form.normalisation, **form.options(state)}
+        answers = {"thd": thd} if "thd" in form.asks else {}
+        options = {"image_size": form.image_size, "normalisation": form.normalisation}
+        options |= form.options(state, **answers)
         if image_size is not None:
             options["image_size"] = image_size
         if normalisation is not None:
             options["normalisation"] = normalisation
-        full_tuning = form.full_tuning and base is not None
-        with torch.random.fork_rng(devices=[]):  # the random weights are not kept
-            network = Segmenter(base=base, full_tuning=full_tuning, detail=False, fusion=None, **options)
+    except ValueError as error:
+        raise InputError(f"{file}: {error}") from error
+    network = _built(base, options, full_tuning=form.full_tuning, file=file)
+    try:
         fill(network, state, NAMES[kind](network), report, form)
     except ValueError as error:
         raise InputError(f"{file}: {error}") from error
     return network, report
+
+
+def _built(
+    base: str | os.PathLike[str] | None, options: Mapping[str, Any], *, full_tuning: bool, file: str
+) -> Segmenter:
+    """Return the network; what is wrong with its base weights is told under their own name."""
+    try:
+        with torch.random.fork_rng(devices=[]):  # the random weights are not kept
+            full_tuning = full_tuning and base is not None
+            return Segmenter(base=base, full_tuning=full_tuning, detail=False, fusion=None, **options)
+    except InputError as error:
+        raise InputError(f"--base {Path(str(base)).name}: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{file}: {error}") from error
 
 
 def fill(
@@ -114,8 +137,8 @@ def _state_of(path: str | os.PathLike[str], form: Format, report: KeyReport) -> 
     """Return a checkpoint's state dict; where the format has records beside it they are accounted for."""
     content = read_checkpoint(path)
     file = Path(path).name
-    if form.records and isinstance(content, dict) and STATE in content:
-        state = content.pop(STATE)
+    if form.state is not None and isinstance(content, dict) and form.state in content:
+        state = content.pop(form.state)
         unknown = sorted(map(str, set(content) - set(form.records)))
         if unknown:
             raise InputError(f"{file}: keys that have no place, {fold(unknown)}; is it of this format?")
@@ -123,6 +146,8 @@ def _state_of(path: str | os.PathLike[str], form: Format, report: KeyReport) -> 
         content = state
     if not is_state_dict(content):
         raise InputError(f"{file}: no state dict of tensors; is it of this format?")
+    if content and all(key.startswith(_PARALLEL) for key in content):
+        return {key.removeprefix(_PARALLEL): tensor for key, tensor in content.items()}
     return content
 
 

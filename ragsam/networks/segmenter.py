@@ -30,6 +30,10 @@ NORMALISATIONS = {
     "sam": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 PROMPTS = ("base", "trained")
+#: What is enlarged to the slice's size: logits, as SAM does, or probabilities, as MedSAM does.
+ENLARGED = ("logits", "probabilities")
+#: The code of positions in a slice, a buffer.
+POSITIONS = "sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 
 
 class Embedded(NamedTuple):
@@ -87,6 +91,8 @@ class Segmenter(nn.Module):
         mask_tokens: for one organ alone: keep that many mask tokens, of which SAM has 4, and take the first one's mask
             for the organ and 0 for the background. Such a network answers prompts by its own masks. None has a token a
             class.
+        enlarged: what the decoder gives is brought to the slice's size as `logits` or, with `mask_tokens` alone, as
+            `probabilities`.
         coarse_training: while training give the decoder's own logits [B, K + 1, 4 h, 4 w], as SAMed does.
         checkpointing: what of the image encoder the backward pass works out again, for less memory in training:
             `attention`, `mlp`, `blocks`, or None for nothing.
@@ -118,12 +124,14 @@ class Segmenter(nn.Module):
         prompts: str | None = None,
         normalisation: str = "unit",
         mask_tokens: int | None = None,
+        enlarged: str = "logits",
         coarse_training: bool = False,
         checkpointing: str | None = None,
     ) -> None:
         super().__init__()
         fusions = fusion_names(fusion)
         _check_options(num_classes, prompts, normalisation, mask_tokens, coarse_training=coarse_training, detail=detail)
+        _check_enlarged(enlarged, mask_tokens)
         own = {"lora": lora, "decoder_lora": decoder_lora, "adapter": adapter, "frequency": frequency}
         tuning = chosen_tuning(peft, own)
         num_masks = num_classes if mask_tokens is None else mask_tokens - 1
@@ -132,8 +140,10 @@ class Segmenter(nn.Module):
         self.image_size = image_size
         self.patch_size = patch_size or BACKBONES[backbone].patch_size
         self.mask_tokens = mask_tokens
+        self.enlarged = enlarged
         self.coarse_training = coarse_training
         self.stacked = bool(tuning.get("adapter", {}).get("depth"))
+        self.own_positions = bool(tuning.get("frequency", {}).get("as_published"))
         self.prompt_head: PromptHead | None = None
         if prompts == "trained" or (prompts == "base" and base):
             self.prompt_head = PromptHead(self.sam.mask_decoder)
@@ -168,6 +178,7 @@ class Segmenter(nn.Module):
             "prompts": prompts,
             "normalisation": normalisation,
             "mask_tokens": mask_tokens,
+            "enlarged": enlarged,
         }
 
     def _load_base(self, base: str | os.PathLike[str]) -> None:
@@ -350,8 +361,8 @@ class Segmenter(nn.Module):
 
     @property
     def answers_prompts(self) -> bool:
-        """Whether the network has masks for prompts."""
-        return self.prompt_head is not None or self.mask_tokens is not None
+        """Whether the network has masks for prompts; SAM-Adapter's own have a code of positions but none of prompts."""
+        return self.prompt_head is not None or (self.mask_tokens is not None and not self.own_positions)
 
     def decode_embedded_prompts(self, embedded: Embedded, sparse: Tensor, dense: Tensor) -> PromptedMasks:
         """Return the masks of objects, each in a slice of its own, of prompts as `embed_prompts` gives them."""
@@ -405,7 +416,10 @@ class Segmenter(nn.Module):
 
     def _to_full_size(self, coarse: Tensor) -> Tensor:
         size = (self.image_size, self.image_size)
-        return F.interpolate(coarse, size, mode="bilinear", align_corners=False)
+        if self.enlarged == "logits":
+            return F.interpolate(coarse, size, mode="bilinear", align_corners=False)
+        probabilities = F.interpolate(coarse.float().sigmoid(), size, mode="bilinear", align_corners=False)
+        return probabilities.logit(eps=torch.finfo(torch.float32).eps)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Return the tensors that a run has to keep: all that train, or everything where there is no base."""
@@ -414,6 +428,8 @@ class Segmenter(nn.Module):
             return state
         kept = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         kept |= {name for name, _ in self.named_buffers() if name.startswith("fusion.")}
+        if self.own_positions:
+            kept.add(POSITIONS)
         return {name: tensor for name, tensor in state.items() if name in kept}
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
@@ -455,6 +471,13 @@ def _check_options(
         raise ValueError(f"mask_tokens {mask_tokens}: 2 or more, for one organ; with {num_classes} set it to null")
     if prompts is not None:
         raise ValueError("mask_tokens: such a network answers prompts by its own masks; set prompts to null")
+
+
+def _check_enlarged(enlarged: str, mask_tokens: int | None) -> None:
+    if enlarged not in ENLARGED:
+        raise ValueError(f"enlarged {enlarged!r} is unknown; choose one of {', '.join(ENLARGED)}")
+    if enlarged != "logits" and mask_tokens is None:
+        raise ValueError(f"enlarged {enlarged}: is for one organ by SAM's own masks; set mask_tokens, or take logits")
 
 
 def _scatter_positions(encoder: nn.Module) -> None:

@@ -126,6 +126,8 @@ def answering_prompts(run: RunFolder) -> str | None:
         InputError: a network that cannot, or a run without weights.
     """
     about = load_metadata(run.weights)
+    if about.get("tuning", {}).get("frequency", {}).get("as_published"):
+        raise InputError(f"{run.path.name}: its network is SAM-Adapter's, which answers no prompts")
     if about.get("prompts") == "trained" or about.get("mask_tokens") is not None:
         return None
     if about.get("base_sha256") is not None:

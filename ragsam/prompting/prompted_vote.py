@@ -25,6 +25,7 @@ from ragsam.prompting.prompted_run import answering_prompts
 from ragsam.prompting.prompted_volume import coarse_logits
 from ragsam.prompting.refinement import organ_odds
 from ragsam.retrieval.voting import VotingNetwork
+from ragsam.runs.network_config import described_options
 from ragsam.runs.run import WEIGHTS, RunFolder
 from ragsam.runs.trained import trained_network
 from ragsam.transforms.voxel_prompts import MASK_LOGIT
@@ -228,14 +229,9 @@ def _of_file(path: Path) -> tuple[Segmenter, bool]:
     about = load_metadata(path)
     if about.get("base_sha256") is not None:
         raise InputError(f"--base {path.name}: holds only what was tuned on a SAM; name the run that it is of")
-    names = ("num_classes", "backbone", "image_size", "patch_size", "detail", "fusion", "prompts", "mask_tokens")
-    try:
-        options = {name: about[name] for name in (*names, "normalisation")} | about["tuning"]
-    except KeyError as error:
-        (missing,) = error.args
-        raise InputError(f"--base {path.name}: says nothing of {missing}; make it anew with this version") from error
+    options = described_options(about)
     with torch.random.fork_rng(devices=[]):  # its weights are loaded next
-        network = Segmenter(**options)
+        network = Segmenter(about["num_classes"], **options)
     state, _ = load_weights(path)
     network.load_trainable_state(state)
     preparation = about.get("preparation") or {}

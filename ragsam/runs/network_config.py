@@ -19,8 +19,10 @@ _NO_OPTIONS = ("_target_", "num_classes", "weights", "preparation")
 #: What weights say of their network, by the names of the options of `Segmenter`.
 DESCRIBED = (
     *("backbone", "image_size", "patch_size", "full_tuning", "detail", "fusion", "prompts", "normalisation"),
-    "mask_tokens",
+    *("mask_tokens", "enlarged"),
 )
+#: What weights of before do not say, and what they were made with.
+_BEFORE = {"enlarged": "logits"}
 
 
 def described_options(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,6 +31,7 @@ def described_options(about: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: weights that say nothing of one.
     """
+    about = {**_BEFORE, **about}
     for name in (*DESCRIBED, "tuning"):
         if name not in about:
             raise InputError(f"the weights say nothing of {name}; make them anew with this version")
@@ -56,19 +59,12 @@ def network_options(text: str, num_classes: int) -> dict[str, Any]:
             continue
         if str(value).startswith("@"):
             value = config.get(value[1:])
-        options[name] = _plain(f"network_def.{name}", value)
+        if str(value).startswith(("$", "%")):
+            raise InputError(f"network_def.{name}: {value} is an expression; write its value")
+        options[name] = value
     if "untrained" in options:
-        untrained = options.pop("untrained") or {}
-        options |= {name: _plain(f"untrained.{name}", value) for name, value in untrained.items()}
-        options.setdefault("image_size", _plain("image_size", config.get("image_size")))
+        options |= {"image_size": config.get("image_size"), **(options.pop("untrained") or {})}
     return options
-
-
-def _plain(name: str, value: Any) -> Any:
-    """Return a value that a config has as it is; refuse what is only made when MONAI runs the config."""
-    if str(value).startswith(("$", "@", "%")) or (isinstance(value, Mapping) and "_target_" in value):
-        raise InputError(f"{name}: {value} is an expression; write its value")
-    return value
 
 
 def input_channels(text: str) -> int:
@@ -81,8 +77,8 @@ def input_channels(text: str) -> int:
 
 
 def channels_of(config: Mapping[str, Any]) -> int:
-    """Return the same of a config read as data; raises InputError where it is an expression."""
-    return max(3, 2 * (_plain("context_slices", config.get("context_slices")) or 0) + 1)
+    """Return the same of a config read as data."""
+    return max(3, 2 * (config.get("context_slices") or 0) + 1)
 
 
 def build_empty(options: Mapping[str, Any]) -> Segmenter:

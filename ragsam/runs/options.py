@@ -292,6 +292,12 @@ class Expert:
         "Segmenter",
         minimum=2,
     )
+    enlarged: str = option(
+        "logits",
+        "what is brought to the slice's size: logits or, as MedSAM, probabilities",
+        "Segmenter",
+        enum=["logits", "probabilities"],
+    )
     coarse_training: bool = option(
         False, "the loss at the decoder's own size, as SAMed; needs detail: false", "Segmenter"
     )

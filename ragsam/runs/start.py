@@ -58,7 +58,7 @@ def start_options(start: Path, values: Mapping[str, Any], num_classes: int) -> d
     if context_slices is not None:
         defaults["context_slices"] = context_slices
     if num_classes == 1 and about.get("mask_tokens") is not None:
-        defaults["mask_tokens"] = about["mask_tokens"]
+        defaults |= {"mask_tokens": about["mask_tokens"], "enlarged": about.get("enlarged", "logits")}
     return {**defaults, **needed, **values}
 
 
