@@ -6,6 +6,7 @@ A writer locks its drafts, and the system unlocks them when it dies: what can be
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ except ImportError:  # Windows, which removes no file that is open
     fcntl = None
 
 PREFIX = ".tmp-"
+#: As `tempfile` makes the rest of the name: a file of somebody else's that begins alike is not ours to remove.
+_DRAFT = re.compile(rf"{re.escape(PREFIX)}[a-z0-9_]{{8}}(\.[^.]+)*")
 
 
 @contextmanager
@@ -53,8 +56,9 @@ def draft_folder(folder: Path) -> Iterator[Path]:
 def remove_drafts(folder: Path, *, below: bool = False) -> None:
     """Remove the drafts of dead writers in a folder, and in those below it."""
     for path in folder.rglob(f"{PREFIX}*") if below else folder.glob(f"{PREFIX}*"):
-        with suppress(OSError):
-            _remove_if_dead(path)
+        if _DRAFT.fullmatch(path.name):
+            with suppress(OSError):
+                _remove_if_dead(path)
 
 
 def _remove_if_dead(path: Path) -> None:

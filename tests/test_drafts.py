@@ -66,9 +66,18 @@ def test_a_folder_that_became_its_target_stays(tmp_path):
     assert (tmp_path / "target" / "a.txt").read_text() == "whole"
 
 
-@pytest.mark.parametrize(("below", "left"), [(False, [".tmp-x"]), (True, [])])
+@pytest.mark.parametrize(("below", "left"), [(False, [".tmp-k3_v9abz"]), (True, [])])
 def test_drafts_below_go_when_asked(tmp_path, below, left):
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / ".tmp-x").write_text("half")
+    (tmp_path / "models" / ".tmp-k3_v9abz").write_text("half")
     remove_drafts(tmp_path, below=below)
     assert names(tmp_path / "models") == left
+
+
+def test_what_only_begins_like_a_draft_is_nobodys_to_remove(tmp_path):
+    for name in (".tmp-mine", ".tmp-my-notes.txt"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "kept").write_text("kept")
+    remove_drafts(tmp_path, below=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-mine", ".tmp-my-notes.txt"]
+    assert (tmp_path / ".tmp-mine" / "kept").read_text() == "kept"

@@ -170,7 +170,7 @@ def test_resume_begins_where_there_is_nothing_yet(study, tmp_path, capsys):
     """Killed before the first epoch was done, half of the run's own files may be there."""
     run = tmp_path / "run"
     (run / "configs").mkdir(parents=True)
-    (run / "configs" / ".tmp-abc.yaml").write_text("half")
+    (run / "configs" / ".tmp-abcd1234.yaml").write_text("half")
     arguments = ["--set=epochs=1", "--set=steps_per_epoch=1", "--set=batch_size=2", "--resume"]
     assert main(["train", "sam_lora", "--data", str(study), "--output", str(run), *arguments]) == 0
     assert kept_state(run)["trainer"]["iteration"] == 1
