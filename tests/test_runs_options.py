@@ -88,6 +88,8 @@ def test_what_would_run_code_is_refused(value):
         ("=3", "--set =3: write it as KEY=VALUE"),
         ("base=[1", "--set base: '[1' is not valid YAML; quote it"),
         ("base=a: b: c", "--set base: 'a: b: c' is not valid YAML; quote it"),
+        ("epochs=.inf", "--set epochs: '.inf' is not taken (a number that is too large or none)"),
+        ("epochs=1" + 20 * "0", f"--set epochs: '1{20 * '0'}' is not taken (a number that is too large or none)"),
     ],
 )
 def test_malformed_knob_is_told_in_one_line(text, line):
@@ -299,3 +301,39 @@ def test_a_config_that_is_no_mapping_is_told(tmp_path):
     (tmp_path / "configs" / "inference.yaml").write_text("[1, 2]")
     with pytest.raises(InputError, match=r"configs/inference\.yaml: no mapping"):
         RunFolder(tmp_path).text("inference")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("batch_size=0", "0 is not a whole number from 1 on; the default is 32"),
+        ("image_size=0", "0 is not a whole number from 16 to 4096; the default is 64"),
+        ("epochs=0", "0 is not a whole number from 1 on; the default is 20"),
+        ("steps_per_epoch=0", "0 is not a whole number from 1 on; the default is 50"),
+        ("validate_every=0", "0 is not a whole number from 1 on; the default is 4"),
+        ("accumulation_steps=0", "0 is not a whole number from 1 on; the default is 1"),
+        ("patience=0", "0 is not a whole number from 1 on or null; the default is null"),
+        ("workers=-1", "-1 is not a whole number from 0 to 1024; the default is 0"),
+        ("seed=-1", "-1 is not a whole number from 0 to 4294967295; the default is 0"),
+        ("learning_rate=-1", "-1 is not a number above 0; the default is 0.001"),
+        ("spacing_mm=4", "4 is not a list of 2 numbers above 0 or null; the default is null"),
+        ("spacing_mm=[4]", "[4] is not a list of 2 numbers above 0 or null; the default is null"),
+        ("spacing_mm=[0, 0]", "[0, 0] is not a list of 2 numbers above 0 or null; the default is null"),
+        ("test_scales=0.9", "0.9 is not a list of numbers from 0.5 to 2; the default is []"),
+        ("test_shift=-1", "-1 is not a whole number from 0 to 4096; the default is 0"),
+        ("epoch=1", "no such option; did you mean epochs? `ragsam train --options` lists them"),
+        ("lora.rank=0", "0 is not a whole number from 1 on"),
+        ("lora.rank=x", "'x' is not a whole number from 1 on"),
+        ("lora.rnak=1", "no such entry; known are rank, alpha, dropout, targets, blocks"),
+        ("lora.alpha=-1", "-1 is not a number above 0 or null"),
+        ("lora={rank: -3}", "rank: a whole number from 1 on is needed, got -3"),
+        ("frequency.reduction=0", "0 is not a whole number from 1 on"),
+        ("frequency.rate=1", "1 is not a number from 0 to below 1"),
+        ("adapter.depth=3", "3 is not true or false"),
+    ],
+)
+def test_every_option_out_of_its_range_is_one_line(text, line):
+    name, value = parse_option(text)
+    with pytest.raises(InputError) as error:
+        checked_options((find_bundle("sam_lora") / "configs" / "train.yaml").read_text(), {name: value})
+    assert str(error.value) == f"--set {name}: {line}"

@@ -227,9 +227,13 @@ def _kind(name: str, schema: Mapping[str, Any]) -> str:
 
 
 def _range(schema: Mapping[str, Any]) -> str:
-    low, high, above = (schema.get(key) for key in ("minimum", "maximum", "exclusiveMinimum"))
+    low, high, above, below = (
+        schema.get(key) for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+    )
+    if below is not None:
+        return f" from {low} to below {below}"
     if above is not None:
-        return f" above {above:g}" + ("" if high is None else f", at most {high:g}")
+        return f" above {above}" + ("" if high is None else f", at most {high}")
     if low is None:
-        return "" if high is None else f", at most {high:g}"
-    return f" from {low:g} on" if high is None else f" from {low:g} to {high:g}"
+        return "" if high is None else f", at most {high}"
+    return f" from {low} on" if high is None else f" from {low} to {high}"

@@ -17,6 +17,22 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 _SHARE = {"minimum": 0, "maximum": 1}
 _FROM_0, _FROM_1, _ABOVE_0 = {"minimum": 0}, {"minimum": 1}, {"exclusiveMinimum": 0}
+_ON_OFF = {"type": "boolean"}
+_LOW_RANK = {
+    "rank": {"type": "integer", **_FROM_1},
+    "alpha": {"type": ["number", "null"], **_ABOVE_0},
+    "dropout": {"type": "number", **_SHARE},
+}
+_LORA = {
+    **_LOW_RANK,
+    "targets": {"type": "array", "minItems": 1, "items": {"type": "string", "enum": ["q", "k", "v", "proj", "mlp"]}},
+    "blocks": {"type": ["array", "null"], "items": {"type": "integer", **_FROM_0}},
+}
+_ADAPTER = {**dict.fromkeys(("space", "mlp", "depth", "positions"), _ON_OFF), "ratio": {"type": "number", **_ABOVE_0}}
+_FREQUENCY = {
+    "rate": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+    "reduction": {"type": "integer", **_FROM_1},
+}
 #: The folder of the packaged bundles, their template and the recipes.
 BUNDLES = Path(str(resources.files("ragsam.bundles")))
 
@@ -32,7 +48,7 @@ def option(default: Any, line: str, *feeds: str, text: str = "", **limits: Any) 
             be used by the templates' own wiring.
         text: what more there is to say.
         limits: of its value, or of the items of a list, by the keywords of JSON Schema: minimum, exclusiveMinimum,
-            maximum, enum; of the list itself minItems, maxItems.
+            maximum, enum; of the list itself minItems, maxItems; of a mapping's entries `properties`.
     """
     metadata = {"line": line, "feeds": feeds, "text": text, "limits": limits}
     return field(default_factory=lambda: default, metadata=metadata)
@@ -95,17 +111,31 @@ class Network:
         "low-rank updates of the encoder: rank, alpha, targets (q, k, v, proj, mlp), blocks, dropout",
         "Segmenter",
         text="`--set lora.rank=8` sets one entry and leaves the others.",
+        properties=_LORA,
+        additionalProperties=False,
     )
     decoder_lora: dict | None = option(
-        None, "the same in the mask decoder's attention: rank, alpha, targets, dropout", "Segmenter"
+        None,
+        "the same in the mask decoder's attention: rank, alpha, dropout",
+        "Segmenter",
+        properties=_LOW_RANK,
+        additionalProperties=False,
     )
     adapter: dict | None = option(
         None,
         "adapters in every block: space, mlp, depth, ratio",
         "Segmenter",
         text="`adapter.depth=true` lets neighbouring slices attend to each other; `context_slices` says how many.",
+        properties=_ADAPTER,
+        additionalProperties=False,
     )
-    frequency: dict | None = option(None, "prompts from the image's high frequencies: rate, reduction", "Segmenter")
+    frequency: dict | None = option(
+        None,
+        "prompts from the image's high frequencies: rate, reduction",
+        "Segmenter",
+        properties=_FREQUENCY,
+        additionalProperties=False,
+    )
     full_tuning: bool = option(False, "with base weights: train all of them, not just what is added", "Segmenter")
     detail: bool = option(True, "a branch at full resolution, for small organs", "Segmenter")
     fusion: str | None = option(

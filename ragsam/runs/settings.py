@@ -48,7 +48,10 @@ def parse_option(text: str) -> tuple[str, Any]:
     try:
         parsed = parse_yaml(value, "")
     except InputError as error:
-        raise InputError(f"--set {name}: {value[:60]!r} is not valid YAML; quote it") from error
+        if isinstance(error.__cause__, yaml.YAMLError):
+            raise InputError(f"--set {name}: {value[:60]!r} is not valid YAML; quote it") from error
+        reason = str(error).lstrip(": ").partition(";")[0]
+        raise InputError(f"--set {name}: {value[:60]!r} is not taken ({reason})") from error
     takes_mapping = name.removeprefix(_NETWORK) in TUNING
     if _may_run(parsed, mapping=takes_mapping):
         raise InputError(f"--set {name}: {_NO_CODE}")
@@ -101,8 +104,19 @@ def checked_options(text: str, values: Mapping[str, Any]) -> dict[str, Any]:
         places = entered if dot else known
         if option not in places or "." in entry:
             raise InputError(f"--set {given}: no such option{nearest(name, known)}")
-        checked[name] = value if dot else _converted(given, value, known[name])
+        checked[name] = _entry(given, value) if dot else _converted(given, value, known[name])
     return checked
+
+
+def _entry(given: str, value: Any) -> Any:
+    """Return the value of one entry of a mapping, in its range."""
+    option, _, entry = given.removeprefix(_NETWORK).partition(".")
+    entries = OPTIONS[option].schema["properties"]
+    if entry not in entries:
+        raise InputError(f"--set {given}: no such entry; known are {', '.join(entries)}")
+    if any(schema_faults(value, entries[entry])):
+        raise InputError(f"--set {given}: {value!r} is not {needed(entries[entry])}")
+    return value
 
 
 def nearest(name: str, known: Mapping[str, Any]) -> str:
@@ -127,6 +141,8 @@ def _converted(given: str, value: Any, default: Any) -> Any:
             found = _as(kind, value)
             if not any(schema_faults(found, schema)):
                 return found
+    for place, reason in schema_faults(value, schema) if isinstance(value, dict) else ():
+        raise InputError(f"--set {given}: {place}{': ' if place else ''}{reason}")
     raise InputError(f"--set {given}: {value!r} is not {needed(schema)}; the default is {as_yaml(default)}")
 
 
