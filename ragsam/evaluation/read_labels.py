@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -93,4 +93,4 @@ def _whole_numbers(values: NDArray[np.floating], case: str) -> NDArray[np.int32]
 def on_grid_of(reference: LabelVolume, prediction: LabelVolume) -> LabelVolume:
     """Return a prediction with its axes in the order of the reference's; raises OtherGridError as `turn_onto`."""
     turn = turn_onto(prediction.grid, reference.grid)
-    return prediction if turn.is_none else LabelVolume(turn(prediction.labels), reference.affine)
+    return prediction if turn.is_none else replace(reference, labels=turn(prediction.labels))
