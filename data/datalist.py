@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -16,6 +17,8 @@ from ragsam.data.cards.model import Card
 from ragsam.errors import InputError
 from ragsam.files import write_json_atomic
 from ragsam.io.documents import read_json
+
+logger = logging.getLogger(__name__)
 
 _SECTIONS = ("training", "validation", "test")
 _LONGEST_NAME_BYTES = 200
@@ -70,7 +73,7 @@ def load_datalist(path: str | os.PathLike[str], card: Card | None = None) -> Dat
     Args:
         path: a JSON file `{"card": ..., "training": [{"case", "patient", "image", "label"}, ...], ...}`. Every list of
             objects is a section; `label_map` and `fill_nonfinite` go to every case. Paths are relative to the file.
-        card: whose labels its own card must have; None takes any.
+        card: whose labels its own card must have, which is warned of where its images differ; None takes any.
 
     Raises:
         InputError: missing or invalid JSON; no card, or one of other labels; a label map that is none; a case without
@@ -79,10 +82,26 @@ def load_datalist(path: str | os.PathLike[str], card: Card | None = None) -> Dat
     datalist, faults = read_datalist(path)
     if faults:
         raise InputError(faults[0])
-    if card is not None and (theirs := load_card(datalist.card)).labels != card.labels:
-        other = f"of card {theirs.name}, which has other labels than card {card.name}"
-        raise InputError(f"{datalist.path.name}: {other}; take data of its own card, or name the images themselves")
+    if card is not None:
+        _require_card(datalist, card)
     return datalist
+
+
+def _require_card(datalist: Datalist, card: Card) -> None:
+    """Refuse a datalist of other labels; warn where its card has another kind of images, or cannot be read."""
+    where = datalist.path.name
+    try:
+        theirs = load_card(datalist.card)
+    except InputError as error:
+        logger.warning("%s: whether it is of card %s cannot be told: %s", where, card.name, error)
+        return
+    if theirs.labels != card.labels:
+        other = f"of card {theirs.name}, which has other labels than card {card.name}"
+        raise InputError(f"{where}: {other}; take data of its own card, or name the images themselves")
+    if (theirs.modality, theirs.window) != (card.modality, card.window):
+        kinds = [f"{one.modality}, window {one.window and list(one.window)}" for one in (theirs, card)]
+        told = "%s: warning: of card %s (%s), but read as of card %s (%s); are the images alike?"
+        logger.warning(told, where, theirs.name, kinds[0], card.name, kinds[1])
 
 
 def read_datalist(path: str | os.PathLike[str]) -> tuple[Datalist, list[str]]:

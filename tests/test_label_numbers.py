@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+import ragsam
 from ragsam.api.datalists import as_datalist
 from ragsam.cli import main
 from ragsam.data.cards.load import card_text, load_card
@@ -23,10 +24,13 @@ from ragsam.data.label_numbers import (
 )
 from ragsam.errors import InputError
 from ragsam.io.documents import read_json
-from ragsam.runs.run import RunFolder
+from ragsam.runs.run import RunFolder, root_cause
 
 #: synapse8: liver 5 is 6 in the data set, stomach 6 is 7, aorta 7 is 8, pancreas 8 is 11; 1 to 4 are the same.
 RAW = {5: 6, 6: 7, 7: 8, 8: 11}
+
+
+IN_THE_MIDDLE = {"i": 16, "j": 16, "k": 3}
 
 
 def save(path, values):
@@ -167,28 +171,52 @@ def test_what_was_written_for_another_card_is_refused(segmented, tmp_path, capsy
     assert "of anterior, posterior, by its case-te-flipped.labels.json, not of card synapse8" in said
 
 
-def test_datalist_of_another_card_is_refused(run, study, edited_study, tmp_path, capsys):
-    other = str(edited_study(lambda content: content.update(card="synapse8")))
-    for command in (
-        ["segment", str(run), other, "--output", str(tmp_path / "out")],
-        ["rank", str(run), other],
-        [
-            "evaluate",
-            "--reference",
-            other,
-            "--prediction",
-            str(tmp_path),
-            "--card",
-            "hippocampus",
-            "--output",
-            str(tmp_path / "out"),
-        ],
-    ):
-        assert main(command) == 2
-        assert (
-            "datalist.json: of card synapse8, which has other labels than card hippocampus" in capsys.readouterr().err
-        )
+@pytest.mark.parametrize(
+    "command",
+    [
+        "segment RUN DATA --output OUT",
+        "segment RUN DATA --prompts PROMPTS --output OUT",
+        "segment --card hippocampus --bank RUN/bank DATA --output OUT",
+        "rank RUN DATA",
+        "evaluate --reference DATA --prediction RUN --card hippocampus --output OUT",
+    ],
+)
+def test_datalist_of_another_card_is_refused(run, edited_study, tmp_path, capsys, command):
+    other = edited_study(lambda content: content.update(card="synapse8"))
+    (tmp_path / "p.json").write_text(json.dumps({"case-te-ras": [{"organ": "anterior", "points": [IN_THE_MIDDLE]}]}))
+    names = {"RUN": str(run), "DATA": str(other), "OUT": str(tmp_path / "out"), "PROMPTS": str(tmp_path / "p.json")}
+    for name, path in names.items():
+        command = command.replace(name, path)
+    assert main(command.split()) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("ragsam: datalist.json: of card synapse8, which has other labels than card hippocampus; ")
     assert not (tmp_path / "out").exists()
+
+
+def test_datalist_of_another_card_is_refused_in_python_and_by_monai(run, own_run, edited_study, tmp_path):
+    other = edited_study(lambda content: content.update(card="synapse8"))
+    loaded = ragsam.load(run)
+    for job in (loaded.segment, loaded.evaluate, loaded.bank.add):
+        with pytest.raises(InputError, match="has other labels than"):
+            job(other)
+    for config in ("train", "inference", "evaluate"):
+        parser = RunFolder(own_run, config).parser(config, datalist=str(other))
+        name = "datalist_def" if config == "train" else "cases"
+        with pytest.raises(Exception, match="load_datalist") as told:
+            parser.get_parsed_content(name)
+        assert "has other labels than" in str(root_cause(told.value))
+
+
+def test_datalist_of_the_same_organs_in_other_images_is_warned_of(edited_study, tmp_path, caplog):
+    content = yaml.safe_load(card_text("hippocampus"))
+    card = parse_card({**content, "modality": "CT", "window": [-100, 300]})
+    with caplog.at_level("WARNING"):
+        load_datalist(edited_study(lambda content: None), card)
+    assert "datalist.json: warning: of card hippocampus (MR, window None), but read as" in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        load_datalist(edited_study(lambda content: content.update(card="lost.yaml")), card)
+    assert "whether it is of card hippocampus cannot be told: " in caplog.text
 
 
 def test_prepare_finds_out_which_numbers_the_label_files_have(tmp_path, capsys):

@@ -9,6 +9,7 @@ import yaml
 from ragsam.data.cards.load import card_text, load_card
 from ragsam.data.cards.schema import parse_card
 from ragsam.errors import InputError
+from ragsam.io.documents import parse_yaml
 
 
 def card_text_with(card: str, label_map: Mapping[int, int] | None) -> str:
@@ -19,7 +20,7 @@ def card_text_with(card: str, label_map: Mapping[int, int] | None) -> str:
     text = card_text(card)
     if label_map is None or dict(label_map) == load_card(card).label_map:
         return text
-    content = yaml.safe_load(text)
+    content = parse_yaml(text, card)
     for organ in content["organs"]:
         organ.pop("raw", None)
         if raw := [number for number, value in label_map.items() if value == organ["value"]]:

@@ -185,7 +185,7 @@ class EvaluationReport:
         """Forget the cases of an earlier run; see that the evaluation may be written."""
         self.done = set()
         if idist.get_rank() == 0:
-            cases = load_datalist(self.datalist).section(self.section)
+            cases = load_datalist(self.datalist, self.card).section(self.section)
             reads = [self.datalist, *paths_of(cases), *filter(None, (self.baseline,))]
             Outputs(self.output, EVALUATION_FILES, reads=reads)  # told before anything is segmented
 
