@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 
 import pytest
 from small_study import affine_of, anatomy, save_volume
@@ -39,6 +40,22 @@ def test_nothing_is_written_where_no_input_can_be_read(run, tmp_path):
     (tmp_path / "cut.nii.gz").write_bytes(b"no gzip")
     with pytest.raises(InputError, match="cut: "):
         ragsam.segment(run, [tmp_path / "cut.nii.gz"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("metadata.json", b"{\xff", "metadata.json: "),
+        ("metadata.json", b"[1]", "metadata.json: .*object"),
+        ("inference.yaml", b"image_size: 32\n", "no LabelVolumeWriter among the handlers of its inference.yaml"),
+    ],
+)
+def test_a_run_with_a_damaged_config_is_refused_in_words(run, study, tmp_path, name, text, words):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "configs" / name).write_bytes(text)
+    with pytest.raises(InputError, match=words):
+        ragsam.segment(tmp_path / "run", [study], tmp_path / "out", retrieval=False)
     assert not (tmp_path / "out").exists()
 
 

@@ -112,11 +112,16 @@ def segment_with_run(
 
 
 def _writer_values(folder: RunFolder, labels: str) -> dict[str, Any]:
-    """Return the entries of `inference.yaml` by which its writer knows the numbers, in runs of before too."""
-    for place, handler in enumerate(folder.content("inference")["handlers"]):
-        if str(handler.get("_target_")).endswith("LabelVolumeWriter"):
+    """Return the entries of `inference.yaml` by which its writer knows the numbers, in runs of before too.
+
+    Raises:
+        InputError: a config without such a writer.
+    """
+    handlers = folder.content("inference").get("handlers")
+    for place, handler in enumerate(handlers if isinstance(handlers, list) else []):
+        if isinstance(handler, dict) and str(handler.get("_target_")).endswith("LabelVolumeWriter"):
             return {f"handlers#{place}#card": "@card_def", f"handlers#{place}#labels": labels}
-    return {}
+    raise InputError(f"{folder.path.name}: no LabelVolumeWriter among the handlers of its inference.yaml; add it")
 
 
 def _finish_dicom(cases: Sequence[Case], output: Path, card: Card | None) -> dict[str, str]:
