@@ -8,6 +8,7 @@ from test_slices import CARD, WINDOW, case_of, write_case
 from torch import nn
 
 from ragsam.data.slices import SliceDataset
+from ragsam.errors import InputError
 from ragsam.inference.volume_inferer import VolumeInferer, prepare_volumes
 from ragsam.networks.lora import LoRALinear
 from ragsam.networks.segmenter import Embedded
@@ -116,6 +117,12 @@ def test_shifted_looks_come_back_to_their_place(shape):
     once, averaged = (infer(volume, network, shift=shift) for shift in (0, 2))
     assert averaged.shape == once.shape
     torch.testing.assert_close(averaged.softmax(1), once.softmax(1), atol=1e-5, rtol=0)
+
+
+def test_slices_move_by_half_a_window_at_most():
+    VolumeInferer(8, shift=4)
+    with pytest.raises(InputError, match="test_shift 5: slices of 8 pixels move by 4 at most"):
+        VolumeInferer(8, shift=5)
 
 
 def test_shifted_looks_are_averaged_as_probabilities():

@@ -15,6 +15,7 @@ from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor, nn
 
 from ragsam.console.slice_progress import slice_progress
+from ragsam.errors import InputError
 from ragsam.inference.test_time_augmentation import Looks
 from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks.int8 import int8_linears
@@ -64,6 +65,9 @@ class VolumeInferer(Inferer):
         retrieval: gives the supports of a volume that comes without; None leaves it without.
         precision: of the network's arithmetic, one of `PRECISIONS`; see `autocast_dtype` and `is_int8`.
         looks: options of `Looks`.
+
+    Raises:
+        InputError: slices that are moved by more than half a window, or as `Looks`.
     """
 
     def __init__(
@@ -81,6 +85,9 @@ class VolumeInferer(Inferer):
         **looks: Any,
     ) -> None:
         super().__init__()
+        shift = looks.get("shift", 0)
+        if shift > image_size // 2:  # every move pads the slices
+            raise InputError(f"test_shift {shift}: slices of {image_size} pixels move by {image_size // 2} at most")
         self.image_size = image_size
         self.batch_size = batch_size or max(1, min(BATCH, 2**20 // image_size**2))
         self.context_slices = context_slices
