@@ -56,13 +56,15 @@ def kind_of(number: int, kinds: Sequence[str]) -> str:
     return random.Random(number).choices(kinds, weights)[0]
 
 
-def try_input(number: int, *, seed: int, kinds: Sequence[str], stock: Stock, keep: Path | None = None) -> Outcome:
+def try_input(
+    number: int, *, seed: int, kinds: Sequence[str], stock: Stock, limit_s: float, keep: Path | None = None
+) -> Outcome:
     """Make an input, and run its command in a forked process."""
     kind = kind_of(number, kinds)
     folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{number}-"))
     try:
         trial = KINDS[kind][0](random.Random(f"{seed}/{number}"), stock, folder)
-        result, text, peak = run_forked(trial)
+        result, text, peak = run_forked(trial, limit_s)
         outcome = Outcome(kind, number, result, text, peak)
         if keep and result in FAILURES:
             kept = keep / f"{number}-{result}"
@@ -73,12 +75,12 @@ def try_input(number: int, *, seed: int, kinds: Sequence[str], stock: Stock, kee
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_forked(trial: Trial) -> tuple[str, str, int]:
+def run_forked(trial: Trial, limit_s: float = LIMIT_S) -> tuple[str, str, int]:
     """Run a trial in a forked process; return its result, what was said, and the most memory it took in bytes."""
     with tempfile.NamedTemporaryFile("w+", suffix=".txt", errors="replace") as said:
         process = multiprocessing.get_context("fork").Process(target=_child, args=(trial, said.name))
         process.start()
-        process.join(LIMIT_S)
+        process.join(limit_s)
         if process.is_alive():
             os.kill(process.pid, signal.SIGUSR1)  # writes where it hangs
             process.join(1)
@@ -142,11 +144,18 @@ def run_here(trial: Trial, out: TextIO) -> str:
 
 
 def try_inputs(
-    numbers: Sequence[int], *, seed: int, stock: Stock, kinds: Sequence[str], jobs: int, keep: Path | None = None
+    numbers: Sequence[int],
+    *,
+    seed: int,
+    stock: Stock,
+    kinds: Sequence[str],
+    jobs: int,
+    limit_s: float = LIMIT_S,
+    keep: Path | None = None,
 ) -> Iterator[Outcome]:
     """Try inputs side by side."""
     import_all()
-    one = partial(try_input, seed=seed, kinds=kinds, stock=stock, keep=keep)
+    one = partial(try_input, seed=seed, kinds=kinds, stock=stock, limit_s=limit_s, keep=keep)
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
         yield from pool.map(one, numbers)
 
@@ -209,6 +218,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="SECONDS", help="for each (default: 20)")
     parser.add_argument("--output", type=Path, help="keeps what failed, and the small run for the next call")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -219,7 +229,8 @@ def main() -> int:
             stock = make_stock(folder)
         numbers = range(args.first, args.first + args.inputs)
         outcomes = []
-        tried = try_inputs(numbers, seed=args.seed, stock=stock, kinds=args.kinds, jobs=args.jobs, keep=args.output)
+        how = {"seed": args.seed, "kinds": args.kinds, "jobs": args.jobs, "limit_s": args.limit, "keep": args.output}
+        tried = try_inputs(numbers, stock=stock, **how)
         for outcome in tried:
             outcomes.append(outcome)
             if outcome.result in FAILURES:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ragsam.data.cards.load import Card, load_card
 from ragsam.errors import InputError
+from ragsam.io.documents import read_json
 from ragsam.runs.config_reader import config_text, read_mapping
 
 if TYPE_CHECKING:
@@ -102,11 +103,12 @@ class RunFolder:
         """Return the workflow of a config, not yet initialized, with some values by their keys instead of its own.
 
         Raises:
-            InputError: as `text`, or a path with a `#`, see `require_plain`.
+            InputError: as `text`, metadata.json that cannot be read, or a path with a `#`, see `require_plain`.
         """
         from monai.bundle import ConfigWorkflow  # takes a second; only needed here
 
         self.text(name)
+        read_json(self.metadata_path, {"type": "object"})  # as data, before MONAI does
         require_plain(self.path, *values.values())
         logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that nothing is logged
         logging.getLogger("ignite").setLevel(logging.CRITICAL)  # an error is told once, by who caught it
