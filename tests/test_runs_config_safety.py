@@ -384,3 +384,8 @@ def test_what_a_bundle_hides_is_told_and_nothing_of_it_runs(bundle, attack):
     assert any(fault.startswith(place) for fault in found.faults), found.faults
     assert found.left_out == ["everything that runs it: what was found has to be mended first"]
     assert not os.path.exists(MARK)
+
+
+def test_the_cases_of_an_earlier_config_may_lie_elsewhere(bundle):
+    cases = "$load_datalist(@datalist).section(@section)"
+    assert changed(bundle, lambda content: content.update(cases=cases, datalist="/data/list.json")) == []

@@ -30,6 +30,7 @@ _MODES = ("default", "callable")
 #: Options of a run that may name places of its owner's machine: what it was trained on, as data, and where it writes.
 _OWN_PLACES = ("dataset_dir", "datalist", "base", "start", "baseline", "mlflow", "log", "checkpoints", "board")
 _OWN_PLACES += ("output_dir", "evaluation_dir")
+_CASES = "load_datalist(@datalist)"
 _OF_OWN_PLACE = re.compile(rf"@({'|'.join(_OWN_PLACES)})\b")
 
 
@@ -109,13 +110,13 @@ def _place_faults(path: Path, name: str) -> list[str]:
         f"{name}: {where}: {_shown(value)} leads out of the bundle; put what it names into it"
         for where, value in _walk(read_config(path), "")
         if isinstance(value, str) and where.split("#")[0] not in _OWN_PLACES
-        if leads_out(value) or (_OF_OWN_PLACE.search(value) and not _usual(where, value))
+        if leads_out(value) or not _usual(where, value)
     ]
 
 
 def _usual(where: str, value: str) -> bool:
-    """Whether the packaged bundles have a text in an entry of that name."""
-    return (_entry(where), value) in _allowed().entries or value in earlier_names.EXPRESSIONS
+    """Whether the packaged bundles have a text in an entry of that name, or it names no place but the datalist's."""
+    return (_entry(where), value) in _allowed().entries or not _OF_OWN_PLACE.search(value.replace(_CASES, ""))
 
 
 def _entry(where: str) -> str:
