@@ -142,8 +142,23 @@ def test_evaluation_laid_over_training_runs_from_another_folder(own_run, tmp_pat
         [*command, "--config_file", str(configs)], cwd=elsewhere, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert (own_run / "evaluation" / "metrics.json").is_file()
+    metrics = (own_run / "evaluation" / "metrics.json").read_bytes()
+    dice = json.loads(metrics)["summary"]["mean"]["dice"]["mean"]
+    assert f"evaluate: mean Dice {dice:.4f} (n = 3 patients; " in done.stderr
+    assert f"evaluate: report: {own_run / 'evaluation' / 'report.html'}\n" in done.stderr
     assert os.listdir(elsewhere) == []
+
+    # Without retrieval: label volumes and report in folders of their own
+    labels = {path.name: path.read_bytes() for path in (own_run / "predictions").glob("*.nii.gz")}
+    done = subprocess.run(
+        [*command, "--config_file", str(configs), "--retrieval", "False"],
+        cwd=elsewhere, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (own_run / "evaluation-without-retrieval" / "metrics.json").is_file()
+    assert len(list((own_run / "predictions-without-retrieval").glob("*.nii.gz"))) == 3
+    assert (own_run / "evaluation" / "metrics.json").read_bytes() == metrics
+    assert {path.name: path.read_bytes() for path in (own_run / "predictions").glob("*.nii.gz")} == labels
 
 
 def test_inference_by_monai_from_another_folder_gives_our_masks(own_run, segmented, tmp_path, monkeypatch):

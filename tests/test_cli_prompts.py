@@ -98,6 +98,19 @@ def test_an_object_is_found_where_it_lies_in_the_file_and_followed(answering, st
     assert sorted(map(int, told["quality"])) == np.unique(np.nonzero(followed)[2]).tolist()
 
 
+def test_a_box_that_is_not_followed_beyond_its_slice_says_so(answering, study, tmp_path, monkeypatch, caplog):
+    """No mask is of a quality of 2; where the object is not to be followed nothing is said."""
+    monkeypatch.setattr(prompted_run, "propagate", partial(propagate, following=Following(lowest_quality=2)))
+    image, label = volumes(study, "case-te-flipped")
+    k = middle(label == 1)["k"]
+    asked = {"organ": LEFT, "box": box_of(label == 1, k)}
+    assert ask(tmp_path, {"case-te-flipped": [asked]}, answering, [image]) == 0
+    assert "propagation" not in caplog.text
+    assert ask(tmp_path, {"case-te-flipped": [{**asked, "propagate": True}]}, answering, [image]) == 0
+    told = f"case-te-flipped: {LEFT}: propagation ended where it began, at k {k}: in the next the object is empty, "
+    assert told + "elsewhere or of low quality; prompt more slices" in caplog.messages
+
+
 def test_refining_an_organ_changes_its_slice_alone_and_no_other_organ_beyond_it(answering, study, tmp_path):
     case = "case-te-flipped"
     image, label = volumes(study, case)

@@ -33,7 +33,7 @@ ENVIRONMENT = ".venv-monailabel"
 #: The program that is run there.
 SERVER = "ragsam.serving.server"
 #: What a copy goes without: it has weights of its own once it has been trained.
-_LEFT_OUT = ("checkpoints", "predictions", "evaluation", "log.csv")
+_LEFT_OUT = ("checkpoints", "predictions*", "evaluation*", "log.csv")
 #: What MONAI Label's app is kept as, so that ours stands in its place.
 _TEMPLATE = "bundle_app.py"
 #: MONAI Label takes the first class of `main.py` that derives from `MONAILabelApp` itself.

@@ -37,6 +37,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate; return 2 where cases could not be measured."""
     from ragsam.api.evaluate import evaluate
+    from ragsam.inference.evaluation import evaluation_lines
 
     metrics = evaluate(
         args.reference,
@@ -58,10 +59,8 @@ def run(args: argparse.Namespace) -> int:
         complain(f"warning: {name}: a prediction without a reference; it is not evaluated")
     for line in metrics["warnings"]:
         complain(f"warning: {line}")
-    dice = metrics["summary"]["mean"]["dice"]
-    if dice["mean"] is not None:
-        say(f"mean Dice {dice['mean']:.4f} (n = {dice['n']} patients; {metrics['patients']})")
-    say(f"report: {args.output / 'report.html'}")
+    for line in evaluation_lines(metrics, args.output):
+        say(line)
     for fault in metrics["faults"]:
         complain(fault)
     return 2 if metrics["faults"] else 0

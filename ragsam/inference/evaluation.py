@@ -112,6 +112,15 @@ def evaluation_outputs(folder: str | os.PathLike[str], pairs: Sequence[CasePair]
     return Outputs(folder, EVALUATION_FILES, **{**options, "reads": [*read, *options.get("reads", ())]})
 
 
+def evaluation_lines(metrics: Mapping[str, Any], folder: str | os.PathLike[str]) -> list[str]:
+    """Return what a person is told of an evaluation: the mean Dice, where any was measured, and the report's path."""
+    dice = metrics["summary"]["mean"]["dice"]
+    told = []
+    if dice["mean"] is not None:
+        told.append(f"mean Dice {dice['mean']:.4f} (n = {dice['n']} patients; {metrics['patients']})")
+    return [*told, f"report: {Path(folder) / 'report.html'}"]
+
+
 def evaluation_warnings(metrics: Mapping[str, Any]) -> list[str]:
     """Return the protocol's own warning, and one with the likely causes where no case has a voxel right."""
     told = [metrics["protocol_caveat"]] if metrics["protocol_caveat"] else []
@@ -219,6 +228,8 @@ class EvaluationReport:
         )
         for line in evaluation_warnings(metrics):
             logger.warning("evaluate: %s", line)
+        for line in evaluation_lines(metrics, self.output):
+            logger.info("evaluate: %s", line)
         if metrics["faults"]:
             raise InputError(f"{metrics['faults'][0]} ({len(metrics['faults'])} such); the rest is in {self.output}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
@@ -24,6 +25,8 @@ from ragsam.prompting.refinement import AutomaticResult, refine, replace_organ, 
 from ragsam.runs.run import RunFolder
 from ragsam.transforms.slicing import context_offsets, slice_spacing_mm
 from ragsam.transforms.voxel_prompts import SliceGrid, SlicePrompts, VoxelPrompts, prompts_by_slice
+
+logger = logging.getLogger(__name__)
 
 _HIGHEST_LABEL = 255
 
@@ -67,6 +70,7 @@ class PromptedRun:
                 found = {number: answering.answer(number, prompt) for number, prompt in prompts.items()}
             if entry.propagate:
                 found = propagate(answering.answer, found, answering.depth)
+                _tell_unfollowed(f"{case.case}: {entry.name}", prompts, found, grid)
             mask = on_image_grid(volume, found)
             if entry.refine:
                 replace_organ(labels, value, mask, automatic.otherwise[value], found, grid)
@@ -157,6 +161,17 @@ def _read_mask(mask: MaskFile, what: str, case: Case) -> NDArray[np.bool_]:
     if mask.value is None:
         return voxels != 0
     return voxels == mask.value
+
+
+def _tell_unfollowed(
+    what: str, prompts: Mapping[int, SlicePrompts], found: Mapping[int, SliceMask], grid: SliceGrid
+) -> None:
+    """Say where propagation found an object in no other slice than those prompted, of a volume that has others."""
+    if found.keys() != prompts.keys() or len(found) == grid.shape[2]:
+        return
+    slices = ", ".join(str(index) for index in sorted(grid.file_slice(number)[1] for number in found))
+    why = "in the next the object is empty, elsewhere or of low quality; prompt more slices"
+    logger.warning("%s: propagation ended where it began, at %s %s: %s", what, "ijk"[grid.axes[2]], slices, why)
 
 
 def _description(

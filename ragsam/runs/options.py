@@ -33,6 +33,8 @@ _FREQUENCY = {
     "rate": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
     "reduction": {"type": "integer", **_FROM_1},
 }
+#: So that two evaluations side by side, with and without retrieval, do not write over each other.
+_OF_ITS_OWN = " + ('' if @retrieval else '-without-retrieval')"
 #: The folder of the packaged bundles, their template and the recipes.
 BUNDLES = Path(str(resources.files("ragsam.bundles")))
 
@@ -71,11 +73,13 @@ class Files:
     mlflow: str | None = option(
         None, "an MLflow server's address, or sqlite:///FILE, to send the training to", "MLflowLog.tracking_uri"
     )
-    output_dir: str = option("$@bundle_root + '/predictions'", "of the label volumes")
+    output_dir: str = option(f"$@bundle_root + '/predictions'{_OF_ITS_OWN}", "of the label volumes")
     ensemble: list[str] = option([], "other runs, whose probabilities are averaged with this one's", "Ensemble.runs")
     uncertainty: bool = option(False, "writes uncertainty/CASE.nii.gz too")
     probabilities: bool = option(False, "writes probabilities/CASE/ORGAN.nii.gz too")
-    evaluation_dir: str = option("$@bundle_root + '/evaluation'", "metrics.json, metrics.csv, report.html")
+    evaluation_dir: str = option(
+        f"$@bundle_root + '/evaluation'{_OF_ITS_OWN}", "metrics.json, metrics.csv, report.html"
+    )
     baseline: str | None = option(
         None, "metrics.json of another evaluation of the same cases, to compare with", "EvaluationReport"
     )
