@@ -2,12 +2,14 @@
 
 from math import log
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser
 from monai.losses import DiceCELoss
+from scipy.ndimage import zoom
 from torch.nn import functional as F
 
 from ragsam.errors import InputError
@@ -124,20 +126,29 @@ def samed_loss(logits, label):
 
 @pytest.mark.parametrize(("batch", "classes"), [(1, 2), (3, 9)])
 def test_samed(batch, classes):
-    """Labels four times as large as the logits: of every four pixels the third is nearest to the middle."""
+    """Labels four times as large as the logits are made smaller by scipy's `zoom`."""
     logits, _ = draw(4, batch, classes, side=16)
     _, label = draw(5, batch, classes, side=64)
     loss, gradient = value_and_gradient(logits, label, all_annotated(logits), **SAMED)
     logits.requires_grad_()
-    theirs = samed_loss(logits, label[:, 0, 2::4, 2::4])
+    smaller = torch.from_numpy(np.stack([zoom(one.numpy(), 0.25, order=0) for one in label[:, 0]]))
+    theirs = samed_loss(logits, smaller)
     torch.testing.assert_close(loss, theirs.detach(), rtol=0, atol=1e-6)
     torch.testing.assert_close(gradient, torch.autograd.grad(theirs, logits)[0], rtol=0, atol=1e-6)
 
 
-def test_labels_are_brought_to_another_size_by_their_middles():
+@pytest.mark.parametrize(("large", "small"), [(512, 128), (224, 56), (10, 4), (7, 3)])
+def test_labels_are_brought_to_another_size_as_scipys_zoom_does(large, small):
+    label = torch.arange(large * large).reshape(1, 1, large, large)
+    expected = zoom(label[0, 0].numpy(), small / large, order=0)
+    assert at_size(label, expected.shape)[0, 0].tolist() == expected.tolist()
+
+
+def test_labels_at_another_size_by_hand():
+    """Of two places among six the first is the first pixel, the second the last."""
     label = torch.arange(36).reshape(1, 1, 6, 6)
     assert at_size(label, (6, 6)) is label
-    assert at_size(label, (2, 2)).tolist() == [[[[7, 10], [25, 28]]]]
+    assert at_size(label, (2, 2)).tolist() == [[[[0, 5], [30, 35]]]]
     assert at_size(label[..., :1, :1], (2, 2)).tolist() == [[[[0, 0], [0, 0]]]]
     assert at_size(label, (2, 2)).dtype == torch.int64
 

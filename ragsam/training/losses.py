@@ -109,10 +109,20 @@ class PartialDiceCELoss(nn.Module):
 
 
 def at_size(label: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize labels [B, 1, H, W], each pixel taking the class nearest to its centre."""
+    """Resize labels [B, 1, H, W] as SAMed does: the nearest pixel where the first and last ones lie on each other.
+
+    That is scipy's `zoom(label, order=0)`.
+    """
     if label.shape[-2:] == tuple(size):
         return label
-    return F.interpolate(label.float(), tuple(size), mode="nearest-exact").to(label.dtype)
+    rows, columns = (_nearest(old, new, label) for old, new in zip(label.shape[-2:], size, strict=True))
+    return label[..., rows[:, None], columns]
+
+
+def _nearest(old: int, new: int, like: Tensor) -> Tensor:
+    step = (old - 1) / max(new - 1, 1)
+    places = torch.arange(new, dtype=torch.float64, device=like.device) * step
+    return (places + 0.5).floor().long()
 
 
 def _mean_cross_entropy(logits: Tensor, label: Tensor, weights: Tensor | None) -> Tensor:

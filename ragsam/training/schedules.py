@@ -18,7 +18,8 @@ def one_cycle(optimizer: Optimizer, learning_rate: float, steps: int) -> LRSched
 def warm_polynomial(optimizer: Optimizer, learning_rate: float, steps: int) -> LRScheduler:
     """Return a linear warm-up of 250 steps, or a tenth of all where that is fewer, then a polynomial fall of power 0.9.
 
-    The fall would reach 0 after a quarter more steps than there are: SAMed stops after 160 of 200 epochs.
+    The fall would reach 0 after a quarter more steps than there are: SAMed stops after 160 of 200 epochs. It sets a
+    step's rate after that step, so the first two have the same and every other one that of the step before.
 
     Source: SAMed (Zhang and Liu, arXiv:2304.13785), its published training script.
     """
@@ -26,9 +27,10 @@ def warm_polynomial(optimizer: Optimizer, learning_rate: float, steps: int) -> L
     whole = 1.25 * steps
 
     def factor(step: int) -> float:
-        if step < warm_up:
-            return (step + 1) / warm_up
-        return (1 - (step - warm_up) / whole) ** 0.9
+        before = max(step - 1, 0)
+        if before < warm_up:
+            return (before + 1) / warm_up
+        return (1 - (before - warm_up) / whole) ** 0.9
 
     return LambdaLR(optimizer, factor)
 
