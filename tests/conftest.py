@@ -15,6 +15,7 @@ import pytest
 from small_study import KNOBS, write_study
 
 from ragsam.data.datalist import load_datalist
+from ragsam.retrieval import bank_rows
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,14 @@ def _written_goes_with_its_file(tmp_path_factory: pytest.TempPathFactory) -> Ite
     for folder in set(base.iterdir()) - before:
         if not folder.is_symlink() and not folder.name.startswith((_SESSION, "test_")):
             shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_pseudonyms() -> Iterator[None]:
+    """Hash patients' keys quickly: tests make many banks."""
+    cost, bank_rows.COST = bank_rows.COST, 4
+    yield
+    bank_rows.COST = cost
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import runpy
 import tracemalloc
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 
 from ragsam.errors import InputError
 from ragsam.files import write_json_atomic
-from ragsam.retrieval import Bank
+from ragsam.retrieval import Bank, bank_rows
 from ragsam.retrieval.bank_arrays import npy_header
 from ragsam.retrieval.bank_manifest import digest, read_manifest, write_manifest
-from ragsam.retrieval.bank_rows import COLUMNS, rows_of_table
+from ragsam.retrieval.bank_removal import remove_patients
+from ragsam.retrieval.bank_rows import COLUMNS, pseudonym, rows_of_table
+from ragsam.retrieval.bank_writer import BankWriter
 
 FIT = {"card": "btcv", "labels": ["liver"], "image_size": 8, "window": [-125.0, 275.0], "descriptor": "thumbnail"}
 PATIENTS = {"Doe^Jane-1960": ["scan-Doe-a", "scan-Doe-b"], "Zebra-0042": ["scan-Zebra"]}
@@ -86,6 +89,40 @@ def test_a_patient_is_found_by_its_key_and_by_a_case_of_that_name(bank):
     assert bank.own_patients(None, None) == set()
 
 
+def test_a_pseudonym_is_a_slow_hash_of_the_key():
+    """By RFC 7914, with the cost that stands in the salt; that of a new bank takes 16 MB for each key."""
+    assert pseudonym("Zebra-0042", "scrypt:4:00", "p") == "pb946069d77"
+    assert pseudonym("Zebra-0042", "scrypt:5:00", "p") != "pb946069d77"
+    assert runpy.run_path(bank_rows.__file__)["new_salt"]().startswith("scrypt:14:")  # tests' own cost is lower
+
+
+def test_a_bank_of_before_opens_grows_and_is_pruned(tmp_path, bank):
+    """Its pseudonyms are of the fast hash, and stay so: by another the own patient would not be found."""
+    salt = 32 * "0"
+    with BankWriter(tmp_path / "bank", FIT, salt=salt) as writer:
+        for batch in batches():
+            writer.add(batch)
+        writer.commit()
+    assert read_manifest(tmp_path / "bank")["format"] == 3
+    old = Bank.open(tmp_path / "bank")
+    assert old.patients[6] == "p" + hashlib.sha256(f"{salt}/p/Zebra-0042".encode()).hexdigest()[:10]
+    assert old.own_patients("Zebra-0042", None) == {old.patients[6]}
+    batch = {**next(batches(seed=1)), "case": ["another"] * 3, "patient": ["Zebra-0042"] * 3}
+    with BankWriter(tmp_path / "bank", FIT, grow=True, stamps={"another": "x"}) as writer:
+        writer.add(batch)
+        writer.commit()
+    assert Bank.open(tmp_path / "bank").patients[-1] == old.patients[6]
+    manifest = remove_patients(tmp_path / "bank", ["Zebra-0042"])
+    assert (manifest["format"], manifest["patients"], manifest["salt"]) == (3, 1, salt)
+
+
+@pytest.mark.parametrize("salt", ["scrypt:40:00", "scrypt:x:00", "scrypt:-1:00", "argon:1"])
+def test_a_salt_that_would_take_all_memory_is_refused(folder, salt):
+    write_manifest(folder, {**read_manifest(folder), "salt": salt})
+    with pytest.raises(InputError, match=r"manifest\.json: salt: a text of the form"):
+        Bank.open(folder)
+
+
 def test_a_patient_named_as_a_case_is_not_that_case(bank):
     assert not bank.own_patients("scan-Zebra", None) & set(bank.patients)
 
@@ -114,7 +151,7 @@ def test_no_key_of_a_patient_or_case_stands_anywhere(folder):
 def test_the_manifest_counts_slices_patients_and_cases(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     counts = [manifest[name] for name in ("format", "slices", "patients", "cases", "keeps")]
-    assert counts == [3, 9, 2, 3, []]
+    assert counts == [4, 9, 2, 3, []]
     assert manifest["fit"] == FIT
 
 
@@ -233,7 +270,17 @@ def test_a_truncated_or_missing_file_is_found(folder, stem):
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "{}", "3", '{"format": 2}', '{"format": 3}', '{"format": 2, "fit": {}, "files": {}}']
+    "content",
+    [
+        "[]",
+        "{}",
+        "3",
+        '{"format": 2}',
+        '{"format": 3}',
+        '{"format": 4}',
+        '{"format": 5}',
+        '{"format": 2, "fit": {}, "files": {}}',
+    ],
 )
 def test_a_manifest_that_is_none_is_told(folder, content):
     (folder / "manifest.json").write_text(content)

@@ -2,14 +2,13 @@
 
 On disk a bank is a folder of parts: what was indexed at once is a part, and a bank grows by another one.
 `manifest.json` names the files of all parts with their SHA-256, ends with its own, and is replaced last, so that a
-killed writer leaves the old bank or the new one. Patients and cases appear under pseudonyms: a salted hash of their
-key. That hides the key from a reader; it does not make a label map anonymous.
+killed writer leaves the old bank or the new one. Patients and cases appear under pseudonyms: a salted slow hash of
+their key. Whoever has the bank can try keys, one after the other: it is not secret who is in a bank.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -22,7 +21,7 @@ from ragsam.errors import InputError
 from ragsam.retrieval.agreement import Agreement
 from ragsam.retrieval.bank_arrays import PartedArray
 from ragsam.retrieval.bank_manifest import REMAKE, read_manifest, read_rows
-from ragsam.retrieval.bank_rows import Rows, classes_present, joined, pseudonym, rows_of_batch
+from ragsam.retrieval.bank_rows import Rows, classes_present, joined, new_salt, pseudonym, rows_of_batch
 from ragsam.retrieval.bank_writer import BankWriter
 from ragsam.retrieval.novelty import bank_scores
 
@@ -56,7 +55,7 @@ class Bank:
     slices: np.ndarray
     heights: np.ndarray
     fit: dict[str, Any]
-    salt: str = field(default_factory=lambda: secrets.token_hex(16))
+    salt: str = field(default_factory=new_salt)
     annotated: np.ndarray | None = None
     images: np.ndarray | PartedArray | None = None
     present: np.ndarray | None = None
@@ -86,7 +85,7 @@ class Bank:
         Raises:
             InputError: an item without patient, or no item at all.
         """
-        salt = secrets.token_hex(16)
+        salt = new_salt()
         parts = [rows_of_batch(batch, salt, keeps) for batch in batches]
         if not parts:
             raise InputError("bank: no labelled slice to put in; check the datalist's training section")

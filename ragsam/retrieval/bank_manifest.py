@@ -20,10 +20,12 @@ from ragsam.errors import InputError
 from ragsam.files import sha256_file, write_json_atomic
 from ragsam.io.documents import check_schema, read_json
 from ragsam.retrieval.bank_arrays import PartedArray, open_array
-from ragsam.retrieval.bank_rows import ARRAYS, OPTIONAL, Rows, joined, rows_of_table
+from ragsam.retrieval.bank_rows import ARRAYS, OPTIONAL, SLOW, Rows, joined, rows_of_table
 from ragsam.retrieval.novelty import bank_scores
 
-FORMAT_VERSION = 3
+#: 4 since pseudonyms are slow hashes, which a version of before would not find; it is read as 3 is.
+FORMAT_VERSION = 4
+_FAST = 3
 MANIFEST = "manifest.json"
 DRAFT = "draft.jsonl"
 LOCK = ".lock"
@@ -65,7 +67,7 @@ _SCHEMA = {
         "cases": _COUNT,
         "fit": {"type": "object", "additionalProperties": _PLAIN},
         "keeps": {"type": "array", "items": {"type": "string"}},
-        "salt": {"type": "string"},
+        "salt": {"type": "string", "pattern": f"^({SLOW}([1-9]|1[0-6]):)?[^:]*$"},
         "scores": _NUMBERS,
         "agreement": {
             "type": "object",
@@ -99,7 +101,7 @@ def read_manifest(folder: Path, fit: Mapping[str, Any] | None = None) -> dict[st
     if not (folder / MANIFEST).is_file():
         raise InputError(f"bank {folder.name}: no manifest.json in it; make a bank with `ragsam index`")
     manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
+    if not isinstance(manifest, dict) or manifest.get("format") not in (_FAST, FORMAT_VERSION):
         raise InputError(f"bank {folder.name}: not a bank of format {FORMAT_VERSION}; {REMAKE}")
     if manifest.pop("sha256", None) != digest(manifest):
         raise InputError(f"bank {folder.name}: its manifest is damaged; {REMAKE}")
@@ -227,7 +229,7 @@ def manifest_of(
     rows, descriptors = joined(tables), np.concatenate(vectors)
     cases = np.unique(rows["cases"]).tolist()
     return {
-        "format": FORMAT_VERSION,
+        "format": FORMAT_VERSION if salt.startswith(SLOW) else _FAST,
         "slices": len(descriptors),
         "patients": len(np.unique(rows["patients"])),
         "cases": len(cases),

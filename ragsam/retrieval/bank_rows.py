@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import secrets
 from array import array
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,9 +30,30 @@ _IN_BATCH = {"descriptors": "descriptor", "labels": "label", "images": "image"}
 Rows = dict[str, np.ndarray]
 
 
+#: How a salt begins by which a key is hashed slowly; what follows it is the cost, as a power of two, and `:`.
+SLOW = "scrypt:"
+#: 16 MB of memory and about 60 ms for each key: it is what trying all of many keys costs.
+COST = 14
+
+
+def new_salt() -> str:
+    """Return a salt for the pseudonyms of a new bank."""
+    return f"{SLOW}{COST}:{secrets.token_hex(16)}"
+
+
+@lru_cache(1 << 16)
 def pseudonym(key: str, salt: str, prefix: str) -> str:
-    """Return `prefix` and 10 hexadecimal digits that stand for `key`."""
-    return prefix + hashlib.sha256(f"{salt}/{prefix}/{key}".encode()).hexdigest()[:10]
+    """Return `prefix` and 10 hexadecimal digits that stand for `key`.
+
+    The hash is slow, so that keys cannot be tried by the million; by a salt of an older bank it is a fast one.
+
+    Source: RFC 7914 (scrypt), with r = 8 and p = 1.
+    """
+    text = f"{salt}/{prefix}/{key}".encode(errors="surrogateescape")
+    if not salt.startswith(SLOW):
+        return prefix + hashlib.sha256(text).hexdigest()[:10]
+    cost = int(salt.removeprefix(SLOW).partition(":")[0])
+    return prefix + hashlib.scrypt(text, salt=salt.encode(), n=2**cost, r=8, p=1, maxmem=1 << 28, dklen=5).hex()
 
 
 def rows_of_batch(batch: Mapping[str, Any], salt: str, keeps: Sequence[str] = ()) -> Rows:

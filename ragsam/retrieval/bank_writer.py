@@ -31,7 +31,7 @@ from ragsam.retrieval.bank_manifest import (
     write_manifest,
     writer_lock,
 )
-from ragsam.retrieval.bank_rows import ARRAYS, COLUMNS, Rows, pseudonym, rows_of_batch, table_text
+from ragsam.retrieval.bank_rows import ARRAYS, COLUMNS, Rows, new_salt, pseudonym, rows_of_batch, table_text
 
 _TEXT = {"type": "string"}
 _HEAD = {
@@ -101,7 +101,7 @@ class BankWriter:
         self._old: dict[str, Any] | None = None
         self._sound = True
         self._part = ""
-        self.salt = salt or secrets.token_hex(16)
+        self.salt = salt or new_salt()
         self.there: list[str] = []
         self._done: dict[str, str] = {}
         self._count = 0
