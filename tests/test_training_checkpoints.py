@@ -21,6 +21,7 @@ from ragsam.networks.checkpoints import load_weights, read_checkpoint
 from ragsam.runs.templates import make_run
 from ragsam.training.checkpoints import Checkpoints
 from ragsam.training.epoch_seeds import epoch_seed
+from ragsam.training.schedules import SCHEDULES, make_schedule, replay
 
 #: The bank follows the encoder, is built at epoch 1 and anew at 6: epochs 2 to 5 search one that is out of date.
 KNOBS = {
@@ -182,14 +183,48 @@ def test_resume_begins_where_there_is_nothing_yet(study, tmp_path, capsys):
 
 def test_another_training_is_not_resumed(study, reference, edited_study):
     other = edited_study(lambda content: None)
-    with pytest.raises(InputError, match=r"--set epochs: 9, but run was begun with 7; resume it with its own"):
-        train_run("sam_lora", study, reference, {**KNOBS, "epochs": 9}, resume=True)
+    with pytest.raises(InputError, match=r"--set epochs: 5, but run was begun with 7; resume it with its own"):
+        train_run("sam_lora", study, reference, {**KNOBS, "epochs": 5}, resume=True)
     with pytest.raises(InputError, match=r"--set lora.rank: 2, but run was begun with 4"):
         train_run("sam_lora", study, reference, {**KNOBS, "network_def.lora.rank": 2}, resume=True)
     with pytest.raises(InputError, match="--data: "):
         train_run("sam_lora", other, reference, KNOBS, resume=True)
     with pytest.raises(InputError, match="or go on with its training by --resume"):
         train_run("sam_lora", study, reference, KNOBS)
+
+
+LONGER = {"steps_per_epoch": 2, "batch_size": 2, "validate_every": 1, "retrieval": False, "image_size": 32}
+
+
+def test_a_training_that_is_done_goes_on_for_more_epochs_as_if_it_had_had_them(study, tmp_path, caplog):
+    """With a constant rate, to the bit: 1 epoch and 1 more, against 2."""
+    caplog.set_level("INFO", logger="ragsam")
+    options = {**LONGER, "schedule": "constant"}
+    wanted = train_run("sam_lora", study, tmp_path / "wanted", {**options, "epochs": 2})
+    run = train_run("sam_lora", study, tmp_path / "run", {**options, "epochs": 1})
+    train_run("sam_lora", study, run, {**options, "epochs": 2}, resume=True)
+    assert "train: 2 epochs in place of 1; the learning rate goes on as in one of 2" in caplog.messages
+    assert_same_end(run, wanted)
+    train_run("sam_lora", study, run, {**options}, resume=True)  # without naming them they are the run's own
+    with pytest.raises(InputError, match="--set epochs: 1, but run was begun with 2"):
+        train_run("sam_lora", study, run, {**options, "epochs": 1}, resume=True)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_replayed_schedule_stands_where_the_longer_training_has_it(name):
+    """12 of 40 steps, whose optimizer has rates of a schedule of 12; it goes on as one of 40 from there."""
+    rates = []
+    for steps in (0, 12):
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+        schedule = make_schedule(optimizer, name=name, learning_rate=0.1, steps=40)
+        replay(schedule, steps)
+        told = []
+        for _ in range(40 - steps):
+            optimizer.step()
+            schedule.step()
+            told.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"]))
+        rates.append(told)
+    assert rates[0][12:] == rates[1]
 
 
 def test_a_damaged_state_is_told(study, tmp_path):

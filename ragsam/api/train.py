@@ -13,10 +13,11 @@ from ragsam.console.library_warnings import told_once
 from ragsam.data.datalist import load_datalist
 from ragsam.drafts import remove_drafts
 from ragsam.errors import InputError
+from ragsam.files import write_text_atomic
 from ragsam.report.training import CURVES_NAME, read_log, write_curves
 from ragsam.runs.recipes import recipe as named_recipe
 from ragsam.runs.run import WEIGHTS, RunFolder, run_config
-from ragsam.runs.settings import read_options
+from ragsam.runs.settings import read_options, set_options
 from ragsam.runs.templates import given_values, make_run
 from ragsam.training.checkpoints import LAST_NAME
 
@@ -59,7 +60,8 @@ def train_run(
     is left.
 
     Args:
-        resume: go on with the run of `output` after the last epoch that it finished; where there is none, begin.
+        resume: go on with the run of `output` after the last epoch that it finished; where there is none, begin. With
+            more `epochs` it trains longer.
 
     Raises:
         InputError: as `make_run`, a faulty case, or a run that was begun with other data or options.
@@ -70,6 +72,7 @@ def train_run(
     if going_on:
         _require_same_training(run, datalist, options or {})
         remove_drafts(run, below=True)
+        _lengthen(run, options or {})
     else:
         make_run(bundle, datalist, output, options, again=resume)
     try:
@@ -95,11 +98,19 @@ def _has_state(run: Path) -> bool:
     return False
 
 
+def _lengthen(run: Path, asked: Mapping[str, Any]) -> None:
+    """Set a run's number of epochs where another is asked for, which is greater by then."""
+    folder = RunFolder(run, "train")
+    text = folder.text("train")
+    if asked.get("epochs", read_options(text)["epochs"]) != read_options(text)["epochs"]:
+        write_text_atomic(folder.config("train"), set_options(text, {"epochs": asked["epochs"]}))
+
+
 def _require_same_training(run: Path, datalist: str | os.PathLike[str], asked: Mapping[str, Any]) -> None:
-    """Check that a command names the data and the options that a run was made with.
+    """Check that a command names the data and the options that a run was made with, or more epochs.
 
     Raises:
-        InputError: another datalist, or an option of another value.
+        InputError: another datalist, fewer epochs, or another option of another value.
     """
     text = RunFolder(run, "train").text("train")
     options = read_options(text)
@@ -108,6 +119,8 @@ def _require_same_training(run: Path, datalist: str | os.PathLike[str], asked: M
         have = options.get(option)
         if dotted:  # an entry of an option that is a mapping, or null
             have = (have or {}).get(entry)
+        if name == "epochs" and value > have:
+            continue
         if have != value:
             what = "--data" if name == "datalist" else f"--set {name}"
             raise InputError(f"{what}: {value!r}, but {run.name} was begun with {have!r}; resume it with its own")

@@ -24,6 +24,7 @@ from ragsam.networks.segmenter import Segmenter
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.retriever import Retriever
 from ragsam.training.disk_space import require_space, training_bytes
+from ragsam.training.schedules import replay
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Checkpoints:
         resume: continue from `last.pt`, if there is one.
 
     Raises:
-        InputError: at the start, for a state that is damaged or of a training of another length, or too little space.
+        InputError: at the start, for a state that is damaged or of a training with more epochs, or too little space.
     """
 
     def __init__(
@@ -93,12 +94,26 @@ class Checkpoints:
         if engine.scaler is not None:
             state.setdefault("scaler", engine.scaler.state_dict())  # versions before this one did not keep it
         _check_length(state, engine)
+        if state["trainer"]["max_epochs"] < engine.state.max_epochs:
+            self._lengthen(state, engine.state.max_epochs)
         Checkpoint.load_objects(self.parts, state)
         bank_folder = self.folder / _BANK_NAME
         if self.retriever is not None and bank_folder.is_dir():
             self._kept_bank = Bank.open(bank_folder)
             self.retriever.attach(self._kept_bank)
         logger.info("train: resumed after epoch %d of %d", engine.state.epoch, engine.state.max_epochs)
+
+    def _lengthen(self, state: dict[str, Any], epochs: int) -> None:
+        """Make the state of a shorter training one of a longer training: its schedule, at the step that was reached."""
+        optimizer, schedule = self.parts["optimizer"], self.parts["lr_scheduler"]
+        replay(schedule, state["lr_scheduler"]["last_epoch"])
+        before = state["trainer"]["max_epochs"]
+        state["trainer"] = {**state["trainer"], "max_epochs": epochs}
+        state["lr_scheduler"] = schedule.state_dict()
+        state["optimizer"]["param_groups"] = optimizer.state_dict()["param_groups"]
+        logger.info(
+            "train: %d epochs in place of %d; the learning rate goes on as in one of %d", epochs, before, epochs
+        )
 
     def keep_bank(self, engine: Engine) -> None:
         """Write the bank if it differs from the one that was written last."""
@@ -116,12 +131,15 @@ class Checkpoints:
 
 
 def _check_length(state: Mapping[str, Any], engine: Engine) -> None:
-    """Refuse the state of a training of another length: its learning rate would run differently."""
+    """Refuse the state of a training with more epochs, or with epochs of another length."""
     trainer = state.get("trainer", {})
-    lengths = {
-        "epochs": (trainer.get("max_epochs"), engine.state.max_epochs),
-        "steps_per_epoch": (trainer.get("epoch_length"), engine.state.epoch_length),
-    }
-    for name, (kept, given) in lengths.items():
-        if kept != given:
-            raise InputError(f"{LAST_NAME}: of a training with {name} {kept}, not {given}; resume it with its own")
+    epochs, given = trainer.get("max_epochs", 0), engine.state.max_epochs
+    if epochs > given:
+        raise InputError(
+            f"{LAST_NAME}: of a training with epochs {epochs}, not {given}; resume it with as many, or more"
+        )
+    steps, given = trainer.get("epoch_length"), engine.state.epoch_length
+    if steps != given:
+        raise InputError(
+            f"{LAST_NAME}: of a training with steps_per_epoch {steps}, not {given}; resume it with its own"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 from torch.optim import Optimizer
@@ -67,3 +68,11 @@ def make_schedule(optimizer: Optimizer, *, name: str, learning_rate: float, step
     if name not in SCHEDULES:
         raise InputError(f"schedule: {name!r} is unknown; choose one of {', '.join(SCHEDULES)}")
     return SCHEDULES[name](optimizer, learning_rate, steps)
+
+
+def replay(schedule: LRScheduler, steps: int) -> None:
+    """Bring a schedule that has not begun to where it stands after so many steps, its optimizer's rates with it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch misses the steps of the optimizer
+        for _ in range(steps):
+            schedule.step()
