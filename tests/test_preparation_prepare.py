@@ -13,6 +13,7 @@ from small_study import affine_of, anatomy, save_volume
 from ragsam.data.cards.load import card_text, load_card
 from ragsam.data.checks.check_case import examine_case
 from ragsam.data.datalist import load_datalist
+from ragsam.data.preparation.csv_table import read_table
 from ragsam.data.preparation.prepare import prepare
 from ragsam.errors import InputError
 
@@ -82,15 +83,32 @@ def test_a_case_without_patient_is_named(tmp_path):
         ("case,patient\na,\n", "a line without case or patient"),
         ("case,patient\na\n", "a line without case or patient"),
         ("case,patient\na,1\na,2\n", "a: two patients"),
+        ("case,patient\na,Doe, Jane\n", r"s\.csv: row 2 has more cells than the first"),
+        ("case,patient,patient\na,1,2\n", r"s\.csv: column patient is named twice"),
+        ("case,patient\na,\xfc\n".encode("latin-1"), r"s\.csv: the table is neither UTF-8 nor UTF-16"),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path, text, message):
     source = layout(tmp_path / "t", ["a", "b"])
-    (tmp_path / "s.csv").write_text(text)
+    (tmp_path / "s.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError, match=message):
         prepare("phantom", source, tmp_path / "list.json", subjects=tmp_path / "s.csv")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"none\.csv"):
         prepare("phantom", source, tmp_path / "list.json", subjects=tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_tables_of_any_spreadsheet_are_read(tmp_path, encoding, delimiter):
+    """A comma within quotes, a decimal comma and a decomposed accent change nothing."""
+    rows = [["case", " patient ", "kg"], ["e\u0301", '"Doe; Jane"', '"61,5"'], ["", "", ""], ["b", "ü"]]
+    (tmp_path / "t.csv").write_bytes("\r\n".join(map(delimiter.join, rows)).encode(encoding))
+    columns, lines = read_table(tmp_path / "t.csv")
+    assert columns == ["case", "patient", "kg"]
+    assert lines == [
+        {"case": "\u00e9", "patient": "Doe; Jane", "kg": "61,5"},
+        {"case": "b", "patient": "ü", "kg": ""},
+    ]
 
 
 def test_an_image_without_label_and_the_reverse_are_named(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import fnmatch
 import math
 import re
@@ -12,6 +11,7 @@ from itertools import filterfalse
 from pathlib import Path
 
 from ragsam.data.cards.model import Card
+from ragsam.data.preparation.csv_table import read_table
 from ragsam.errors import InputError
 
 MANIFEST = "manifest.csv"
@@ -65,7 +65,7 @@ def first_of(names: Sequence[str]) -> str:
 
 def read_manifest(source: Path) -> Rows:
     """Return the rows of `manifest.csv` by case; raises InputError for none, or a case without name or named twice."""
-    columns, lines = _read_table(source / MANIFEST)
+    columns, lines = read_table(source / MANIFEST)
     if "case" not in columns:
         raise InputError(f"{MANIFEST}: no column case; name it in the first line")
     rows: dict[str, Mapping[str, str]] = {}
@@ -83,7 +83,7 @@ def is_manifest(source: Path) -> bool:
     """Return whether a folder has a manifest that tells organs' volumes by case."""
     if not (source / MANIFEST).is_file():
         return False
-    columns, _ = _read_table(source / MANIFEST)
+    columns, _ = read_table(source / MANIFEST)
     return "case" in columns and bool(fnmatch.filter(columns, f"*{_VOLUME}"))
 
 
@@ -143,7 +143,7 @@ def _plain(name: str) -> str:
 
 
 def _read_patients(path: Path) -> dict[str, str]:
-    columns, rows = _read_table(path)
+    columns, rows = read_table(path)
     column = "patient" if "patient" in columns else "inferred_subject"
     if not {"case", column} <= set(columns):
         raise InputError(f"{path.name}: columns case and patient not found; name them in the first line")
@@ -156,18 +156,3 @@ def _read_patients(path: Path) -> dict[str, str]:
         if known.setdefault(case, patient) != patient:
             raise InputError(f"{case}: two patients in {path.name}; keep one line for each case")
     return known
-
-
-def _read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Return a CSV's columns and its lines; cells are stripped, missing ones empty."""
-    lines = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            columns = list(filter(None, reader.fieldnames or ()))
-            for row in reader:
-                lines.append({name: row[name].strip() for name in columns})
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path.name}: the table cannot be read ({reason}); check the file") from error
-    return columns, lines
