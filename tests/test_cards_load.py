@@ -212,7 +212,7 @@ def test_a_card_of_ones_own_is_loaded_by_path(tmp_path):
         (None, "must be a mapping"),
         ([1], "must be a mapping"),
         (changed(windows=[0, 1]), "unknown key windows"),
-        ({key: value for key, value in GOOD.items() if key != "licence"}, "missing licence"),
+        ({key: value for key, value in GOOD.items() if key != "modality"}, "missing modality"),
         (changed(modality="PET"), "modality is 'PET'"),
         (changed(orientation="LPS"), "orientation is 'LPS'"),
         (changed(title=""), "title is ''"),
@@ -278,6 +278,31 @@ def test_a_wrong_card_is_refused_in_one_line(content, message):
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         parse_card(content)
     assert "\n" not in str(caught.value)
+
+
+def test_all_that_is_wrong_with_a_card_is_told_at_once():
+    organs = [{"name": "a", "value": True}, {"name": "b", "tolerance_mm": 0}]
+    wrong = {"name": "n", "windows": 1, "organs": organs, "window": [3, 1], "orientation": "LPS"}
+    with pytest.raises(InputError) as caught:
+        parse_card(wrong, where="card mine.yaml")
+    told = str(caught.value)
+    assert told.startswith("card mine.yaml: 5 faults: missing modality; add it; unknown key windows; known are name")
+    for fault in (
+        "; window [3, 1] does not ascend; write the lower end first",
+        "; orientation is 'LPS'",
+        "; organ 1: value of a is True; it must be a whole number",
+        "; organ 2: tolerance_mm of b is 0; it must be above 0",
+    ):
+        assert fault in told
+
+
+def test_only_what_has_no_sensible_default_is_required():
+    card = parse_card({"name": "mine", "modality": "MR", "organs": [{"name": "a"}, {"name": "b", "raw": [7]}]})
+    assert (card.title, card.window, card.orientation, card.licence) == ("mine", None, "RAS", "not given")
+    assert card.labels == {"a": 1, "b": 2}
+    assert card.label_map == {1: 1, 7: 2}
+    assert card.organs[0].colour != card.organs[1].colour
+    assert [organ.tolerance_mm for organ in card.organs] == [3, 3]
 
 
 def test_unknown_names_and_broken_files_are_refused(tmp_path):

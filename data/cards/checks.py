@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import filterfalse
 from typing import Any
 
 from ragsam.errors import InputError
+
+
+class Faults:
+    """Everything that is wrong with a card, so that it can be told at once.
+
+    Args:
+        where: how errors name the card.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self._found: list[str] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note the refusal that ends the block, and go on behind it."""
+        try:
+            yield
+        except InputError as error:
+            self._found.append(str(error).removeprefix(f"{self.where}: "))
+
+    def tell(self) -> None:
+        """Refuse the card in one line, where a fault was noted."""
+        if len(self._found) == 1:
+            raise InputError(f"{self.where}: {self._found[0]}")
+        if self._found:
+            raise InputError(f"{self.where}: {len(self._found)} faults: {'; '.join(self._found)}")
 
 
 def check_keys(content: Any, required: tuple[str, ...], optional: tuple[str, ...], where: str) -> None:
@@ -14,14 +42,14 @@ def check_keys(content: Any, required: tuple[str, ...], optional: tuple[str, ...
     if not isinstance(content, Mapping):
         keys = ", ".join(required or optional)
         raise InputError(f"{where}: {type(content).__name__} found; it must be a mapping of {keys}")
-    missing = ", ".join(filterfalse(content.__contains__, required))
-    if missing:
-        raise InputError(f"{where}: missing {missing}; add it")
+    told = []
+    if missing := ", ".join(filterfalse(content.__contains__, required)):
+        told.append(f"missing {missing}; add it")
     known = (*required, *optional)
-    unknown = list(filterfalse(known.__contains__, content))
-    if unknown:
-        told = ", ".join(map(str, unknown))
-        raise InputError(f"{where}: unknown key {told}; known are {', '.join(known)}")
+    if unknown := ", ".join(map(str, filterfalse(known.__contains__, content))):
+        told.append(f"unknown key {unknown}; known are {', '.join(known)}")
+    if told:
+        raise InputError(f"{where}: {'; '.join(told)}")
 
 
 def require_one(content: Mapping[str, Any], ways: tuple[str, ...], where: str) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, filterfalse
 from typing import Any
 
-from ragsam.data.cards.checks import are_whole, check_keys, is_number, is_whole, one_of, text, texts
+from ragsam.data.cards.checks import Faults, are_whole, check_keys, is_number, is_whole, one_of, text, texts
 from ragsam.data.cards.model import LAYOUTS, PROTOCOLS, Card, Code, Organ, Pieces
 from ragsam.data.cards.patients import parse_patient_rule, parse_split
 from ragsam.errors import InputError
 
-_REQUIRED = ("name", "title", "modality", "window", "orientation", "organs", "licence", "source", "citation")
-_OPTIONAL = ("left_right", "raw_ignored", "layouts", "patient_rule", "split", "protocol", "notes")
+#: What has no sensible default.
+_REQUIRED = ("name", "modality", "organs")
+_OPTIONAL = ("title", "window", "orientation", "licence", "source", "citation")
+_OPTIONAL += ("left_right", "raw_ignored", "layouts", "patient_rule", "split", "protocol", "notes")
+_NOT_GIVEN = "not given"
+_TOLERANCE_MM = 3
 _MODALITIES = ("CT", "MR")
 _MAX_ORGANS = 255  # label volumes are uint8
 _MAX_RAW = 2**31 - 1
@@ -24,64 +29,98 @@ def parse_card(content: Any, *, where: str = "card") -> Card:
     """Turn a card's parsed yaml, see `docs/files.md`, into a `Card`; `where` is how errors name it.
 
     Raises:
-        InputError: unknown or missing key, organ values that are not 1..K, duplicate names, a raw value used twice,
-            a colour that is not three whole numbers 0-255, a window that does not ascend, and the like.
+        InputError: tells everything that is wrong in one line: unknown or missing key, organ values that are not 1..K,
+            duplicate names, a raw value used twice, a colour that is not three whole numbers 0-255, a window that does
+            not ascend, and the like.
     """
-    check_keys(content, _REQUIRED, _OPTIONAL, where)
-    plain = {key: text(content[key], f"{where}: {key}") for key in ("name", "title", "licence", "source", "citation")}
-    if "notes" in content:
-        plain["notes"] = text(content["notes"], f"{where}: notes")
-    layouts = content.get("layouts", [])
-    if layouts != []:
-        layouts = texts(layouts, f"{where}: layouts")
-    one_of(content["modality"], _MODALITIES, f"{where}: modality")
-    if content["orientation"] != "RAS":
-        raise InputError(f"{where}: orientation is {content['orientation']!r}; volumes are turned to RAS, write RAS")
-    organs = _organs(content["organs"], where)
-    ignored = content.get("raw_ignored", [])
-    if ignored != []:
-        ignored = _raw_values(ignored, f"{where}: raw_ignored")
-    doubled = _doubled(chain(*(organ.raw_values for organ in organs), ignored))
-    if doubled:
-        raise InputError(f"{where}: raw value {doubled} is used twice; a value of the label files has one meaning")
-    return Card(
-        modality=content["modality"],
-        organs=organs,
-        window=_window(content["window"], where),
-        orientation="RAS",
-        left_right=_left_right(content.get("left_right"), organs, where),
-        patient_rule=parse_patient_rule(content.get("patient_rule"), f"{where}: patient_rule"),
-        raw_ignored=tuple(ignored),
-        split=parse_split(content.get("split"), f"{where}: split"),
-        protocol=one_of(content.get("protocol", "clinical"), PROTOCOLS, f"{where}: protocol"),
-        layouts=tuple(one_of(name, LAYOUTS, f"{where}: layouts") for name in layouts),
-        **plain,
-    )
+    faults = Faults(where)
+    if not isinstance(content, Mapping):
+        check_keys(content, _REQUIRED, _OPTIONAL, where)
+    with faults.noted():
+        check_keys(content, _REQUIRED, _OPTIONAL, where)
+    parts: dict[str, Any] = {}
+    for key, parse in _PARTS.items():
+        if key in content or key not in _REQUIRED:
+            with faults.noted():
+                parts[key] = parse(content.get(key), f"{where}: {key}")
+    organs: tuple[Organ, ...] = ()
+    if "organs" in content:
+        organs = _organs(content["organs"], faults)
+    if organs:
+        with faults.noted():
+            parts["left_right"] = _left_right(content.get("left_right"), organs, where)
+    doubled = _doubled(chain(*(organ.raw_values for organ in organs), parts.get("raw_ignored", ())))
+    with faults.noted():
+        if doubled:
+            raise InputError(f"{where}: raw value {doubled} is used twice; a value of the label files has one meaning")
+    faults.tell()
+    parts["title"] = parts["title"] or parts["name"]
+    return Card(organs=organs, **parts)
 
 
-def _organs(content: Any, where: str) -> tuple[Organ, ...]:
-    if not isinstance(content, list) or not content:
-        raise InputError(f"{where}: organs must be a list with at least one organ")
-    organs = tuple(_organ(entry, f"{where}: organ {index}") for index, entry in enumerate(content, start=1))
-    doubled = _doubled([organ.name for organ in organs])
-    if doubled:
-        raise InputError(f"{where}: organ {doubled} is named twice; names must differ")
-    values = [organ.value for organ in organs]
-    if values != list(range(1, len(organs) + 1)) or len(organs) > _MAX_ORGANS:
-        raise InputError(f"{where}: organ values are {values}; they must be 1 to {len(organs)} in order, at most 255")
-    return organs
+def _described(content: Any, where: str) -> str:
+    return _NOT_GIVEN if content is None else text(content, where)
 
 
-def _organ(content: Any, where: str) -> Organ:
-    check_keys(content, ("name", "value", "colour", "tolerance_mm"), ("raw", "code", "components"), where)
+def _optional_text(content: Any, where: str) -> str | None:
+    return None if content is None else text(content, where)
+
+
+def _orientation(content: Any, where: str) -> str:
+    if content not in (None, "RAS"):
+        raise InputError(f"{where} is {content!r}; volumes are turned to RAS, write RAS")
+    return "RAS"
+
+
+def _modality(content: Any, where: str) -> str:
+    return one_of(content, _MODALITIES, where)
+
+
+def _ignored(content: Any, where: str) -> tuple[int, ...]:
+    return () if content in (None, []) else _raw_values(content, where)
+
+
+def _protocol(content: Any, where: str) -> str:
+    return one_of("clinical" if content is None else content, PROTOCOLS, where)
+
+
+def _layouts(content: Any, where: str) -> tuple[str, ...]:
+    names = () if content in (None, []) else texts(content, where)
+    return tuple(one_of(name, LAYOUTS, where) for name in names)
+
+
+def _organs(content: Any, faults: Faults) -> tuple[Organ, ...]:
+    where = faults.where
+    organs: list[Organ] = []
+    with faults.noted():
+        if not isinstance(content, list) or not content:
+            raise InputError(f"{where}: organs must be a list with at least one organ")
+        for index, entry in enumerate(content, start=1):
+            with faults.noted():
+                organs.append(_organ(entry, index, f"{where}: organ {index}"))
+        if len(organs) < len(content):
+            return ()  # what they have in common is told once they are right
+    with faults.noted():
+        if doubled := _doubled([organ.name for organ in organs]):
+            raise InputError(f"{where}: organ {doubled} is named twice; names must differ")
+    with faults.noted():
+        values = [organ.value for organ in organs]
+        if values != list(range(1, len(organs) + 1)) or len(organs) > _MAX_ORGANS:
+            told = f"{where}: organ values are {values}; they must be 1 to {len(organs)} in order, at most 255"
+            raise InputError(f"{told}; the numbers of the label files go to raw")
+    return tuple(organs)
+
+
+def _organ(content: Any, index: int, where: str) -> Organ:
+    check_keys(content, ("name",), ("value", "colour", "tolerance_mm", "raw", "code", "components"), where)
     name = text(content["name"], f"{where}: name")
-    value = content["value"]
+    value = content.get("value", index)
     if not is_whole(value):
         raise InputError(f"{where}: value of {name} is {value!r}; it must be a whole number")
-    colour = content["colour"]
+    colour = content.get("colour", _usual_colour(index))
     if not are_whole(colour, 0, 255) or len(colour) != 3:
         raise InputError(f"{where}: colour of {name} is {colour!r}; it must be three whole numbers from 0 to 255")
-    tolerance_mm = content["tolerance_mm"]
+    tolerance_mm = content.get("tolerance_mm", _TOLERANCE_MM)
     if not is_number(tolerance_mm) or tolerance_mm <= 0:
         raise InputError(f"{where}: tolerance_mm of {name} is {tolerance_mm!r}; it must be above 0")
     raw: tuple[int, ...] = ()
@@ -92,6 +131,12 @@ def _organ(content: Any, where: str) -> Organ:
         code = _code(content["code"], f"{where}: code of {name}", optional=("modifier",))
     pieces = _pieces(content.get("components"), f"{where}: components of {name}")
     return Organ(name, value, tuple(colour), float(tolerance_mm), raw, code, pieces)
+
+
+def _usual_colour(index: int) -> list[int]:
+    """Return a colour that is unlike those of the organs before: hues a golden section apart."""
+    hue = index * 0.618034 % 1
+    return [round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.6, 0.9)]
 
 
 def _pieces(content: Any, where: str) -> Pieces | None:
@@ -138,10 +183,10 @@ def _window(content: Any, where: str) -> tuple[float, float] | None:
     if content is None:
         return None
     if not isinstance(content, list) or len(content) != 2 or not all(map(is_number, content)):
-        raise InputError(f"{where}: window is {content!r}; it must be [low, high] or null")
+        raise InputError(f"{where} is {content!r}; it must be [low, high] or null")
     low, high = map(float, content)
     if low >= high:
-        raise InputError(f"{where}: window {content} does not ascend; write the lower end first")
+        raise InputError(f"{where} {content} does not ascend; write the lower end first")
     return low, high
 
 
@@ -159,3 +204,22 @@ def _left_right(content: Any, organs: tuple[Organ, ...], where: str) -> tuple[tu
     if len(set(named)) != len(named):
         raise InputError(f"{where}: left_right names an organ twice; an organ has one counterpart")
     return tuple(map(tuple, content))
+
+
+#: How the parts of a card that stand for themselves are read; None is a part that is left out.
+_PARTS: dict[str, Callable[[Any, str], Any]] = {
+    "name": text,
+    "title": _optional_text,
+    "modality": _modality,
+    "window": _window,
+    "orientation": _orientation,
+    "licence": _described,
+    "source": _described,
+    "citation": _described,
+    "raw_ignored": _ignored,
+    "layouts": _layouts,
+    "patient_rule": parse_patient_rule,
+    "split": parse_split,
+    "protocol": _protocol,
+    "notes": _optional_text,
+}

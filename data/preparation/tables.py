@@ -42,7 +42,11 @@ def patients_of(
         known = _read_patients(table)
         where = table.name
     elif rule is None:
-        raise InputError(f"{source.name}: no patient key; give a table with --patients FILE.csv (columns case,patient)")
+        own = "patient_rule: {note: every case is another patient, case_is_patient: true}"
+        raise InputError(
+            f"{source.name}: no patient key; give a table with --patients FILE.csv (columns case,patient), or where "
+            f"every case is another patient a card of your own with `{own}`"
+        )
     elif rule.column is not None:
         known = column_of(rows, rule.column, f"card {card.name}: patients")
         where = MANIFEST
