@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, Sampler, WeightedRandomSampler, get_worker
 from ragsam.data.annotation import annotated_classes
 from ragsam.data.cards.load import Card
 from ragsam.data.checks.check_case import require_sound
+from ragsam.data.checks.empty_labels import lacking_organs, training_fault
 from ragsam.data.datalist import Case
 from ragsam.data.fixed_copies import FixedCopies
 from ragsam.data.sampling import VolumeWindowSampler
@@ -85,6 +86,7 @@ class SliceDataset(Dataset, Randomizable):
         augmentation: Compose | None = None,
         cache_gb: float = 2.0,
     ) -> None:
+        served = any(not isinstance(item, Case) for item in data)
         data = as_cases(data)
         if not data:
             raise InputError("datalist: no case to take slices from; fill the section")
@@ -108,7 +110,10 @@ class SliceDataset(Dataset, Randomizable):
         # Of every volume, to know its slices without reading it again: rows and columns, and each slice's organs.
         self._shapes: dict[int, tuple[int, int]] = {}
         self._organs: dict[int, list[tuple[int, ...]]] = {}
-        require_sound(self.cases, card, self._take)
+        lacking = lacking_organs(card, require_sound(self.cases, card, self._take))
+        # A server trains on the few labels that it has got so far, with weights that know the other organs.
+        nothing = len(lacking) == card.num_classes
+        self._unlearnable = training_fault(card, lacking) if nothing or not served else None
         self.annotated = [annotated_classes(case, card) for case in self.cases]
         self.keys = self._make_keys()
 
@@ -260,7 +265,12 @@ class SliceDataset(Dataset, Randomizable):
             background_share: share of a patient's drawn slices that hold no labelled pixel, where it has both kinds.
             class_balanced: draw as many of the others for each of a patient's organs, however few slices it is in;
                 False draws them all alike.
+
+        Raises:
+            InputError: no case has a labelled voxel of an organ, which could not be learned.
         """
+        if self._unlearnable is not None:
+            raise InputError(self._unlearnable)
         # What each slice is drawn for: its patient's organs that it shows, or 0, background.
         drawn_for: list[list[tuple[str, int]]] = []
         for key in self.keys:

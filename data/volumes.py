@@ -13,6 +13,7 @@ from nibabel.spatialimages import SpatialImage
 from ragsam.data.annotation import annotated_classes
 from ragsam.data.cards.load import Card
 from ragsam.data.checks.check_case import require_sound
+from ragsam.data.checks.empty_labels import lacking_organs, validation_fault
 from ragsam.data.checks.load_volume import load_volume_checked
 from ragsam.data.datalist import Case
 from ragsam.data.served import as_cases
@@ -32,8 +33,8 @@ class VolumeDataset(Dataset):
         faults: by case, what was wrong with the files of items that were asked for.
 
     Raises:
-        InputError: no case, or one without label, where labels are wanted; a faulty file: at once where there is a
-            card, else on access.
+        InputError: no case, one without label, or no labelled voxel at all, where labels are wanted; a faulty file: at
+            once where there is a card, else on access.
     """
 
     def __init__(
@@ -51,7 +52,10 @@ class VolumeDataset(Dataset):
             if labels and case.label is None:
                 raise InputError(f"{case.case}: no label; validation needs one")
         if card is not None:
-            require_sound(data, card)
+            found = require_sound(data, card)
+            fault = validation_fault(card, lacking_organs(card, found)) if labels else None
+            if fault is not None:
+                raise InputError(fault)
         super().__init__(data, transform)
         self.card = card
         self.labels = labels

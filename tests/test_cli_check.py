@@ -9,6 +9,7 @@ from faulty_study import FAULTS, labels, save, voxels, write_faulty_study
 from small_study import files_below, log_lines
 
 from ragsam.cli import main
+from ragsam.data.cards.load import card_text
 
 TIME = re.compile(r" in \d+\.\d s")
 
@@ -40,7 +41,13 @@ def test_a_sound_study_is_exit_code_0_with_another_card_too(study, capsys, tmp_p
     out = TIME.sub("", capsys.readouterr().out)
     assert out == "checked: 9 volumes of 8 patients, 0 faults, 0 warnings, 0 notes\n"
     assert files_below(tmp_path) == []
-    assert main(["check", str(study), "--card", "phantom", "--jobs", "1"]) == 0
+    card = tmp_path / "own.yaml"
+    card.write_text(card_text("hippocampus").replace("name: hippocampus", "name: own"), encoding="utf-8")
+    assert main(["check", str(study), "--card", str(card), "--jobs", "1"]) == 0
+    capsys.readouterr()
+    assert main(["check", str(study), "--card", "phantom", "--jobs", "1"]) == 2  # of which most organs lack
+    (told,) = log_lines(capsys.readouterr().err)
+    assert told.startswith("ragsam: training: no case has a labelled voxel of left_kidney, gallbladder, ")
 
 
 @pytest.mark.parametrize(

@@ -179,22 +179,27 @@ def missing_label(case: Case, section: str) -> list[str]:
 
 def require_sound(
     cases: Iterable[Case], card: Card, take: Callable[[int, dict[str, SpatialImage]], None] | None = None
-) -> None:
+) -> list[set[str]]:
     """Check cases and stop at the end where any has a fault; warnings go to the log.
 
     Args:
         take: called with the number of each labelled case that is sound, and its volumes by path as "loaded" of
             `LoadVolumed`, so that no file is read again for their voxels; not any more after the first fault.
 
+    Returns:
+        Of every case the organs that it both annotates and has a labelled voxel of.
+
     Raises:
         InputError: the first fault's line, and how many more there are.
     """
     faults: list[str] = []
     told: list[str] = []
+    organs: list[set[str]] = []
     for number, case in enumerate(cases):
         check = examine_case(case, card, keep=take is not None and not faults)
         faults += check.faults
         told += check.warnings
+        organs.append(_labelled_organs(case, card, check.label_voxels or {}))
         if take is not None and not faults:
             loaded = {str(case.image): check.image, str(case.label): check.label}
             del check  # what is taken out of `loaded` is in memory no longer
@@ -204,6 +209,12 @@ def require_sound(
         raise InputError(faults[0])
     if faults:
         raise InputError(f"{faults[0]} ({len(faults) - 1} more: run `ragsam check`)")
+    return organs
+
+
+def _labelled_organs(case: Case, card: Card, label_voxels: Mapping[int, int]) -> set[str]:
+    annotated = card.labels if case.annotated is None else case.annotated
+    return {organ for organ in annotated if label_voxels.get(card.labels.get(organ, 0))}
 
 
 def _check_shape(image: SpatialImage, case: str) -> None:

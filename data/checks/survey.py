@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ragsam.data.cards.load import Card
 from ragsam.data.checks.duplicates import find_duplicates
+from ragsam.data.checks.empty_labels import SECTION_FAULTS, lacking_organs
 from ragsam.data.checks.inspect_case import CaseInspection, failed_case, inspect_case
 from ragsam.data.checks.parallel import run_each
 from ragsam.data.datalist import Case, Datalist
@@ -48,6 +49,7 @@ def survey(
         told["faults"] += case.faults
         told["warnings"] += case.warnings
         described.append(_case_entry(case, organs, told["notes"]))
+    told["faults"] += _empty_sections(cases, card)
     if card.window is not None:
         told["notes"] += _window_notes(cases, *card.window)
     duplicates = _duplicates(cases, told)
@@ -80,6 +82,20 @@ def volume_range_ml(volumes_ml: Sequence[float]) -> tuple[float, float] | None:
 
 def _inspect(entry: tuple[Case, str], card: Card) -> CaseInspection:
     return inspect_case(*entry, card)
+
+
+def _empty_sections(cases: Sequence[CaseInspection], card: Card) -> list[str]:
+    """Return the faults of sections whose labels lack what is needed, where all of them could be read."""
+    faults = []
+    for section, fault_of in SECTION_FAULTS.items():
+        part = [case for case in cases if case.section == section]
+        if not part or any(case.organs_ml is None for case in part):
+            continue
+        found = [{organ for organ, volume_ml in case.organs_ml.items() if volume_ml > 0} for case in part]
+        fault = fault_of(card, lacking_organs(card, found))
+        if fault is not None:
+            faults.append(fault)
+    return faults
 
 
 def _organ(cases: Sequence[CaseInspection], organ: str) -> dict[str, int | float | list[float] | None]:

@@ -1,0 +1,42 @@
+"""Sections from whose labels nothing can be learned, or by which nothing can be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+
+from ragsam.data.cards.model import Card
+
+_TELL = "are the label numbers the card's (label_map), and the label files whole?"
+
+
+def lacking_organs(card: Card, found: Iterable[Set[str]]) -> list[str]:
+    """Return the organs of a card that no case has.
+
+    Args:
+        found: of every case the organs that it both annotates and has a labelled voxel of.
+    """
+    present: set[str] = set()
+    for organs in found:
+        present |= organs
+    return [organ for organ in card.labels if organ not in present]
+
+
+def training_fault(card: Card, lacking: list[str]) -> str | None:
+    """Return what is wrong with a training section that lacks organs; None for nothing."""
+    if not lacking:
+        return None
+    if len(lacking) == card.num_classes:
+        return f"training: no case has a labelled voxel of any organ; {_TELL}"
+    way_out = "label them in a training case, or take a card without them"
+    return f"training: no case has a labelled voxel of {', '.join(lacking)}; {way_out}"
+
+
+def validation_fault(card: Card, lacking: list[str]) -> str | None:
+    """Return what is wrong with a validation section that lacks organs: nothing, unless it lacks all."""
+    if len(lacking) < card.num_classes:
+        return None
+    return f"validation: no case has a labelled voxel of any organ; {_TELL}"
+
+
+#: By section, what tells its fault.
+SECTION_FAULTS = {"training": training_fault, "validation": validation_fault}
