@@ -16,6 +16,7 @@ from small_study import HEADER_NAME, KNOBS, affine_of, anatomy, files_below, sav
 
 from ragsam import __version__
 from ragsam.cli import main
+from ragsam.commands.terminal import complain
 from ragsam.data.cards.load import card_text, list_cards
 from ragsam.data.datalist import load_datalist
 
@@ -520,3 +521,8 @@ def test_unknown_option_is_exit_code_2():
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert KNOBS  # the study's knobs, which the fixtures train with
+
+
+def test_a_line_that_quotes_a_hostile_text_stays_one(capsys):
+    complain("x: made for a\n\x1b[2Jb\r\x07c, the run has d")
+    assert capsys.readouterr().err == "ragsam: x: made for a  [2Jb  c, the run has d\n"

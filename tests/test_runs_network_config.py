@@ -5,7 +5,7 @@ import torch
 
 from ragsam.errors import InputError
 from ragsam.networks.tuning import USUAL
-from ragsam.runs.network_config import build_empty, network_options
+from ragsam.runs.network_config import build_empty, input_channels, network_options
 from ragsam.runs.options import untrained_network
 from ragsam.runs.settings import read_options, set_options
 from ragsam.runs.templates import CONFIGS, find_bundle
@@ -58,6 +58,15 @@ def test_an_unknown_way_to_tune_is_refused():
 def test_an_expression_is_refused_unrun(value):
     with pytest.raises(InputError, match="is an expression; write its value"):
         network_options(f"network_def:\n  detail: '{value}'\n", 1)
+
+
+@pytest.mark.parametrize("value", ["'$1'", "'@x'", "'%x'", "{_target_: os.system}"])
+@pytest.mark.parametrize("name", ["context_slices", "base", "fusion"])
+def test_what_only_monai_would_make_is_no_value(value, name):
+    network = "network_def:\n  base: '@base'\n  untrained: '@untrained'\n"
+    config = f"{name}: {value}\nuntrained: {{fusion: {value}}}\nimage_size: 32\n{network}"
+    with pytest.raises(InputError, match="is an expression; write its value"):
+        input_channels(config) if name == "context_slices" else network_options(config, 1)
 
 
 @pytest.mark.parametrize("config", ["a: 1", "", "[1]"])

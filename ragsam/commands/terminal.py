@@ -18,7 +18,11 @@ def say(line: str) -> None:
 
 
 def complain(line: str, *, own_line: bool = False) -> None:
-    """Write a line to stderr: a fault or a warning; with `own_line` below a bar, or ^C, that a terminal shows."""
+    """Write a line to stderr: a fault or a warning; with `own_line` below a bar, or ^C, that a terminal shows.
+
+    What it quotes may be anybody's: line breaks and signs that steer a terminal are taken out.
+    """
+    line = "".join(sign if sign.isprintable() else " " for sign in line)
     start = "\n" if own_line and sys.stderr.isatty() else ""
     sys.stderr.write(f"{start}ragsam: {line}\n")
 

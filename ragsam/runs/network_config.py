@@ -59,12 +59,19 @@ def network_options(text: str, num_classes: int) -> dict[str, Any]:
             continue
         if str(value).startswith("@"):
             value = config.get(value[1:])
-        if str(value).startswith(("$", "%")):
-            raise InputError(f"network_def.{name}: {value} is an expression; write its value")
-        options[name] = value
+        options[name] = _plain(f"network_def.{name}", value)
     if "untrained" in options:
-        options |= {"image_size": config.get("image_size"), **(options.pop("untrained") or {})}
+        untrained = options.pop("untrained") or {}
+        options |= {name: _plain(f"untrained.{name}", value) for name, value in untrained.items()}
+        options.setdefault("image_size", _plain("image_size", config.get("image_size")))
     return options
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a value that a config has as it is; refuse what is only made when MONAI runs the config."""
+    if str(value).startswith(("$", "@", "%")) or (isinstance(value, Mapping) and "_target_" in value):
+        raise InputError(f"{name}: {value} is an expression; write its value")
+    return value
 
 
 def input_channels(text: str) -> int:
@@ -77,8 +84,8 @@ def input_channels(text: str) -> int:
 
 
 def channels_of(config: Mapping[str, Any]) -> int:
-    """Return the same of a config read as data."""
-    return max(3, 2 * (config.get("context_slices") or 0) + 1)
+    """Return the same of a config read as data; raises InputError where it is an expression."""
+    return max(3, 2 * (_plain("context_slices", config.get("context_slices")) or 0) + 1)
 
 
 def build_empty(options: Mapping[str, Any]) -> Segmenter:
