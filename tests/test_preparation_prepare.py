@@ -10,6 +10,7 @@ import yaml
 from small_dicom import write_series
 from small_study import affine_of, anatomy, save_volume
 
+from ragsam.cli import main
 from ragsam.data.cards.load import card_text, load_card
 from ragsam.data.checks.check_case import examine_case
 from ragsam.data.datalist import load_datalist
@@ -41,6 +42,28 @@ def test_sides_of_one_person_stay_together(tmp_path):
     assert {name: len(cases) for name, cases in sections.items()} == {"training": 6, "validation": 2, "test": 4}
     for cases in sections.values():
         assert len({case.patient for case in cases}) == len(cases) / 2
+
+
+@pytest.mark.parametrize(
+    ("patients", "options", "following"),
+    [
+        (2, [], "ragsam train sam_lora --data LIST --output RUN"),
+        (1, [], "ragsam index --data LIST --output BANK; a training needs validation patients too"),
+        (2, ["--test", "2"], "ragsam segment RUN LIST --output DIR with a run that was trained on other patients"),
+    ],
+    ids=["two patients", "one", "all for the test"],
+)
+def test_what_is_told_to_be_next_can_be_done_with_the_sections(tmp_path, capsys, patients, options, following):
+    source = tmp_path / "raw"
+    source.mkdir()
+    (source / "subjects.csv").write_text("case,patient\n" + "".join(f"c{n},p{n}\n" for n in range(patients)))
+    for name in ("images", "labels"):
+        (source / name).mkdir()
+        for number in range(patients):
+            (source / name / f"c{number}.nii.gz").write_bytes(b"")
+    output = tmp_path / "list.json"
+    assert main(["prepare", "phantom", str(source), "--output", str(output), *options]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: {following.replace('LIST', str(output))}"
 
 
 def test_the_table_beside_the_data_wins_over_the_rule(tmp_path):

@@ -71,6 +71,43 @@ def test_a_card_without_split_gives_a_fifth_and_a_tenth():
     assert counts(split_cases(named(BTCV), load_card("btcv"), seed=0)) == {"training": 21, "validation": 3, "test": 6}
 
 
+@pytest.mark.parametrize(
+    ("patients", "training", "validation", "test"),
+    [(1, 1, 0, 0), (2, 1, 1, 0), (3, 2, 1, 0), (4, 3, 1, 0), (5, 3, 1, 1), (6, 4, 1, 1), (15, 10, 2, 3)],
+)
+def test_few_patients_leave_one_for_validation(patients, training, validation, test):
+    sections = split_cases(cases_of("abcdefghijklmno"[:patients]), load_card("btcv"), seed=0)
+    assert counts(sections) == {"training": training, "validation": validation, "test": test}
+
+
+def test_a_number_asked_for_the_test_leaves_the_others_what_there_is():
+    """All may be for the test: a set to evaluate a run on."""
+    for asked, others in ((4, (1, 0)), (3, (1, 1)), (5, (0, 0))):
+        sections = split_cases(cases_of("abcde"), load_card("btcv"), seed=0, test=asked)
+        assert counts(sections) == {"training": others[0], "validation": others[1], "test": asked}
+    with pytest.raises(InputError, match="5 test and 1 validation patients of 5 leave none for training"):
+        split_cases(cases_of("abcde"), load_card("btcv"), seed=0, test=5, validation=1)
+    with pytest.raises(InputError, match="0 test and 5 validation patients of 5 leave none for training"):
+        split_cases(cases_of("abcde"), load_card("btcv"), seed=0, test=0, validation=5)
+
+
+def test_a_part_of_the_official_split_that_has_no_case_here_is_told(caplog):
+    cases, card = cases_of("ab"), load_card("openkbp_hn")
+    for cells, found, told in (
+        (("train-pats", "validation-pats"), {"training": 1, "validation": 1, "test": 0}, ["test"]),
+        (("test-pats", "test-pats"), {"training": 0, "validation": 0, "test": 2}, ["validation"]),
+    ):
+        caplog.clear()
+        rows = {case.case: {"source_split": cell} for case, cell in zip(cases, cells, strict=True)}
+        assert counts(split_cases(cases, card, seed=0, rows=rows)) == found
+        assert [record.getMessage() for record in caplog.records] == [
+            f"prepare: card openkbp_hn: its split has no {section} case among these" for section in told
+        ]
+    rows = {case.case: {"source_split": "validation-pats"} for case in cases}
+    with pytest.raises(InputError, match="leave none for training"):
+        split_cases(cases, card, seed=0, rows=rows)
+
+
 def test_a_split_by_a_column_of_the_manifest():
     cases, card = cases_of("abcd"), load_card("openkbp_hn")
     cells = ("train-pats", "validation-pats", "test-pats", "train-pats")

@@ -53,7 +53,8 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
     yield "layouts", _joined(card.layouts) or "any"
     yield "patients", patients
     if card.split is None:
-        yield "split", "none of its own: a fifth of the patients for the test, a tenth for validation, by the seed"
+        shares = "a fifth of the patients for the test (none of fewer than 5), a tenth for validation (one at least)"
+        yield "split", f"none of its own: {shares}, by the seed"
     else:
         yield "split", card.split.note
         for section in ("validation", "test"):

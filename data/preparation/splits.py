@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain, filterfalse
@@ -14,7 +15,10 @@ from ragsam.data.datalist import Case
 from ragsam.data.preparation.tables import Rows, column_of, first_of
 from ragsam.errors import InputError
 
-_DEFAULT_SHARE = {"test": 0.2, "validation": 0.1}
+_TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.1
+#: Patients from which on some are kept for the test.
+_TESTED = 5
+logger = logging.getLogger(__name__)
 
 
 def split_cases(
@@ -31,7 +35,7 @@ def split_cases(
     Args:
         cases: in any order, which they keep.
         card: its split is taken for a section that no number is asked for; a card without one: a fifth of the
-            patients for the test, a tenth for validation.
+            patients for the test, none of fewer than five; a tenth for validation, one at least of two or more.
         seed: of the patients dealt by number.
         validation, test: numbers of patients.
         rows: the data set's manifest, for a split that goes by one of its columns.
@@ -41,23 +45,30 @@ def split_cases(
     """
     fixed: dict[str, str] = {}
     counts = {}
+    if card.split is None:
+        validation, test = _usual(len({case.patient for case in cases}), validation, test)
     for section, asked in (("test", test), ("validation", validation)):
-        part = _part(cases, card, section, asked)
+        part = (card.split and getattr(card.split, section)) or SplitPart()
+        if asked is not None:
+            part = SplitPart(count=asked)
         counts[section] = part.count or 0
-        for patient in _members(part, cases, rows, f"card {card.name}: its {section} split", section):
+        members = _members(part, cases, rows, f"card {card.name}: its {section} split", section)
+        if part.column is not None and not members:
+            logger.warning("prepare: card %s: its split has no %s case among these", card.name, section)
+        for patient in members:
             if fixed.setdefault(patient, section) != section:
                 raise InputError(f"card {card.name}: its split puts one patient into validation and test; mend it")
     return split_by_patient(cases, **counts, seed=seed, fixed=fixed)
 
 
-def _part(cases: Sequence[Case], card: Card, section: str, asked: int | None) -> SplitPart:
-    """Return who belongs to a section, by the number asked for, the card, or the usual share of the patients."""
-    if asked is None and card.split is not None:
-        return getattr(card.split, section) or SplitPart()
-    if asked is None:
-        patients = {case.patient for case in cases}
-        asked = round(_DEFAULT_SHARE[section] * len(patients))
-    return SplitPart(count=asked)
+def _usual(patients: int, validation: int | None, test: int | None) -> tuple[int, int]:
+    """Return how many patients are for validation and test, the usual shares where no number is asked for."""
+    if test is None:
+        test = round(_TEST_SHARE * patients) if patients >= _TESTED else 0
+    if validation is None:
+        left = patients - test
+        validation = min(max(1, round(_VALIDATION_SHARE * patients)), max(0, left - 1))
+    return validation, test
 
 
 def _members(part: SplitPart, cases: Sequence[Case], rows: Rows | None, what: str, section: str) -> list[str]:
@@ -84,16 +95,17 @@ def split_by_patient(
     `fixed` has the sections of patients that are not dealt.
 
     Raises:
-        InputError: a negative number, or no patient left for training.
+        InputError: a negative number, or no patient left for training, unless all are for the test.
     """
     section_of = dict(fixed or {})
     patients = sorted({case.patient for case in cases} - section_of.keys())
     if min(validation, test) < 0:
         raise InputError(f"split: validation {validation}, test {test}; numbers of patients must not be negative")
-    if validation + test >= len(patients):
+    all_test = validation == 0 and test == len(patients) and {"test"}.issuperset(section_of.values())
+    if validation + test >= len(patients) and not all_test:
         raise InputError(
             f"split: {test} test and {validation} validation patients of {len(patients)} leave none for training; "
-            "ask for fewer"
+            "ask for fewer with --test N and --validation N"
         )
     order = np.random.default_rng(seed).permutation(len(patients))
     dealt = ["test"] * test + ["validation"] * validation

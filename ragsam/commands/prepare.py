@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ragsam.commands.terminal import add_overwrite, say
 
@@ -47,6 +49,16 @@ def run(args: argparse.Namespace) -> None:
         labels=args.labels,
         overwrite=args.overwrite,
     )
-    for name, cases in load_datalist(path).sections.items():
+    sections = load_datalist(path).sections
+    for name, cases in sections.items():
         say(f"{name}: {len(cases)} volumes of {len({case.patient for case in cases})} patients")
-    say(f"next: ragsam train sam_lora --data {path} --output RUN")
+    say(f"next: {_next(path, sections)}")
+
+
+def _next(path: Path, sections: Mapping[str, Sequence[Any]]) -> str:
+    """Return what can be done with a datalist of these sections."""
+    if sections["training"] and sections["validation"]:
+        return f"ragsam train sam_lora --data {path} --output RUN"
+    if sections["training"]:
+        return f"ragsam index --data {path} --output BANK; a training needs validation patients too"
+    return f"ragsam segment RUN {path} --output DIR with a run that was trained on other patients"
