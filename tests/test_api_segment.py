@@ -1,13 +1,17 @@
 """`ragsam segment` reads every input once, and goes on where one cannot be read."""
 
 import gc
+import json
 import os
 import shutil
 
+import nibabel as nib
+import numpy as np
 import pytest
 from small_study import affine_of, anatomy, save_volume
 
 import ragsam
+from ragsam.data.checks.check_case import read_volume_checked
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 
@@ -34,6 +38,39 @@ def test_a_faulty_input_stops_no_other_wherever_it_stands(run, study, tmp_path, 
     for case in cases[:2]:
         assert (tmp_path / "out" / f"{case.case}.nii.gz").is_file()
     assert not (tmp_path / "out" / "cut.nii.gz").exists()
+
+
+def odd_images(folder, image):
+    """Save an image in four ways that no label volume can follow, and one under a name in Latin-1."""
+    voxels = np.asarray(image.dataobj, np.int16)
+    unknown_unit = nib.Nifti1Image(voxels, image.affine)
+    unknown_unit.header["xyzt_units"] = 5
+    nib.save(unknown_unit, folder / "unit.nii.gz")
+    nib.save(nib.Nifti2Image(np.zeros((40_000, 1, 1), np.int16), image.affine), folder / "long.nii")
+    nib.save(nib.MGHImage(voxels, image.affine), folder / "x.mgz")
+    nib.save(nib.AnalyzeImage(voxels, image.affine), folder / "analyze.img")
+    nib.save(nib.Nifti1Image(voxels, image.affine), folder / "a.nii.gz")
+    os.rename(folder / "a.nii.gz", folder / "caf\udce9.nii.gz")
+
+
+def test_odd_images_are_told_and_the_others_segmented(run, study, tmp_path, caplog):
+    sound, other = (case.image for case in load_datalist(study).section("test")[:2])
+    caplog.set_level("INFO", "ragsam")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    odd_images(folder, nib.load(sound))
+    shutil.copy(sound, folder / "sound.nii.gz")
+    listed = [{"case": name, "patient": name, "image": f"images/{name}"} for name in ("x.mgz", "analyze.hdr")]
+    listed.append({"case": "listed", "patient": "listed", "image": str(other)})
+    datalist = tmp_path / "d.json"
+    datalist.write_text(json.dumps({"card": load_datalist(study).card, "test": listed}))
+    with pytest.raises(InputError, match=r"\(4 more at fault, 2 segmented\)"):
+        ragsam.segment(run, [folder, datalist], tmp_path / "out", retrieval=False)
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["listed.nii.gz", "sound.nii.gz"]
+    assert "images: 3 files of the folder are no volumes; left out" in caplog.messages  # .mgz, .img and .hdr
+    for image in ("unit.nii.gz", "long.nii", "caf\udce9.nii.gz"):
+        with pytest.raises(InputError, match=r"unit 5, unknown to NIfTI|a side above 32767|is not UTF-8"):
+            read_volume_checked(folder / image, "c1")
 
 
 def test_nothing_is_written_where_no_input_can_be_read(run, tmp_path):

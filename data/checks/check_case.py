@@ -22,12 +22,12 @@ from ragsam.data.checks.slab_reader import SlabReader, VolumeKeeper, check_strea
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
 from ragsam.io.grids import Grid, OtherGridError, turn_onto
+from ragsam.io.lazy_volume import MAX_SIDE, MAX_VOXELS
 from ragsam.io.read_volume import open_volume
 from ragsam.transforms.nonfinite import fill_nonfinite as filled
 
 logger = logging.getLogger(__name__)
 
-MAX_VOXELS = 2**31
 _AFFINE_TOLERANCE = 1e-3
 _SPACING_MM = (0.00999, 100.1)  # from voxel to voxel in a body: beyond, the unit is another
 _SMALLEST_DETERMINANT = 1e-3  # of the unit vectors along the axes
@@ -88,7 +88,7 @@ def scan_volume(
 
     Raises:
         InputError: missing or unreadable file, damaged gzip stream, not three dimensions, no slices, more than
-            2**31 voxels, a singular or sheared affine, NaN or infinite voxels.
+            2**31 voxels or 32767 along a side, a singular or sheared affine, NaN or infinite voxels.
     """
     path = Path(path)
     image = open_volume(path, case)
@@ -224,6 +224,8 @@ def _check_shape(image: SpatialImage, case: str) -> None:
         raise InputError(f"{case}: shape {shape} has no slices or no voxels; export the volume anew")
     if len(shape) != 3:
         raise InputError(f"{case}: shape {shape} is not three-dimensional; give one volume of one channel")
+    if max(shape) > MAX_SIDE:
+        raise InputError(f"{case}: shape {shape} has a side above {MAX_SIDE}, the most that NIfTI has; cut the volume")
     if math.prod(shape) > MAX_VOXELS:
         raise InputError(f"{case}: the header promises {shape} voxels, above 2**31; the file is damaged or too large")
     if dtype.fields:

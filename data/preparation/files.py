@@ -28,21 +28,22 @@ class Pair:
     label: Path
 
 
-def volumes_in(folder: Path, case_of: CaseOf = str, *, dicom: bool = False) -> Volumes:
+def volumes_in(folder: Path, case_of: CaseOf = str, *, dicom: bool = False, readable: bool = False) -> Volumes:
     """Return the volumes of a folder, not below it, by case; other files, and hidden ones, are passed over.
 
     Args:
         case_of: how a file's name without suffix tells the case.
         dicom: whether a folder that holds DICOM files counts as a volume of its name.
+        readable: whether a file whose name is not UTF-8 is a case too, see `volume_name`.
 
     Raises:
-        InputError: no such folder, or two files of one case.
+        InputError: no such folder, two files of one case, or a name that is not UTF-8.
     """
     if not folder.is_dir():
         raise InputError(f"{folder.parent.name}: no folder {folder.name}; give the folder that holds it")
     found: Volumes = {}
     for path in sorted(folder.glob("[!.]*")):  # macOS leaves files named ._something
-        name = volume_name(path)
+        name = volume_name(path, readable=readable)
         if path.is_dir():
             name = checked_name(path.name) if dicom and is_dicom_folder(path) else None
         if name is None:

@@ -105,4 +105,4 @@ def _volumes(folder: str | os.PathLike[str]) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; check the path")
-    return volumes_in(folder) or volumes_in(folder, dicom=True)
+    return volumes_in(folder, readable=True) or volumes_in(folder, dicom=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from ragsam.data.datalist import Case, load_datalist, paths_of
 from ragsam.data.preparation.files import volumes_in
 from ragsam.errors import InputError
 from ragsam.io.dicom_headers import is_dicom_folder, list_series, scan_folder, split_series
-from ragsam.io.volume_names import SUFFIXES, checked_name, volume_name
+from ragsam.io.volume_names import SUFFIXES, checked_name, readable_name, volume_name
+
+logger = logging.getLogger(__name__)
 
 
 def cases_of_inputs(
@@ -68,20 +71,27 @@ def skipped_files(case: Case) -> int:
 def _cases_of(path: Path, card: Card | None, section: str, series: Sequence[str]) -> Sequence[Case]:
     folder, uid = split_series(path.absolute())
     if folder.is_dir():
-        volumes = {} if uid else volumes_in(folder)
+        volumes = {} if uid else volumes_in(folder, readable=True)
         if volumes and not is_dicom_folder(folder):
+            _tell_left_out(folder, volumes.values())
             return [Case(name, name, image) for name, image in volumes.items()]
         name = checked_name(Path(os.path.normpath(folder)).name)
         uid = uid or _asked_for(folder, series, name)
         return [Case(case=name, patient=name, image=folder / uid)]
     if path.suffix.lower() == ".json":
         return load_datalist(path, card).section(section)
-    name = volume_name(path)
+    name = volume_name(path, readable=True)
     if name is None:
         raise InputError(
             f"{path.name}: not a volume ({', '.join(SUFFIXES)}), a DICOM folder or a datalist (.json); convert it first"
         )
     return [Case(case=name, patient=name, image=path.absolute())]
+
+
+def _tell_left_out(folder: Path, taken: Iterable[Path]) -> None:
+    files = {path for path in folder.glob("[!.]*") if path.is_file()}
+    if left_out := len(files.difference(taken)):
+        logger.info("%s: %d files of the folder are no volumes; left out", readable_name(folder.name), left_out)
 
 
 def _asked_for(folder: Path, series: Sequence[str], name: str) -> str:

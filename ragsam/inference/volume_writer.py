@@ -10,10 +10,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from ignite.engine import Engine, Events
-from nibabel.spatialimages import SpatialImage
+from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from ragsam.data.cards.model import Card
 from ragsam.data.label_numbers import raw_numbers, sidecar_name, to_raw, write_sidecar
+from ragsam.errors import InputError
 from ragsam.files import atomic_write, file_names
 from ragsam.io.nifti import copy_place, stored_header
 from ragsam.io.read_volume import open_volume
@@ -103,7 +104,10 @@ class LabelVolumeWriter:
         names = [name for _, name, _, _ in volumes]
         with Outputs(self.folder, [*names, *(sidecar_name(case) for case, *_ in volumes)]):
             for case, name, values, unit in volumes:
-                write_label_volume(self.folder / name, values, self.images[case], unit=unit)
+                try:
+                    write_label_volume(self.folder / name, values, self.images[case], unit=unit)
+                except HeaderDataError as error:
+                    raise InputError(f"{case}: no label volume can be written ({error}); convert the image") from error
                 if unit is None and self.card is not None:
                     numbers = raw_numbers(self.card) if self.labels == "raw" else self.card.labels
                     write_sidecar(self.folder / name, numbers, card=self.card.name, numbers=self.labels)

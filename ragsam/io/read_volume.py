@@ -19,7 +19,7 @@ from ragsam.errors import InputError
 from ragsam.io.dicom_series import read_series, split_series
 from ragsam.io.itk_formats import open_itk
 from ragsam.io.nifti import open_nifti
-from ragsam.io.volume_names import is_itk_format
+from ragsam.io.volume_names import is_itk_format, readable_name
 
 
 def open_volume(path: Path, case: str) -> SpatialImage:
@@ -34,8 +34,11 @@ def open_volume(path: Path, case: str) -> SpatialImage:
         The volume in RAS millimetres. A NIfTI's sform goes before its qform, whatever its voxel sizes say.
 
     Raises:
-        InputError: missing, empty, unreadable or foreign file; as `open_nifti`, `open_itk` and `read_series`.
+        InputError: missing, empty, unreadable or foreign file, or a path that is not UTF-8; as `open_nifti`, `open_itk`
+            and `read_series`.
     """
+    if readable_name(str(path)) != str(path):
+        raise InputError(f"{case}: the file's name, or its folder's, is not UTF-8; rename it")
     folder, series = split_series(path)
     if folder.is_dir():
         return read_series(folder, series, case)

@@ -12,16 +12,21 @@ ITK_SUFFIXES = (".mha", ".mhd", ".nrrd")
 SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES)
 
 
-def volume_name(path: PurePath) -> str | None:
+def volume_name(path: PurePath, *, readable: bool = False) -> str | None:
     """Return a volume's name without its suffix, None where the suffix is no volume's.
 
     Letters with accents come out composed, however the file system stores them, so that an image and its label match.
+
+    Args:
+        readable: put ? for what is not UTF-8 instead of refusing it; `open_volume` refuses that file alone.
 
     Raises:
         InputError: a volume whose name is not UTF-8.
     """
     name = without_suffix(path.name)
-    return None if name == path.name else checked_name(name)
+    if name == path.name:
+        return None
+    return checked_name(readable_name(name) if readable else name)
 
 
 def without_suffix(name: str) -> str:
@@ -34,12 +39,14 @@ def without_suffix(name: str) -> str:
 
 def checked_name(name: str) -> str:
     """Return a file's or folder's name composed; raises InputError where it is not UTF-8, and no output can be."""
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        shown = name.encode("utf-8", "replace").decode()
-        raise InputError(f"{shown}: the file's name is not UTF-8; rename it") from error
+    if readable_name(name) != name:
+        raise InputError(f"{readable_name(name)}: the file's name is not UTF-8; rename it")
     return composed(name)
+
+
+def readable_name(name: str) -> str:
+    """Return a name with ? for what is not UTF-8."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def composed(name: str) -> str:
