@@ -94,5 +94,5 @@ def told_numbering(volume: Path, card: Card, raw: Mapping[int, int] | None) -> s
     if {organ: (raw or {}).get(number) for organ, number in numbers.items()} == card.labels:
         return "raw"
     raise InputError(
-        f"{volume.name}: of {', '.join(labels)}, by its {path.name}, not of card {card.name}; evaluate it with its own"
+        f"{volume.name}: of {', '.join(labels)}, by its {path.name}, not of card {card.name}; take its own card"
     )

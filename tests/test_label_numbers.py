@@ -1,6 +1,7 @@
 """Label numbers: the card's or the data set's own, told apart, refused, or written as asked for; worked out by hand."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +14,8 @@ from ragsam.cli import main
 from ragsam.data.cards.load import card_text, load_card
 from ragsam.data.cards.own_numbers import card_text_with
 from ragsam.data.cards.schema import parse_card
-from ragsam.data.datalist import load_datalist
+from ragsam.data.checks.check_case import examine_case
+from ragsam.data.datalist import Case, load_datalist
 from ragsam.data.label_numbers import (
     possible_numberings,
     raw_numbers,
@@ -164,6 +166,22 @@ def test_segment_writes_the_numbers_that_are_asked_for_and_names_them(raw_card, 
     assert "has other labels than card synapse8" in capsys.readouterr().err
 
 
+def test_a_result_in_python_has_the_numbers_that_are_asked_for(raw_card, study):
+    case = load_datalist(study).section("test")[0]
+    loaded = ragsam.load(raw_card)
+    card, raw = (loaded.segment(case.image, retrieval=False, labels=labels) for labels in ("card", "raw"))
+    assert (card.values, raw.values) == ({"anterior": 1, "posterior": 2}, {"anterior": 7, "posterior": 300})
+    one, other = (np.asarray(result.labels.dataobj) for result in (card, raw))
+    assert one.any()
+    assert np.array_equal(np.array([0, 7, 300])[one], other)
+    assert card.volumes_ml == raw.volumes_ml
+    assert np.array_equal(card.probabilities("posterior").dataobj, raw.probabilities("posterior").dataobj)
+    with pytest.raises(InputError, match="--labels mine: no such numbers; choose card or raw"):
+        loaded.segment(case.image, labels="mine")
+    with pytest.raises(InputError, match="labels: not with prompts"):
+        loaded.segment(case.image, prompts=[ragsam.Click(16, 16, 3, object="anterior")], labels="raw")
+
+
 def test_what_was_written_for_another_card_is_refused(segmented, tmp_path, capsys):
     command = ["evaluate", "--reference", str(segmented), "--prediction", str(segmented), "--card", "synapse8"]
     assert main([*command, "--output", str(tmp_path / "ev")]) == 2
@@ -278,3 +296,21 @@ def test_labels_given_in_python_are_read_in_their_own_numbers(raw_card, tmp_path
     assert maps == {"raw": None, "card": None, "empty": None}  # 44 is of neither: its fault is told when it is read
     save(case["label"], [0, 7])
     assert load_datalist(as_datalist([case], run, "training", tmp_path)).label_map == {7: 1, 300: 2, 301: 2}
+
+
+def test_label_whose_file_tells_other_numbers_than_its_datalist_is_a_fault(tmp_path):
+    """The label map swaps 1 and 2, which may be read either way."""
+    card, raw = load_card("hippocampus"), {1: 2, 2: 1}
+    label = save(tmp_path / "l.nii.gz", [0, 1, 2])
+    case = Case("a", "p", label, label)
+    numbers = {"card": {"anterior": 1, "posterior": 2}, "raw": {"anterior": 2, "posterior": 1}}
+    told = {}
+    for name, labels in numbers.items():
+        write_sidecar(label, labels)
+        for label_map in (None, raw):
+            told[name, label_map is None] = examine_case(replace(case, label_map=label_map), card).faults
+    assert told["card", True] == told["raw", False] == ()
+    assert told["card", False][0].endswith("are the card's; leave label_map out of its datalist")
+    assert "not of card hippocampus" in told["raw", True][0]  # the card alone knows no such numbers
+    write_sidecar(label, {"liver": 1})
+    assert "of liver, by its l.labels.json, not of card hippocampus" in examine_case(case, card).faults[0]

@@ -20,6 +20,7 @@ from ragsam.data.cards.load import Card
 from ragsam.data.checks.label_counts import LabelCounts
 from ragsam.data.checks.slab_reader import SlabReader, VolumeKeeper, check_stream, is_one_file, read_slabs
 from ragsam.data.datalist import Case
+from ragsam.data.label_numbers import told_numbering
 from ragsam.errors import InputError
 from ragsam.io.grids import Grid, OtherGridError, turn_onto
 from ragsam.io.lazy_volume import MAX_SIDE, MAX_VOXELS
@@ -154,20 +155,39 @@ def examine_case(case: Case, card: Card, *readers: SlabReader, keep: bool = Fals
     except InputError as error:
         faults.append(str(error))
     if label is not None:
-        wrong = counts.faults(case.case, card, case.label_map)
-        try:
-            turned = image is not None and not turn_onto(Grid.of(label), Grid.of(image)).is_none
-        except OtherGridError as error:
-            wrong.append(f"{case.case}: the label is not on the image's grid, {error}; export it on that")
-        else:
-            if turned:
-                told.append(
-                    f"{case.case}: the label's axes are in another order than the image's; it is turned to them"
-                )
+        wrong = [*counts.faults(case.case, card, case.label_map), *_numbering_faults(case, card)]
+        if image is not None:
+            wrong += _grid_faults(case.case, image, label, told)
         if not wrong:
             label_voxels = counts.on_card(case.label_map)
         faults += wrong
     return CaseCheck(tuple(faults), tuple(told), image, label, label_voxels)
+
+
+def _numbering_faults(case: Case, card: Card) -> list[str]:
+    """Return what the file beside a label volume says against its datalist, a line each."""
+    try:
+        numbers = told_numbering(case.label, card, case.label_map or card.label_map)
+    except InputError as error:
+        return [f"{case.case}: {error}"]
+    if numbers is None or numbers == ("card" if case.label_map is None else "raw"):
+        return []
+    if case.label_map is None:
+        way_out = "the data set's own; give the datalist the card's label_map, as `ragsam prepare` does"
+    else:
+        way_out = "the card's; leave label_map out of its datalist"
+    return [f"{case.case}: the file beside the label says that its numbers are {way_out}"]
+
+
+def _grid_faults(case: str, image: SpatialImage, label: SpatialImage, told: list[str]) -> list[str]:
+    """Return the fault of a label that is on another grid than its image; what is turned joins the warnings."""
+    try:
+        turn = turn_onto(Grid.of(label), Grid.of(image))
+    except OtherGridError as error:
+        return [f"{case}: the label is not on the image's grid, {error}; export it on that"]
+    if not turn.is_none:
+        told.append(f"{case}: the label's axes are in another order than the image's; it is turned to them")
+    return []
 
 
 def missing_label(case: Case, section: str) -> list[str]:
