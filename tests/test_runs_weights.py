@@ -8,6 +8,7 @@ from ragsam.api.segment import segment_with_run
 from ragsam.errors import InputError
 from ragsam.networks.checkpoints import load_weights, save_weights
 from ragsam.runs.run import RunFolder
+from ragsam.runs.templates import make_run
 from ragsam.runs.trained import trained_network
 from ragsam.runs.weights import WeightsLoader, differences, said_by_run
 
@@ -84,3 +85,13 @@ def test_a_run_says_its_slices_organs_and_normalisation(own_run):
     window = said.pop("window")
     assert (None if window is None else list(window)) == wanted.pop("window")
     assert said == {**wanted, "normalisation": about["normalisation"], "num_classes": about["num_classes"]}
+
+
+def test_a_training_that_starts_with_weights_tells_how_its_slices_differ(own_run, study, tmp_path, caplog):
+    make_run("sam_lora", study, tmp_path / "same", {"start": str(own_run)})
+    assert "was made for" not in caplog.text
+    make_run("sam_lora", study, tmp_path / "other", {"start": str(own_run), "slice_axis": 0, "spacing_mm": [1.5, 1.5]})
+    assert [message for message in caplog.messages if "was made for" in message] == [
+        "start: model.safetensors was made for slice_axis 2, this training has 0",
+        "start: model.safetensors was made for spacing_mm None, this training has 1.5, 1.5",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,14 @@ from typing import Any
 
 import nibabel as nib
 
-from ragsam.data.cards.load import load_card
+from ragsam.data.cards.load import Card, load_card
 from ragsam.data.cards.own_numbers import card_text_with
 from ragsam.data.checks.check_case import read_volume_checked
 from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
 from ragsam.files import write_json_atomic, write_text_atomic
 from ragsam.io.read_volume import open_volume
+from ragsam.networks.checkpoints import load_metadata
 from ragsam.outputs import Outputs
 from ragsam.runs.metadata import fill_metadata, read_metadata
 from ragsam.runs.network_config import build_empty, network_options
@@ -24,6 +26,9 @@ from ragsam.runs.options import BUNDLES, untrained_network
 from ragsam.runs.run import RunFolder, require_plain
 from ragsam.runs.settings import checked_options, read_options, set_options
 from ragsam.runs.start import require_base, start_file, start_options
+from ragsam.runs.weights import PREPARED, differences
+
+logger = logging.getLogger(__name__)
 
 CONFIGS = ("train", "inference", "evaluate")
 OVERLAYS = ("multi_gpu_train.yaml", "multi_gpu_evaluate.yaml")
@@ -80,8 +85,17 @@ def make_run(
         cases = data.section("training")
         slices = read_options(text) | values
         values["image_size"] = fitting_image_size(cases, slices.get("spacing_mm"), slices.get("slice_axis", 2))
+    if values.get("start"):
+        _tell_other_slices(Path(values["start"]), read_options(text) | values, card)
     write_run(source, target, data.card, values, data.label_map)
     return target
+
+
+def _tell_other_slices(start: Path, options: Mapping[str, Any], card: Card) -> None:
+    """Say what slices weights to start with were made for, where a training has others: it has to adapt to them."""
+    own = {**{name: options[name] for name in PREPARED if name in options}, "window": card.window}
+    for name, made, have in differences(load_metadata(start), own):
+        logger.warning("start: %s was made for %s %s, this training has %s", start.name, name, made, have)
 
 
 def given_values(text: str, datalist: Path, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ragsam.networks.segmenter import Segmenter
 from ragsam.runs.run import RunFolder
 
 #: Of the slices and organs: what must be in segmenting as it was in training.
-_PREPARED = ("image_size", "slice_axis", "context_slices", "context_distance_mm", "spacing_mm", "window", "labels")
+PREPARED = ("image_size", "slice_axis", "context_slices", "context_distance_mm", "spacing_mm", "window", "labels")
 #: Of the network, what may be another while its weights are the same.
 _OPEN = ("prompts", "tuning", "full_tuning")
 
@@ -50,7 +50,7 @@ def said_by_run(folder: RunFolder) -> dict[str, Any]:
     untrained = content.get("untrained")
     if isinstance(untrained, Mapping) and "normalisation" in untrained:
         content["normalisation"] = untrained["normalisation"]
-    own = {name: content[name] for name in (*_PREPARED, "normalisation") if name in content}
+    own = {name: content[name] for name in (*PREPARED, "normalisation") if name in content}
     own = {name: value for name, value in own.items() if not str(value).startswith(("$", "@", "%"))}
     if folder.card_path.is_file():
         card = folder.card
