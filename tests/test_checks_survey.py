@@ -12,7 +12,8 @@ import pytest
 from faulty_study import FAULTS, SHAPE, SOUND, labels, save, voxels, write_faulty_study
 
 from ragsam.data.cards.load import load_card
-from ragsam.data.checks.survey import survey, volume_range_ml
+from ragsam.data.checks.inspect_case import CaseInspection
+from ragsam.data.checks.survey import _spacing_notes, survey, volume_range_ml
 from ragsam.data.datalist import Case, Datalist, load_datalist, read_datalist, write_datalist
 from ragsam.errors import InputError
 
@@ -114,6 +115,21 @@ def test_a_copy_under_one_patient_is_a_warning(tmp_path):
     found = survey(Datalist("hippocampus", tmp_path / "d.json", {"test": cases}), CARD)
     assert found["faults"] == []
     assert found["warnings"] == ["b: the same voxels as a of the same patient; is one a copy?"]
+
+
+def inspected(name, *spacing_mm):
+    return CaseInspection(name, name, "test", (), spacing_mm=spacing_mm)
+
+
+def test_voxels_of_another_size_than_the_others_are_noted():
+    """Medians 1, 1 and 5: 10 mm are ten times the smallest, and 4 mm four times; the order of axes is nothing."""
+    usual = [inspected(f"c{number}", *sizes) for number, sizes in enumerate([(1, 1, 5), (5, 1, 1), (0.8, 0.8, 2.5)])]
+    assert _spacing_notes([*usual, inspected("thick", 1, 4, 5), CaseInspection("none", "none", "test", ("f",))]) == []
+    assert _spacing_notes([*usual, inspected("cm", 10, 10, 50)]) == [
+        "cm: voxels of 10 x 10 x 50 mm, of the others usually 1 x 1 x 5; is the unit right?"
+    ]
+    assert len(_spacing_notes([*usual, inspected("flat", 1, 1, 0.02)])) == 1
+    assert _spacing_notes([usual[0], inspected("cm", 10, 10, 50)]) == []
 
 
 def test_the_usual_range_by_hand():

@@ -20,6 +20,8 @@ from ragsam.data.datalist import Case, Datalist
 _OUTLIER = 3.5  # robust deviations, Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993)
 _MIN_SPREAD = 0.05  # of the logarithm: volumes within some per cent of each other are alike, however close the rest
 _MIN_VALUES = 8
+_USUAL_TIMES = 5.0  # of the median spacing; thick and thin slices differ by less, units by ten
+_MIN_SPACINGS = 3
 
 
 def survey(
@@ -50,6 +52,7 @@ def survey(
         told["warnings"] += case.warnings
         described.append(_case_entry(case, organs, told["notes"]))
     told["faults"] += _empty_sections(cases, card)
+    told["notes"] += _spacing_notes(cases)
     if card.window is not None:
         told["notes"] += _window_notes(cases, *card.window)
     duplicates = _duplicates(cases, told)
@@ -133,6 +136,24 @@ def _case_entry(case: CaseInspection, organs: Mapping[str, Mapping[str, Any]], n
         "organs_ml": case.organs_ml,
         "outliers": outliers,
     }
+
+
+def _spacing_notes(cases: Sequence[CaseInspection]) -> list[str]:
+    """Return the note of cases whose voxels are five times as large or small as the others', along any axis.
+
+    Spacings are compared from the smallest to the largest, whatever the order of the axes; of two cases neither is odd.
+    """
+    known = [case for case in cases if case.spacing_mm is not None]
+    if len(known) < _MIN_SPACINGS:
+        return []
+    spacings = np.sort([case.spacing_mm for case in known], axis=1)
+    usual = np.median(spacings, axis=0)
+    times = np.exp(np.abs(np.log(spacings / usual)).max(axis=1))
+    notes = []
+    for number in np.flatnonzero(times > _USUAL_TIMES):
+        own, others = (" x ".join(map("{:.3g}".format, sizes)) for sizes in (spacings[number], usual))
+        notes.append(f"{known[number].case}: voxels of {own} mm, of the others usually {others}; is the unit right?")
+    return notes
 
 
 def _window_notes(cases: Sequence[CaseInspection], low: float, high: float) -> list[str]:
