@@ -81,7 +81,7 @@ def test_a_page_of_another_site_may_link_but_not_embed():
 
 
 @pytest.mark.parametrize(
-    "name", ["a%2Fb", "/etc/passwd", "..", "a..b", "a\\b", "a%5Cb", "a%00b", "%2E%2E%2Fa", "a%0Ab"]
+    "name", ["a%2Fb", "/etc/passwd", "..", "a..b", "a\\b", "a%5Cb", "C:a", "a%00b", "%2E%2E%2Fa", "a%0Ab"]
 )
 @pytest.mark.parametrize("key", ["image", "id", "label", "tag", "session_id", "any"])
 def test_paths_in_the_place_of_names_are_refused(key, name):
@@ -118,6 +118,28 @@ def test_names_in_json_are_checked(content):
     body = json.dumps(content).encode()
     assert request("/train/ragsam", "POST", body=body, content_type="application/json") == (400, None)
     assert request("/train/ragsam", "POST", body=body) == (400, None)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/json; charset=form",
+        "application/x-form+json",
+        "Application/JSON;form",
+        "text/plain",
+        "text/form-data",
+        None,
+    ],
+)
+def test_json_is_checked_whatever_its_type_is_called(kind):
+    """As a form it would hold no value at all, and pass."""
+    body = json.dumps({"image": "../x"}).encode()
+    assert request("/train/ragsam", "POST", body=body, content_type=kind) == (400, None)
+
+
+def test_a_second_type_of_the_body_is_refused():
+    headers = {"content_type": "application/json", "Content_Type": "multipart/form-data; boundary=x"}
+    assert request("/train/ragsam", "POST", body=b'{"image": "a"}', **headers) == (400, None)
 
 
 def test_json_that_names_no_path_passes_whole(monkeypatch):

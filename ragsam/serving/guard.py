@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from typing import IO, Any
@@ -22,6 +23,9 @@ _FREE_TEXT = ("label_info", "label_names", "labels")
 _MOST_JSON_BYTES = 2**24
 _IN_MEMORY_BYTES = 2**20
 _CHUNK_BYTES = 2**16
+_FORMS = (b"multipart/form-data", b"application/x-www-form-urlencoded")
+#: A drive of Windows in front of a path, as `C:x`.
+_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class RefusedError(Exception):
@@ -122,7 +126,7 @@ def check_path(scope: Scope) -> None:
 
 
 def _plain(value: str) -> bool:
-    return ".." not in value and "\\" not in value and value.isprintable()
+    return ".." not in value and "\\" not in value and value.isprintable() and not _DRIVE.match(value)
 
 
 def _check_name(key: str, value: str) -> None:
@@ -164,8 +168,11 @@ async def _check_body(scope: Scope, body: IO[bytes]) -> None:
         RefusedError: a path in the place of a name, a form or JSON that cannot be read.
     """
     kinds = [value for key, value in scope["headers"] if key.lower() == b"content-type"]
-    if not any(b"form" in kind.lower() for kind in kinds):
-        _check_json(body.read(_MOST_JSON_BYTES + 1), needed=any(b"json" in kind.lower() for kind in kinds))
+    if len(kinds) > 1:
+        raise RefusedError(400, "one Content-Type is needed")
+    kind = b"".join(kinds).split(b";")[0].strip().lower()
+    if kind not in _FORMS:  # MONAI Label takes JSON by other names too
+        _check_json(body.read(_MOST_JSON_BYTES + 1), needed=b"json" in kind)
         return
     from starlette.exceptions import HTTPException  # MONAI Label's environment has it
     from starlette.requests import Request
