@@ -96,6 +96,14 @@ def test_a_run_with_a_damaged_config_is_refused_in_words(run, study, tmp_path, n
     assert not (tmp_path / "out").exists()
 
 
+def test_a_config_that_monai_cannot_parse_is_refused_in_words(run, study, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    with open(tmp_path / "run" / "configs" / "inference.yaml", "a") as config:
+        config.write("\nhandlers#1e400: 3\n")
+    with pytest.raises(InputError, match=r"the run's config: invalid literal .*'1e400' \(ValueError\); take"):
+        ragsam.segment(tmp_path / "run", [study], tmp_path / "out", retrieval=False)
+
+
 def test_segmenting_again_and_again_leaves_no_file_open_and_no_thread(run, study, tmp_path):
     """Banks are memory-mapped, and label volumes are written in a thread."""
     gc.collect()

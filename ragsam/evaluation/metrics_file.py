@@ -19,7 +19,11 @@ _SCORES = {
     **dict.fromkeys(VOLUMES, _NUMBER),
 }
 _ORGAN = {"type": "object", "required": ["dice"], "properties": {"status": _TEXT, **_SCORES}}
-_MEAN = {"type": "object", "required": ["mean"], "properties": {"mean": _NUMBER, "n": _NUMBER, "n_cases": _NUMBER}}
+_MEAN = {
+    "type": "object",
+    "required": ["mean", "ci95", "n"],
+    "properties": {"mean": _NUMBER, "n": _NUMBER, "n_cases": _NUMBER},
+}
 _MEANS = {"type": "object", "required": list(ALL_METRICS[:1]), "additionalProperties": _MEAN}
 _MEAN["properties"]["ci95"] = {"type": ["array", "null"], "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
 _SCHEMA = {

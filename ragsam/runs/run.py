@@ -95,8 +95,9 @@ class RunFolder:
         self.text(name)
         require_plain(self.path, *values.values())
         parser = ConfigParser()
-        parser.read_config(str(self.config(name)))
-        parser.update({"bundle_root": str(self.path), **values})
+        with bad_input():
+            parser.read_config(str(self.config(name)))
+            parser.update({"bundle_root": str(self.path), **values})
         return parser
 
     def workflow(self, name: str, **values: Any) -> ConfigWorkflow:
@@ -112,14 +113,15 @@ class RunFolder:
         require_plain(self.path, *values.values())
         logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that nothing is logged
         logging.getLogger("ignite").setLevel(logging.CRITICAL)  # an error is told once, by who caught it
-        return ConfigWorkflow(
-            config_file=str(self.config(name)),
-            meta_file=str(self.metadata_path),
-            logging_file=False,  # what is shown, and where, is for who calls
-            workflow_type="train" if name == "train" else "inference",
-            bundle_root=str(self.path),
-            **values,
-        )
+        with bad_input():
+            return ConfigWorkflow(
+                config_file=str(self.config(name)),
+                meta_file=str(self.metadata_path),
+                logging_file=False,  # what is shown, and where, is for who calls
+                workflow_type="train" if name == "train" else "inference",
+                bundle_root=str(self.path),
+                **values,
+            )
 
 
 def run_config(run: str | os.PathLike[str], config: str, **values: Any) -> None:
@@ -182,7 +184,9 @@ def bad_input() -> Iterator[None]:
         if cause is error:
             if not isinstance(error, InputError) and _is_of_config(error):
                 reason = " ".join(str(error).split()).partition(" set '_mode_=debug'")[0]
-                told = f"the run's config: {reason} ({type(error.__cause__ or error).__name__}: {error.__cause__ or ''}"
-                raise InputError(f"{told.rstrip(': ')}); take that part from a bundle of this package") from error
+                cause = error.__cause__ or error
+                kind = type(cause).__name__ if cause is error else f"{type(cause).__name__}: {cause}"
+                told = f"the run's config: {reason} ({kind})"
+                raise InputError(f"{told}; take that part from a bundle of this package") from error
             raise
         raise cause from cause.__cause__  # not from `error`, whose cause it is
