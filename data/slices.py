@@ -70,6 +70,9 @@ class SliceDataset(Dataset, Randomizable):
         augmentation: random chain of one slice, for training; None gives every slice as it is.
         cache_gb: bound of the volume cache, GiB.
 
+    Attributes:
+        lacking: the organs that no case has a labelled voxel of.
+
     Raises:
         InputError: no case, a case without label, or a faulty file.
     """
@@ -110,10 +113,10 @@ class SliceDataset(Dataset, Randomizable):
         # Of every volume, to know its slices without reading it again: rows and columns, and each slice's organs.
         self._shapes: dict[int, tuple[int, int]] = {}
         self._organs: dict[int, list[tuple[int, ...]]] = {}
-        lacking = lacking_organs(card, require_sound(self.cases, card, self._take))
+        self.lacking = lacking_organs(card, require_sound(self.cases, card, self._take))
         # A server trains on the few labels that it has got so far, with weights that know the other organs.
-        nothing = len(lacking) == card.num_classes
-        self._unlearnable = training_fault(card, lacking) if nothing or not served else None
+        nothing = len(self.lacking) == card.num_classes
+        self._unlearnable = training_fault(card, self.lacking) if nothing or not served else None
         self.annotated = [annotated_classes(case, card) for case in self.cases]
         self.keys = self._make_keys()
 

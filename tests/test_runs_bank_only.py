@@ -229,3 +229,16 @@ def test_a_bank_that_looks_at_an_encoder_needs_its_run(study, own_bank, tmp_path
     assert (code, error.startswith(line + "make one that needs none with `ragsam index --data")) == (2, True)
     code, _, error = call("index", "--output", own_bank, "--add", study, "--section", "validation")
     assert (code, error) == (2, line + "name the RUN that it was made with\n")
+
+
+def test_a_bank_of_empty_labels_is_refused(study, edited_study, tmp_path, call):
+    label = nib.load(load_datalist(study).section("training")[0].label)
+    nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), tmp_path / "empty.nii.gz")
+
+    def empty(content):
+        content["training"] = [{**content["training"][0], "label": str(tmp_path / "empty.nii.gz")}]
+
+    code, _, told = call("index", "--data", edited_study(empty), "--output", tmp_path / "bank")
+    assert code == 2
+    assert "ragsam: bank: no case has a labelled voxel of any organ; are the label numbers the card's" in told
+    assert not (tmp_path / "bank" / "manifest.json").exists()

@@ -38,5 +38,12 @@ def validation_fault(card: Card, lacking: list[str]) -> str | None:
     return f"validation: no case has a labelled voxel of any organ; {_TELL}"
 
 
+def bank_fault(card: Card, lacking: list[str]) -> str | None:
+    """Return what is wrong with the cases of a new bank that lack organs: nothing, unless they lack all."""
+    if len(lacking) < card.num_classes:
+        return None
+    return f"bank: no case has a labelled voxel of any organ; {_TELL}"
+
+
 #: By section, what tells its fault.
 SECTION_FAULTS = {"training": training_fault, "validation": validation_fault}
