@@ -140,6 +140,25 @@ def test_a_header_that_promises_too_much_is_refused(nifti, suffix, side, told, c
     assert told in refused(path, capfd)
 
 
+UNITS = {
+    ("mha", b"CompressedData = "): (b"DistanceUnits = %b\nCompressedData = ", b"%b"),
+    ("nrrd", b"encoding: "): (b"space units: %b %b %b\nencoding: ", b'"%b"'),
+}
+
+
+@pytest.mark.parametrize("unit", [b"mm", b"um", b"cm"])
+@pytest.mark.parametrize(("suffix", "line"), UNITS)
+def test_units_other_than_millimetres_are_refused(nifti, suffix, line, unit, capfd):
+    """ITK takes every length for millimetres."""
+    path = converted(nifti, suffix, packed=False)
+    text, quoted = UNITS[suffix, line]
+    path.write_bytes(path.read_bytes().replace(line, text.replace(b"%b", quoted % unit), 1))
+    if unit == b"mm":
+        np.testing.assert_allclose(open_volume(path, "c1").affine, nib.load(nifti).affine, atol=1e-5)
+    else:
+        assert "lengths in another unit than mm" in refused(path, capfd)
+
+
 def test_nan_in_an_nrrd_is_counted(tmp_path, capfd):
     array = np.zeros(SHAPE, np.float32)
     array[1, 2, 3] = np.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,9 @@ _PIXEL_TYPES = {
     "sitkFloat32": np.float32,
     "sitkFloat64": np.float64,
 }
+_UNIT_KEY = re.compile(r"ITK_VoxelUnits|NRRD_units\[[0-2]\]")
+_MILLIMETRES = {"", "?", "mm", "millimeter", "millimeters", "millimetre", "millimetres"}
+_TEXT_HEADER_BYTES = 1 << 16
 _DEFLATE_LIMIT = 1032  # deflate packs no byte sequence closer than this
 
 
@@ -40,8 +44,9 @@ def open_itk(path: Path, case: str) -> nibabel.Nifti1Image:
         The volume in RAS millimetres. Without an orientation of its own a file is taken for LPS, as ITK does.
 
     Raises:
-        InputError: no such format, not three dimensions, several channels, a header that promises more than the file
-            can hold or more than 2**31 voxels; when voxels are asked for, a file that is cut short.
+        InputError: no such format, another unit than millimetres, which ITK passes over, not three dimensions, several
+            channels, a header that promises more than the file can hold or more than 2**31 voxels; when voxels are
+            asked for, a file that is cut short.
     """
     sitk = simpleitk(case)
     reader = sitk.ImageFileReader()
@@ -51,6 +56,8 @@ def open_itk(path: Path, case: str) -> nibabel.Nifti1Image:
             reader.ReadImageInformation()
     except RuntimeError as error:  # its text holds the file's name
         raise InputError(f"{case}: the file is no volume that ITK can read; copy it again or make it NIfTI") from error
+    if not _in_millimetres(path, reader):
+        raise InputError(f"{case}: its header gives lengths in another unit than mm; save the volume in millimetres")
     shape = _without_single_axes(reader.GetSize())
     if len(shape) != 3:
         raise InputError(f"{case}: shape {shape} is not three-dimensional; give one volume of one channel")
@@ -88,6 +95,18 @@ def _voxels(path: Path, shape: tuple[int, ...], case: str) -> NDArray:
     if array.shape != shape:
         raise InputError(f"{case}: the file changed while it was read; try again")
     return array
+
+
+def _in_millimetres(path: Path, reader: Any) -> bool:
+    """Return whether no unit of a header is another than millimetres; one without a unit is in those."""
+    units = [reader.GetMetaData(key) for key in reader.GetMetaDataKeys() if _UNIT_KEY.fullmatch(key)]
+    with path.open("rb") as file:
+        head = file.read(_TEXT_HEADER_BYTES)
+    if head.startswith(b"NRRD"):  # of these ITK does not tell the units of the space
+        head = re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0].decode(errors="replace")
+        for line in re.findall(r"(?im)^space units:(.*)$", head):
+            units += re.findall(r'"([^"]*)"', line)
+    return {unit.strip().lower() for unit in units} <= _MILLIMETRES
 
 
 def _without_single_axes(size: Sequence[int]) -> tuple[int, ...]:
