@@ -54,7 +54,18 @@ def test_this_server_is_called_by_its_names_from_any_port(host):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example:8123", "", None, "a@evil.example", "[::1", "0"]
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1.evil.example:8123",
+        "",
+        None,
+        "a@evil.example",
+        "[::1",
+        "0",
+        "127.0.0.1:8123:x",
+        "localhost.",
+    ],
 )
 def test_foreign_hosts_are_refused(host):
     assert request(host=host) == (403, None)

@@ -104,7 +104,8 @@ def check_caller(scope: Scope, names: frozenset[str]) -> None:
 
 def _name(host: str) -> str | None:
     try:
-        return urlsplit(f"//{host}").hostname
+        parts = urlsplit(f"//{host}")
+        return parts.hostname if parts.port != 0 else None  # reading the port refuses what is none
     except ValueError:
         return None
 
