@@ -190,7 +190,7 @@ def test_the_program_writes_the_labels_on_the_series_slices(series, tmp_path, ca
     assert segmentation.pixel_array.sum() == (label > 0).sum()
     assert segmentation.NumberOfFrames == 2 * label.shape[2]
     assert main(["--card", "lost.yaml", *asked]) == 2
-    assert capsys.readouterr().err.startswith("itkimage2segimage: lost.yaml: card cannot be read")
+    assert capsys.readouterr().err.startswith("itkimage2segimage: card lost.yaml: no such file")
 
 
 def test_the_program_is_called_by_dcmqis_name_and_arguments(tmp_path):

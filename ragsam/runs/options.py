@@ -263,7 +263,7 @@ class Training:
     epochs: int = option(20, "how many", "SupervisedTrainer.max_epochs", **_FROM_1)
     steps_per_epoch: int = option(50, "batches in each", **_FROM_1)
     batch_size: int = option(32, "slices a step; `--fit-batch` finds the largest", "DataLoader", **_FROM_1)
-    learning_rate: float = option(0.001, "the highest of the schedule", "AdamW.lr", "make_schedule", **_ABOVE_0)
+    learning_rate: float = option(0.001, "the highest of the schedule", "AdamW.lr", "make_schedule", **_FROM_0)
     schedule: str = option(
         "one_cycle",
         "warm_polynomial is SAMed's; cosine falls to 0; constant stays",
