@@ -404,7 +404,7 @@ def _picture(folder):
 
 def _text(folder):
     (folder / "notes.nii").write_text("not a volume\n" * 99)
-    return folder / "notes.nii", "notes: the file is no volume that can be read (ImageFileError); convert it to NIfTI"
+    return folder / "notes.nii", "notes: the file is no volume that can be read; convert it to NIfTI"
 
 
 def _empty(folder):
