@@ -382,6 +382,13 @@ def test_a_header_of_more_elements_than_any_has_is_damage(folder, volume, monkey
     assert "1 DICOM files are damaged or cut short" in refused(open_volume, folder, "c1")
 
 
+def test_after_many_damaged_files_no_more_are_read(folder, volume, monkeypatch):
+    monkeypatch.setattr("ragsam.io.dicom_headers._MOST_DAMAGED", 3)
+    for path in write_series(folder, volume):
+        with_damaged_length(path, 1 << 31)
+    assert "3 or more DICOM files are damaged or cut short" in refused(open_volume, folder, "c1")
+
+
 def deflate_as_it_is(path):
     """Deflate a file's data set, whatever it holds, and say so."""
     content = path.read_bytes()

@@ -30,6 +30,7 @@ _TAGS = (
 )
 _UID = re.compile(r"\d+(\.\d+)+")
 _SHOWN = 10
+_MOST_DAMAGED = 50  # after so many no file is looked at: each may take a tenth of a second
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 _MOST_ENTRIES = 50_000  # files and folders below one that is taken for DICOM
 
@@ -112,7 +113,8 @@ def scan_folder(folder: Path, case: str) -> tuple[list[Series], int]:
     skipped = others + sum(uid not in held for uid, _, header in images if header is None)
     damaged += sum(uid in held for uid, _, header in images if header is None)
     if damaged:
-        raise InputError(f"{case}: {damaged} DICOM files are damaged or cut short; copy the folder again")
+        count = f"{damaged} or more" if damaged >= _MOST_DAMAGED else damaged
+        raise InputError(f"{case}: {count} DICOM files are damaged or cut short; copy the folder again")
     images = [image for image in images if image[2] is not None]
     if not images:
         raise InputError(f"{case}: no DICOM images in the folder ({skipped} other files); check the path")
@@ -144,6 +146,8 @@ def _read_files(folder: Path, case: str) -> tuple[list[tuple[str, str, SliceHead
             kinds.add(_kind_of_name(path))
         except Exception:  # pydicom has many exceptions, whose texts may hold patient data
             damaged += 1
+            if damaged == _MOST_DAMAGED:
+                break
     kinds.discard(None)
     lost = sum(path.suffix.lower() in _SUFFIXES or _kind_of_name(path) in kinds for path in others)
     return images, len(others) - lost, damaged + lost
