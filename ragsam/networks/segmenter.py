@@ -157,10 +157,7 @@ class Segmenter(nn.Module):
         self._freeze(full_tuning=full_tuning, prompts=prompts)
         self.sam.image_encoder.checkpoint(checkpointing)
         self._add_detail(detail, BACKBONES[backbone].embed_dim)
-        self.fusion: Fusions | None = None
-        if fusions:
-            channels = FULL_CHANNELS if detail else self.sam.mask_decoder.transformer_dim // 8
-            self.fusion = Fusions(fusions, num_classes=num_classes + 1, channels=channels)
+        self._add_fusion(fusions)
         mean, deviation = torch.tensor(NORMALISATIONS[normalisation])[..., None, None]
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", deviation, persistent=False)
@@ -208,6 +205,13 @@ class Segmenter(nn.Module):
         self.detail = DetailDecoder(dim, self.patch_size, self.num_classes + 1, zero_init=pretrained)
         if not pretrained:
             self.sam.image_encoder.patch_embed = StemPatchEmbed(self.patch_size, embed_dim)
+
+    def _add_fusion(self, names: Sequence[str]) -> None:
+        """Add what the supports steer the logits by, if anything."""
+        self.fusion: Fusions | None = None
+        if names:
+            channels = self.sam.mask_decoder.transformer_dim // 8 if self.detail is None else FULL_CHANNELS
+            self.fusion = Fusions(names, num_classes=self.num_classes + 1, channels=channels)
 
     def forward(
         self,

@@ -32,6 +32,7 @@ _ADAPTER = {**dict.fromkeys(("space", "mlp", "depth", "positions"), _ON_OFF), "r
 _FREQUENCY = {
     "rate": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
     "reduction": {"type": "integer", **_FROM_1},
+    "as_published": _ON_OFF,
 }
 #: So that two evaluations side by side, with and without retrieval, do not write over each other.
 _OF_ITS_OWN = " + ('' if @retrieval else '-without-retrieval')"
