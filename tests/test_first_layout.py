@@ -1,6 +1,7 @@
 """A run of the first layout, packed and not, is opened, segmented with and evaluated as it was then."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -55,14 +56,27 @@ def labels(folder, case):
 
 
 def assert_same_labels(folder, expected):
+    """Of the header the affine: the codes are the image's own since, where they were the sform's alone."""
     for case in CASES:
         np.testing.assert_array_equal(labels(folder, case), labels(expected, case))
         assert set(np.unique(labels(folder, case))) == {0, 1, 2}
-        assert nib.load(folder / f"{case}.nii.gz").header == nib.load(expected / f"{case}.nii.gz").header
+        affines = [nib.load(where / f"{case}.nii.gz").affine for where in (folder, expected)]
+        np.testing.assert_array_equal(*affines)
 
 
 def assert_same_json(path, expected):
-    assert json.loads(path.read_text()) == json.loads(expected.read_text())
+    assert json.loads(path.read_text(), object_hook=without_news) == json.loads(expected.read_text())
+
+
+def without_news(entry):
+    """Return a JSON object without the metric that has come since, and the words on it."""
+    entry.pop("hd95_area_mm", None)
+    if "protocol_rules" in entry:
+        by_area = re.compile(r" HD95 by area: .*? as DeepMind's surface-distance\.")
+        entry["protocol_rules"] = [by_area.sub("", rule) for rule in entry["protocol_rules"]]
+    if "metrics" in entry:
+        entry["metrics"] = [name for name in entry["metrics"] if name != "hd95_area_mm"]
+    return entry
 
 
 def test_every_voxel_is_labelled_as_before(segmented, before):
