@@ -88,5 +88,12 @@ class VolumeDataset(Dataset):
             item["label_map"] = case.label_map
         if case.fill_nonfinite is not None:
             item["fill_nonfinite"] = case.fill_nonfinite
-        item = self.transform({**item, "loaded": loaded})
+        try:
+            item = self.transform({**item, "loaded": loaded})
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, KeyError):
+                raise
+            reason = error.__cause__.args[0]
+            told = f"{case.case}: the config's preprocessing: {reason}"
+            raise InputError(f"{told.rstrip('.')}; name the keys that there are") from error
         return item if self.card is None else {**item, "annotated": annotated_classes(case, self.card)}

@@ -66,3 +66,12 @@ def test_voxels_that_are_filled_are_warned_of(tmp_path, caplog):
     load_volume_checked(write(tmp_path / "b.nii", np.ones((2, 2, 2), np.int16)), "b")
     assert caplog.messages == ["a: 1 voxels are NaN or infinite; filled with -5"]
     assert image.dataobj[1, 2, 3] == -5.0
+
+
+def test_a_transform_for_a_key_that_there_is_not_is_told(tmp_path):
+    path = write(tmp_path / "a.nii.gz", np.zeros((4, 4, 4), np.float32))
+    dataset = VolumeDataset([Case("a", "a", path)], preprocessing(keys=["image", "label"]))
+    with pytest.raises(
+        InputError, match=r"^a: the config's preprocessing: Key `label` .*; name the keys that there are$"
+    ):
+        dataset[0]
