@@ -91,9 +91,9 @@ class VolumeDataset(Dataset):
         try:
             item = self.transform({**item, "loaded": loaded})
         except RuntimeError as error:
-            if not isinstance(error.__cause__, KeyError):
+            if not isinstance(error.__cause__, KeyError | TypeError | AttributeError):
                 raise
-            reason = error.__cause__.args[0]
+            reason = str(error.__cause__.args[0]).rstrip(".")
             told = f"{case.case}: the config's preprocessing: {reason}"
-            raise InputError(f"{told.rstrip('.')}; name the keys that there are") from error
+            raise InputError(f"{told}; take that part from a bundle of this package") from error
         return item if self.card is None else {**item, "annotated": annotated_classes(case, self.card)}

@@ -3,6 +3,7 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.transforms import Compose
 
 from ragsam.data.checks.load_volume import load_volume_checked
 from ragsam.data.datalist import Case
@@ -68,10 +69,16 @@ def test_voxels_that_are_filled_are_warned_of(tmp_path, caplog):
     assert image.dataobj[1, 2, 3] == -5.0
 
 
-def test_a_transform_for_a_key_that_there_is_not_is_told(tmp_path):
+@pytest.mark.parametrize(
+    ("transform", "reason"),
+    [
+        (preprocessing(keys=["image", "label"]), "Key `label` .*"),
+        (Compose(["window"]), "'str' object is not callable"),
+        (Compose([str.upper]), ".*'upper'.*"),
+    ],
+)
+def test_a_config_whose_transforms_do_not_fit_is_told(tmp_path, transform, reason):
     path = write(tmp_path / "a.nii.gz", np.zeros((4, 4, 4), np.float32))
-    dataset = VolumeDataset([Case("a", "a", path)], preprocessing(keys=["image", "label"]))
-    with pytest.raises(
-        InputError, match=r"^a: the config's preprocessing: Key `label` .*; name the keys that there are$"
-    ):
+    dataset = VolumeDataset([Case("a", "a", path)], transform)
+    with pytest.raises(InputError, match=f"^a: the config's preprocessing: {reason}; take that part from a bundle"):
         dataset[0]
