@@ -35,8 +35,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "test_shift=3": {"options": {"test_shift": 3}},
     "test_mirror=true": {"options": {"test_mirror": True}},
     "test_scales=[0.9, 1.1]": {"options": {"test_scales": [0.9, 1.1]}},
-    "keep_pieces=true": {"options": {"keep_pieces": True}},
-    "fill_holes=true": {"options": {"fill_holes": True}},
     "precision=bfloat16": {"options": {"precision": "bfloat16"}},
     "precision=int8": {"options": {"precision": "int8"}},
 }
@@ -71,8 +69,8 @@ def main() -> None:
     for count in range(1, len(args.ensemble) + 1):
         options[f"ensemble of {count + 1}"] = {"ensemble": args.ensemble[:count]}
     if args.ensemble:
-        best = {"ensemble": args.ensemble, "options": {"test_shift": 3, "keep_pieces": True}}
-        options[f"ensemble of {len(args.ensemble) + 1}, test_shift=3, keep_pieces=true"] = best
+        best = {"ensemble": args.ensemble, "options": {"test_shift": 3}}
+        options[f"ensemble of {len(args.ensemble) + 1}, test_shift=3"] = best
     results = {name: measure(args, name, chosen) for name, chosen in options.items()}
     plain = results[PLAIN]["metrics"]
     lines = ["| option | mean Dice | difference (95 % interval) | better / worse, patients | processor seconds |"]

@@ -132,7 +132,7 @@ def test_a_bank_says_how_slices_are_prepared(study, tmp_path, call):
     fit = Bank.open(folder).fit
     assert [fit[name] for name in ("spacing_mm", "slice_axis", "image_size")] == [[2, 3], 1, 32]
     free = ("segment", "--card", "hippocampus", "--bank", folder, data.section("test")[0].image)
-    assert call(*free, "--output", tmp_path / "out", "--uncertainty", "--set", "keep_pieces=true")[0] == 0
+    assert call(*free, "--output", tmp_path / "out", "--uncertainty", "--set", "test_shift=1")[0] == 0
     assert nib.load(tmp_path / "out" / "case-te-ras.nii.gz").shape == (32, 32, 6)
     assert (tmp_path / "out" / "uncertainty" / "case-te-ras.nii.gz").is_file()
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from ragsam.errors import InputError
 from ragsam.transforms import postprocessing, preprocessing
 from ragsam.transforms.in_plane import own_grid
 from ragsam.transforms.restoring import ToImageGridd
@@ -185,3 +186,10 @@ def test_maps_are_told_apart():
     both = {name: volume.flatten().tolist() for name, volume in chain[True]({"pred": pred}).items()}
     assert both == {"pred": [0], "uncertainty": [1], "probabilities": [2, 3]}
     assert chain[False]({"pred": pred})["probabilities"].flatten().tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("options", [{"pieces": {1: (1, 0.0)}}, {"fill_holes": True}])
+def test_options_that_are_gone_are_off_in_configs_of_before_or_refused(options):
+    postprocessing(**dict.fromkeys(options))
+    with pytest.raises(InputError, match="keep_pieces and fill_holes are gone"):
+        postprocessing(**options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, Orientat
 from ragsam.errors import InputError
 from ragsam.io.read_volume import LoadVolumed
 from ragsam.transforms.augmentation import slice_augmentation
-from ragsam.transforms.components import FillOrganHolesd, KeepPiecesd
 from ragsam.transforms.in_plane import InPlaneSpacingd
 from ragsam.transforms.intensity import scale_intensity
 from ragsam.transforms.label_grid import LabelToGridd
@@ -73,7 +72,7 @@ def postprocessing(
     *,
     restore_grid: bool = True,
     uncertainty: bool = False,
-    pieces: Mapping[int, tuple[int | None, float]] | None = None,
+    pieces: object = None,
     fill_holes: bool = False,
 ) -> Compose:
     """Return the chain from what an inferer gives, `pred` [C, H, W, D], to a label volume `pred` [1, X, Y, Z], uint8.
@@ -84,14 +83,14 @@ def postprocessing(
         restore_grid: turn the volume to the axes of the image's file, which `image` remembers; False stays on the
             working grid.
         uncertainty: whether the second channel is that.
-        pieces: which pieces of an organ are kept, see `keep_pieces`; None keeps all.
-        fill_holes: see `fill_organ_holes`.
+        pieces, fill_holes: in configs of earlier runs alone, where they are off.
+
+    Raises:
+        InputError: one of them is on.
     """
+    if pieces or fill_holes:
+        raise InputError("keep_pieces and fill_holes are gone, since they gained nothing; set them to false")
     steps: list[Transform] = [SplitMapsd(uncertainty=uncertainty)]
     if restore_grid:
         steps.insert(0, ToImageGridd())
-    if pieces:
-        steps.append(KeepPiecesd(pieces))
-    if fill_holes:
-        steps.append(FillOrganHolesd())
     return Compose(steps)

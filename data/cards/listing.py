@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from ragsam.data.cards.model import Card, Code, Organ, SplitPart
+from ragsam.data.cards.model import Card, Code, SplitPart
 
 _WIDTH = 100
 _INDENT = 14
@@ -48,7 +48,6 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
     yield "modality", card.modality
     yield "window", window
     yield "left, right", _joined(map(" and ".join, card.left_right)) or "none"
-    yield "components", _components(card.organs)
     yield "ignored", ignored
     yield "layouts", _joined(card.layouts) or "any"
     yield "patients", patients
@@ -67,26 +66,6 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
     yield "citation", card.citation
     if card.notes is not None:
         yield "notes", card.notes
-
-
-def _components(organs: Sequence[Organ]) -> str:
-    """Return how many pieces each organ may have."""
-    told = []
-    for organ in organs:
-        pieces = organ.components
-        if pieces is None:
-            continue
-        limits = [organ.name]
-        if pieces.most:
-            limits.append(str(pieces.most))
-        if pieces.above_ml:
-            limits.append(f"those of {pieces.above_ml:g} ml and more")
-        told.append(" ".join(limits))
-    if not told:
-        return "any number of pieces"
-    if len(told) < len(organs):
-        told.append("any number of pieces for the others")
-    return ", ".join(told)
 
 
 def _code(code: Code | None) -> str:

@@ -21,20 +21,12 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """Which connected pieces of an organ are believed: at most so many, and of them those of at least `above_ml`."""
-
-    most: int | None = None
-    above_ml: float = 0.0
-
-
-@dataclass(frozen=True)
 class Organ:
     """One label.
 
     `value` is its number in this package's label volumes, `colour` RGB 0-255, `tolerance_mm` that of NSD, `raw` the
     numbers it has in the data set's own label files (several where the card merges them; empty: `value`), `code`
-    what a DICOM segmentation calls it, `components` how many pieces it may have (None: any).
+    what a DICOM segmentation calls it.
     """
 
     name: str
@@ -43,7 +35,6 @@ class Organ:
     tolerance_mm: float
     raw: tuple[int, ...] = ()
     code: Code | None = None
-    components: Pieces | None = None
 
     @property
     def raw_values(self) -> tuple[int, ...]:
@@ -141,15 +132,6 @@ class Card:
     def num_classes(self) -> int:
         """Number of organs, without the background."""
         return len(self.organs)
-
-    @property
-    def pieces(self) -> dict[int, tuple[int | None, float]]:
-        """Label values to (most, above_ml) of the organs whose pieces are limited, as `keep_pieces` takes them."""
-        limited = {}
-        for organ in self.organs:
-            if organ.components is not None:
-                limited[organ.value] = (organ.components.most, organ.components.above_ml)
-        return limited
 
     @property
     def label_map(self) -> dict[int, int] | None:

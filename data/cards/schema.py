@@ -9,7 +9,7 @@ from itertools import chain, filterfalse
 from typing import Any
 
 from ragsam.data.cards.checks import Faults, are_whole, check_keys, is_number, is_whole, one_of, text, texts
-from ragsam.data.cards.model import LAYOUTS, PROTOCOLS, Card, Code, Organ, Pieces
+from ragsam.data.cards.model import LAYOUTS, PROTOCOLS, Card, Code, Organ
 from ragsam.data.cards.patients import parse_patient_rule, parse_split
 from ragsam.errors import InputError
 
@@ -112,6 +112,7 @@ def _organs(content: Any, faults: Faults) -> tuple[Organ, ...]:
 
 
 def _organ(content: Any, index: int, where: str) -> Organ:
+    # `components` is in cards of before, and of no use any more.
     check_keys(content, ("name",), ("value", "colour", "tolerance_mm", "raw", "code", "components"), where)
     name = text(content["name"], f"{where}: name")
     value = content.get("value", index)
@@ -129,26 +130,13 @@ def _organ(content: Any, index: int, where: str) -> Organ:
     code = None
     if "code" in content:
         code = _code(content["code"], f"{where}: code of {name}", optional=("modifier",))
-    pieces = _pieces(content.get("components"), f"{where}: components of {name}")
-    return Organ(name, value, tuple(colour), float(tolerance_mm), raw, code, pieces)
+    return Organ(name, value, tuple(colour), float(tolerance_mm), raw, code)
 
 
 def _usual_colour(index: int) -> list[int]:
     """Return a colour that is unlike those of the organs before: hues a golden section apart."""
     hue = index * 0.618034 % 1
     return [round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.6, 0.9)]
-
-
-def _pieces(content: Any, where: str) -> Pieces | None:
-    if content is None:
-        return None
-    if is_whole(content) and content > 0:
-        return Pieces(most=content)
-    if isinstance(content, dict) and list(content) == ["above_ml"]:
-        above_ml = content["above_ml"]
-        if is_number(above_ml) and above_ml > 0:
-            return Pieces(above_ml=float(above_ml))
-    raise InputError(f"{where} is {content!r}; it must be a whole number above 0, {{above_ml: 2}} or null")
 
 
 def _raw_values(content: Any, where: str) -> tuple[int, ...]:

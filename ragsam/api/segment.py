@@ -30,7 +30,7 @@ from ragsam.runs.templates import find_bundle
 logger = logging.getLogger(__name__)
 
 #: How a run looks at whole volumes, and how their labels are tidied.
-SEGMENT_OPTIONS = ("test_shift", "test_mirror", "test_scales", "keep_pieces", "fill_holes", "precision")
+SEGMENT_OPTIONS = ("test_shift", "test_mirror", "test_scales", "precision")
 
 
 @told_once()

@@ -212,8 +212,6 @@ class Slices:
         minimum=0.5,
         maximum=2,
     )
-    keep_pieces: bool = option(False, "only the pieces of an organ that the card allows (`components`)")
-    fill_holes: bool = option(False, "background that an organ encloses becomes the organ's", "postprocessing")
 
 
 class Retrieval:
