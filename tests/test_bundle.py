@@ -214,7 +214,8 @@ def test_monai_and_our_command_line_give_the_same_bytes(own_run, study, tmp_path
 def test_knobs_can_be_given_to_monai_too(own_run):
     config = str(own_run / "configs" / "inference.yaml")
     monai.bundle.run(bundle_root=str(own_run), config_file=config, section="validation", retrieval=False)
-    assert files_below(own_run / "predictions") == ["case-va0.labels.json", "case-va0.nii.gz", "provenance.json"]
+    written = files_below(own_run / "predictions-without-retrieval")
+    assert written == ["case-va0.labels.json", "case-va0.nii.gz", "provenance.json"]
 
 
 def test_training_by_monai_from_another_folder_gives_our_weights(run, study, tmp_path):

@@ -372,8 +372,8 @@ def test_prepare_of_a_wrong_folder_is_one_line(refused, tmp_path):
     assert "no such card" in refused("cards", "spine")
     assert files_below(tmp_path) == []
     (tmp_path / "my.yaml").write_text("organs: 3")
-    assert "my.yaml: missing name, title" in refused("cards", tmp_path / "my.yaml")
-    assert "my.yaml: missing name, title" in refused("prepare", tmp_path / "my.yaml", tmp_path, *arguments)
+    assert "my.yaml: 2 faults: missing name, modality" in refused("cards", tmp_path / "my.yaml")
+    assert "my.yaml: 2 faults: missing name, modality" in refused("prepare", tmp_path / "my.yaml", tmp_path, *arguments)
 
 
 # Bad input to segment

@@ -110,7 +110,7 @@ def test_a_run_segments_in_the_precision_that_is_asked_for(run, study, tmp_path)
         assert all(np.mean(whole == labels) > 0.99 for labels in others)
     with pytest.raises(InputError, match="float16 needs a GPU"):
         segment_with_run(run, [study], tmp_path / "float16", options={"precision": "float16"})
-    with pytest.raises(InputError, match="precision: 'half' is unknown; choose one of auto"):
+    with pytest.raises(InputError, match="precision: 'half' is not one of auto"):
         segment_with_run(run, [study], tmp_path / "unknown", options={"precision": "half"})
     assert not (tmp_path / "unknown" / "provenance.json").exists()
 

@@ -76,7 +76,7 @@ def test_everything_found_is_there(page):
 
 def test_every_picture_is_a_sound_png(page):
     pictures = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", text_of(page[0]))
-    assert len(pictures) == 5 + 2 * 4  # the plots; three pairs and an outlier
+    assert len(pictures) == 5 + 2 * 3  # the plots; two pairs that join three cases and an outlier
     for data in pictures:
         with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
             picture.load()

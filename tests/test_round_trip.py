@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
     orientation=st.sampled_from(range(len(ORIENTATIONS))),
     degrees=st.sampled_from([0.0, 14.0]),
     slice_axis=st.integers(0, 2),
-    window=st.integers(2, 11),
+    window=st.integers(4, 11),
     context=st.tuples(st.integers(0, 2), st.sampled_from([None, 0.9, 4.0])),
     shift=st.sampled_from([0, 0, 2]),
     seed=st.integers(0, 2**16),

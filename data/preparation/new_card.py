@@ -145,7 +145,7 @@ def _head(name: str, modality: str, window: tuple[int, int] | None) -> list[str]
 
 
 def _organs(voxels: Mapping[int, int], cases: Mapping[int, int], total: int) -> list[str]:
-    lines = ["organs:  # put their names; colour, tolerance_mm and code may be added, see docs/files.md"]
+    lines = ["organs:  # put their names; colour, tolerance_mm and code may be added"]
     for index, value in enumerate(sorted(voxels), start=1):
         lines.append(f"  - name: label_{value}  # {voxels[value]} voxels in {cases[value]} of {total} volumes")
         if value != index:

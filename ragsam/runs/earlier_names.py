@@ -74,6 +74,8 @@ EXPRESSIONS = frozenset(
         "$from ragsam.data.cards import load_card",
         "$from ragsam.data.datalist import load_datalist",
         "$'memory' in str(@fusion)",
+        "$'memory' in str(@steered_by)",
+        "$@card_def.pieces if @keep_pieces else None",
         "$'vote_product' in str(@fusion)",
         "$not @retrieval or 'vote_product' not in str(@fusion)",
         "$dict((organ.value, organ.colour) for organ in @card_def.organs)",
