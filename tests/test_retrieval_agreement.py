@@ -164,11 +164,12 @@ def test_labels_that_are_carried_over_are_compared_as_carried(tmp_path):
 def test_a_manifest_that_tells_something_else_is_refused(told, tmp_path):
     """Its own hash is right: somebody wrote it so."""
     bank_of(labels_of(2)).save(tmp_path)
-    write_manifest(tmp_path, {**read_manifest(tmp_path), "agreement": told})
+    sound = read_manifest(tmp_path)
+    write_manifest(tmp_path, {**sound, "agreement": told})
     with pytest.raises(InputError, match=r"agreement.*(make it anew|mend or remake)"):
         Bank.open(tmp_path)
     kept = Agreement((1.0, None), (0.9, None), 3, 1.5, {"p1": 0.1})
-    write_manifest(tmp_path, {**read_manifest(tmp_path), "agreement": kept.as_json()})
+    write_manifest(tmp_path, {**sound, "agreement": kept.as_json()})
     assert Bank.open(tmp_path).agreement == kept
 
 
