@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import yaml
@@ -100,12 +101,18 @@ def check_schema(content: Any, schema: Mapping[str, Any], where: str) -> None:
 
 def schema_faults(content: Any, schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the place, empty for the whole, and the kind of everything in which data break a JSON schema."""
+    for error in _validator()(schema).iter_errors(content):
+        yield "".join(map(_step, error.absolute_path)).removeprefix("."), _reason(error)
+
+
+@cache
+def _validator() -> Any:
+    """Return jsonschema's class of validators, to which 1.0 is no whole number."""
     import jsonschema  # takes a while; only needed here
 
     draft = jsonschema.Draft202012Validator
-    types = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)  # 1.0 is none
-    for error in jsonschema.validators.extend(draft, type_checker=types)(schema).iter_errors(content):
-        yield "".join(map(_step, error.absolute_path)).removeprefix("."), _reason(error)
+    types = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    return jsonschema.validators.extend(draft, type_checker=types)
 
 
 def _plain(parse: Callable[[], Any], kind: str, where: str) -> Any:
