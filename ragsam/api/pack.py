@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import yaml
@@ -23,10 +23,10 @@ from ragsam.networks.checkpoints import load_metadata
 from ragsam.outputs import Outputs
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.bank_manifest import read_manifest
-from ragsam.runs.config_reader import config_text, read_mapping
+from ragsam.runs.config_reader import checked_text
 from ragsam.runs.config_safety import leading_out
 from ragsam.runs.run import WEIGHTS, RunFolder
-from ragsam.runs.settings import set_options
+from ragsam.runs.settings import is_made_by_monai, set_options
 
 BASE_FOLDER = "base"
 #: What a run has, by its names in a packed one: no other file goes in, and none comes out.
@@ -107,7 +107,7 @@ def pack_run(
     files: dict[str, Path | bytes] = {name: path for name, path in there.items() if is_run_file(name)}
     base = base_path(folder.text("inference"))
     for name in [name for name in files if name.endswith(".yaml") and name != "configs/card.yaml"]:
-        files[name] = portable_config(_config_text(root / name), name).encode("utf-8")
+        files[name] = portable_config(checked_text(root / name), name).encode("utf-8")
     if bank and (root / "bank" / "manifest.json").is_file():
         files |= _bank_files(root)
     if with_base:
@@ -133,7 +133,7 @@ def portable_config(text: str, name: str) -> str:
         InputError: a path that is left: nothing elsewhere would be there.
     """
     config = yaml.safe_load(text)
-    values = {key: value for key, value in _ELSEWHERE.items() if key in config and not _expression(config[key])}
+    values = {key: value for key, value in _ELSEWHERE.items() if key in config and not is_made_by_monai(config[key])}
     if base := base_path(text):
         values["base"] = base.name
     text = set_options(text, values)
@@ -146,7 +146,7 @@ def base_path(text: str) -> Path | None:
     """Return the base weights that a config's text wants; None for none, or for an expression."""
     config = yaml.safe_load(text)
     base = config.get("base") if isinstance(config, Mapping) else None
-    plain = isinstance(base, str) and not _expression(base) and base.strip("./\\")
+    plain = isinstance(base, str) and not is_made_by_monai(base) and base.strip("./\\")
     return Path(base) if plain else None
 
 
@@ -179,15 +179,6 @@ def _fitting(base: Path | None, sha256: str | None) -> Path:
     if sha256_file(base) != sha256:
         raise InputError(f"{base.name}: not the base weights that the run was trained on; put those there")
     return base
-
-
-def _config_text(path: Path) -> str:
-    read_mapping(path)
-    return config_text(path)
-
-
-def _expression(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith(("$", "@", "%"))
 
 
 def _write_archive(output: Path, files: Mapping[str, Path | bytes]) -> None:

@@ -28,7 +28,7 @@ _WORDS = {
 }
 _PLURALS = {"number": "numbers", "integer": "whole numbers", "string": "texts"}
 #: Plain data alone; libyaml's is ten times as quick, where it is there.
-_BASE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
@@ -170,7 +170,7 @@ def _no_number(text: str) -> float:
     raise ValueError(f"{text} is no number of JSON's")
 
 
-class _Loader(_BASE):  # type: ignore[misc, valid-type]
+class _Loader(LOADER):  # type: ignore[misc, valid-type]
     """Reads dates as texts, and refuses keys that stand twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -182,7 +182,7 @@ class _Loader(_BASE):  # type: ignore[misc, valid-type]
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, form) for tag, form in resolvers if tag != _TIMESTAMP]
-    for first, resolvers in _BASE.yaml_implicit_resolvers.items()
+    for first, resolvers in LOADER.yaml_implicit_resolvers.items()
 }
 
 

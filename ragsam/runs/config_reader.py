@@ -30,9 +30,7 @@ def read_config(path: str | os.PathLike[str]) -> Any:
     Raises:
         InputError: as `config_text`, or no valid YAML or JSON, an alias or a tag, or nested too deeply.
     """
-    path = Path(path)
-    parse = parse_json if path.suffix.lower() == ".json" else parse_yaml
-    return parse(config_text(path), f"configs/{path.name}")
+    return _parsed(Path(path), config_text(path))
 
 
 def read_mapping(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -42,8 +40,24 @@ def read_mapping(path: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: as `read_config`, something else than a mapping of names, or an option whose value is of another
             type or out of its range.
     """
-    content = read_config(path)
-    name = f"configs/{Path(path).name}"
+    return _mapping(Path(path), config_text(path))
+
+
+def checked_text(path: str | os.PathLike[str]) -> str:
+    """Return the text of a config that `read_mapping` takes; raises as that does."""
+    text = config_text(path)
+    _mapping(Path(path), text)
+    return text
+
+
+def _parsed(path: Path, text: str) -> Any:
+    parse = parse_json if path.suffix.lower() == ".json" else parse_yaml
+    return parse(text, f"configs/{path.name}")
+
+
+def _mapping(path: Path, text: str) -> dict[str, Any]:
+    content = _parsed(path, text)
+    name = f"configs/{path.name}"
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{name}: no mapping of names to values; take it from a packaged bundle")
     check_config(content, name)

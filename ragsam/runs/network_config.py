@@ -11,8 +11,9 @@ import torch
 import yaml
 
 from ragsam.errors import InputError
+from ragsam.io.documents import LOADER
 from ragsam.networks import Segmenter
-from ragsam.runs.settings import LOADER
+from ragsam.runs.settings import is_made_by_monai
 
 #: What of a `network_def` is no option of `Segmenter`.
 _NO_OPTIONS = ("_target_", "num_classes", "weights", "preparation")
@@ -69,7 +70,7 @@ def network_options(text: str, num_classes: int) -> dict[str, Any]:
 
 def _plain(name: str, value: Any) -> Any:
     """Return a value that a config has as it is; refuse what is only made when MONAI runs the config."""
-    if str(value).startswith(("$", "@", "%")) or (isinstance(value, Mapping) and "_target_" in value):
+    if is_made_by_monai(value) or (isinstance(value, Mapping) and "_target_" in value):
         raise InputError(f"{name}: {value} is an expression; write its value")
     return value
 

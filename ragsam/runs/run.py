@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ragsam.data.cards.load import Card, load_card
 from ragsam.errors import InputError
 from ragsam.io.documents import read_json
-from ragsam.runs.config_reader import config_text, read_mapping
+from ragsam.runs.config_reader import checked_text, read_mapping
+from ragsam.runs.settings import is_made_by_monai
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser, ConfigWorkflow
@@ -72,8 +73,7 @@ class RunFolder:
         Raises:
             InputError: as `read_mapping`.
         """
-        self.content(name)
-        return config_text(self.config(name))
+        return checked_text(self.config(name))
 
     def content(self, name: str) -> dict[str, Any]:
         """Return a config as data, its references and expressions as texts; raises as `read_mapping`."""
@@ -88,11 +88,11 @@ class RunFolder:
         """Return MONAI's parser of a config, with some values by their keys instead of its own.
 
         Raises:
-            InputError: as `text`, or a path with a `#`, see `require_plain`.
+            InputError: as `content`, or a path with a `#`, see `require_plain`.
         """
         from monai.bundle import ConfigParser  # takes a second; only needed here
 
-        self.text(name)
+        self.content(name)
         require_plain(self.path, *values.values())
         parser = ConfigParser()
         with bad_input():
@@ -104,11 +104,11 @@ class RunFolder:
         """Return the workflow of a config, not yet initialized, with some values by their keys instead of its own.
 
         Raises:
-            InputError: as `text`, metadata.json that cannot be read, or a path with a `#`, see `require_plain`.
+            InputError: as `content`, metadata.json that cannot be read, or a path with a `#`, see `require_plain`.
         """
         from monai.bundle import ConfigWorkflow  # takes a second; only needed here
 
-        self.text(name)
+        self.content(name)
         read_json(self.metadata_path, {"type": "object"})  # as data, before MONAI does
         require_plain(self.path, *values.values())
         logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that nothing is logged
@@ -149,7 +149,7 @@ def require_plain(*values: Any) -> None:
         InputError: a path, or a text that is no expression, with a `#`.
     """
     for value in values:
-        if isinstance(value, str | Path) and "#" in str(value) and not str(value).startswith(("$", "@", "%")):
+        if isinstance(value, str | Path) and "#" in str(value) and not is_made_by_monai(value):
             raise InputError(f"{value}: MONAI's configs take # for a separator; choose a folder without one")
 
 

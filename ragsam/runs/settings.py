@@ -13,11 +13,9 @@ from typing import Any, get_args, get_origin
 import yaml
 
 from ragsam.errors import InputError
-from ragsam.io.documents import needed, parse_yaml, schema_faults
+from ragsam.io.documents import LOADER, needed, parse_yaml, schema_faults
 from ragsam.runs.options import OPTIONS, TYPES
 
-#: Plain data alone; libyaml's is ten times as quick, where it is there.
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 #: Below this line of a config stands its wiring, above it the options.
 WIRING = "\n# Wiring.\n"
 #: Options that are mappings; and those of them that say what tunes the network.
@@ -65,7 +63,12 @@ def _may_run(value: Any, *, mapping: bool = False) -> bool:
     if isinstance(value, dict):
         plain = all(re.fullmatch("[a-z][a-z_]*", str(name)) for name in value)
         return not (mapping and plain) or any(map(_may_run, value.values()))
-    return str(value).strip().startswith(("$", "@", "%"))
+    return is_made_by_monai(str(value).strip())
+
+
+def is_made_by_monai(value: Any) -> bool:
+    """Whether a value of a config is an expression, a reference or a macro, which MONAI makes something of."""
+    return str(value).startswith(("$", "@", "%"))
 
 
 def read_options(text: str) -> dict[str, Any]:
@@ -173,7 +176,7 @@ def check_config(content: Any, where: str) -> None:
         raise InputError(f"{where}: not a mapping of options and parts; take it from a bundle of this package")
     for name, value in content.items():
         is_part = isinstance(value, dict) and "_target_" in value
-        if name not in OPTIONS or is_part or str(value).startswith(("$", "@", "%")):
+        if name not in OPTIONS or is_part or is_made_by_monai(value):
             continue
         for place, reason in schema_faults(value, OPTIONS[name].schema):
             raise InputError(f"{where}: {name}{place}: {reason}; see `ragsam train --options {name}`")

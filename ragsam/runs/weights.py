@@ -13,6 +13,7 @@ from ragsam.errors import InputError
 from ragsam.networks.checkpoints import load_weights
 from ragsam.networks.segmenter import Segmenter
 from ragsam.runs.run import RunFolder
+from ragsam.runs.settings import is_made_by_monai
 
 #: Of the slices and organs: what must be in segmenting as it was in training.
 PREPARED = ("image_size", "slice_axis", "context_slices", "context_distance_mm", "spacing_mm", "window", "labels")
@@ -51,7 +52,7 @@ def said_by_run(folder: RunFolder) -> dict[str, Any]:
     if isinstance(untrained, Mapping) and "normalisation" in untrained:
         content["normalisation"] = untrained["normalisation"]
     own = {name: content[name] for name in (*PREPARED, "normalisation") if name in content}
-    own = {name: value for name, value in own.items() if not str(value).startswith(("$", "@", "%"))}
+    own = {name: value for name, value in own.items() if not is_made_by_monai(value)}
     if folder.card_path.is_file():
         card = folder.card
         own |= {"labels": list(card.labels), "num_classes": card.num_classes, "window": card.window}
