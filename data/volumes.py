@@ -13,7 +13,7 @@ from nibabel.spatialimages import SpatialImage
 from ragsam.data.annotation import annotated_classes
 from ragsam.data.cards.load import Card
 from ragsam.data.checks.check_case import require_sound
-from ragsam.data.checks.empty_labels import lacking_organs, validation_fault
+from ragsam.data.checks.empty_labels import empty_fault, lacking_organs
 from ragsam.data.checks.load_volume import load_volume_checked
 from ragsam.data.datalist import Case
 from ragsam.data.served import as_cases
@@ -53,7 +53,7 @@ class VolumeDataset(Dataset):
                 raise InputError(f"{case.case}: no label; validation needs one")
         if card is not None:
             found = require_sound(data, card)
-            fault = validation_fault(card, lacking_organs(card, found)) if labels else None
+            fault = empty_fault("validation", card, lacking_organs(card, found)) if labels else None
             if fault is not None:
                 raise InputError(fault)
         super().__init__(data, transform)

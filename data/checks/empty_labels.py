@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
+from functools import partial
 
 from ragsam.data.cards.model import Card
 
@@ -21,29 +22,21 @@ def lacking_organs(card: Card, found: Iterable[Set[str]]) -> list[str]:
     return [organ for organ in card.labels if organ not in present]
 
 
+def empty_fault(what: str, card: Card, lacking: list[str]) -> str | None:
+    """Return what is wrong with cases of a section, or of a new bank, that lack all organs; None where they do not."""
+    if len(lacking) < card.num_classes:
+        return None
+    return f"{what}: no case has a labelled voxel of any organ; {_TELL}"
+
+
 def training_fault(card: Card, lacking: list[str]) -> str | None:
     """Return what is wrong with a training section that lacks organs; None for nothing."""
     if not lacking:
         return None
-    if len(lacking) == card.num_classes:
-        return f"training: no case has a labelled voxel of any organ; {_TELL}"
     way_out = "label them in a training case, or take a card without them"
-    return f"training: no case has a labelled voxel of {', '.join(lacking)}; {way_out}"
+    some = f"training: no case has a labelled voxel of {', '.join(lacking)}; {way_out}"
+    return empty_fault("training", card, lacking) or some
 
 
-def validation_fault(card: Card, lacking: list[str]) -> str | None:
-    """Return what is wrong with a validation section that lacks organs: nothing, unless it lacks all."""
-    if len(lacking) < card.num_classes:
-        return None
-    return f"validation: no case has a labelled voxel of any organ; {_TELL}"
-
-
-def bank_fault(card: Card, lacking: list[str]) -> str | None:
-    """Return what is wrong with the cases of a new bank that lack organs: nothing, unless they lack all."""
-    if len(lacking) < card.num_classes:
-        return None
-    return f"bank: no case has a labelled voxel of any organ; {_TELL}"
-
-
-#: By section, what tells its fault.
-SECTION_FAULTS = {"training": training_fault, "validation": validation_fault}
+#: By section, what tells its fault; a validation may lack some organs.
+SECTION_FAULTS = {"training": training_fault, "validation": partial(empty_fault, "validation")}

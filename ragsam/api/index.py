@@ -15,7 +15,7 @@ from typing import Any
 from ragsam.console.library_warnings import told_once
 from ragsam.console.reporter import begin
 from ragsam.data.cards.load import load_card
-from ragsam.data.checks.empty_labels import bank_fault
+from ragsam.data.checks.empty_labels import empty_fault
 from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
 from ragsam.inference.bank_building import bank_batches, bank_fit
@@ -88,7 +88,7 @@ def write_bank(
             todo = [case for case in cases if case.case in left]
             if todo:
                 dataset = get("train#dataset")(data=todo)
-                fault = bank_fault(get("card_def"), dataset.lacking)
+                fault = empty_fault("bank", get("card_def"), dataset.lacking)
                 if fault is not None and todo == list(cases) and not growing:
                     raise InputError(fault)
                 batches = bank_batches(retriever, network, dataset)
