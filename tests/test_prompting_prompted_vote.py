@@ -208,3 +208,14 @@ def test_weights_tuned_on_a_sam_are_named_by_their_run(sam_file, tmp_path):
     save_weights(tmp_path / "tuned.safetensors", network.trainable_state(), network.about)
     with pytest.raises(InputError, match=r"tuned\.safetensors: holds only what was tuned on a SAM; name the run"):
         load_answering(tmp_path / "tuned.safetensors")
+
+
+@pytest.mark.parametrize("name", ["num_classes", "backbone", "tuning"])
+def test_weights_that_do_not_say_their_network_are_told_by_file_and_field(tmp_path, name):
+    from ragsam.networks.checkpoints import save_weights
+
+    network = Segmenter(1, image_size=32, mask_tokens=4, detail=False)
+    about = {key: value for key, value in network.about.items() if key != name}
+    save_weights(tmp_path / "own.safetensors", network.trainable_state(), about)
+    with pytest.raises(InputError, match=rf"^--base own\.safetensors: .*says? nothing of {name}; make (it|them) anew"):
+        load_answering(tmp_path / "own.safetensors")

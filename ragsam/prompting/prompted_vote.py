@@ -229,9 +229,14 @@ def _of_file(path: Path) -> tuple[Segmenter, bool]:
     about = load_metadata(path)
     if about.get("base_sha256") is not None:
         raise InputError(f"--base {path.name}: holds only what was tuned on a SAM; name the run that it is of")
-    options = described_options(about)
+    try:
+        options = {"num_classes": about["num_classes"], **described_options(about)}
+    except KeyError as error:
+        raise InputError(f"--base {path.name}: says nothing of num_classes; make it anew with this version") from error
+    except InputError as error:
+        raise InputError(f"--base {path.name}: {error}") from error
     with torch.random.fork_rng(devices=[]):  # its weights are loaded next
-        network = Segmenter(about["num_classes"], **options)
+        network = Segmenter(**options)
     state, _ = load_weights(path)
     network.load_trainable_state(state)
     preparation = about.get("preparation") or {}
