@@ -43,10 +43,14 @@ def export_torchscript(
     Raises:
         InputError: no trained run, logits unlike PyTorch's, or a file that cannot be written.
     """
+    with Outputs.of_file(output, reads=weight_files(run), overwrite=overwrite):
+        return _written(run, output)
+
+
+def _written(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> float:
     network, about = trained_network(run)
     whole, channels = Whole(prepare(network)), run_channels(run)
-    target = Outputs.of_file(output, reads=weight_files(run), overwrite=overwrite)
-    with target, quiet(), torch.no_grad(), atomic_write(output) as temporary:
+    with quiet(), torch.no_grad(), atomic_write(output) as temporary:
         example = example_inputs(network, TRACED_BATCH, channels)
         traced = torch.jit.trace(whole, example, check_trace=False)
         frozen = torch.jit.freeze(traced)

@@ -35,14 +35,14 @@ def export_state_dict(
     """
     if Path(output).suffix not in (".pth", ".pt"):
         raise InputError(f"--output {Path(output).name}: this format is a .pth file; call it so")
-    network, _ = trained_network(run)
-    state, notes = STATE_DICTS[form](network)
-    target = Outputs.of_file(output, reads=weight_files(run), overwrite=overwrite)
-    with target, atomic_write(output) as temporary:
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:
-            raise OSError(str(error).splitlines()[0]) from error  # a full disk, told as by every other writer
+    with Outputs.of_file(output, reads=weight_files(run), overwrite=overwrite):
+        network, _ = trained_network(run)
+        state, notes = STATE_DICTS[form](network)
+        with atomic_write(output) as temporary:
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:
+                raise OSError(str(error).splitlines()[0]) from error  # a full disk, told as by every other writer
     return [*notes, *_input_notes(RunFolder(run).content("inference"))]
 
 
