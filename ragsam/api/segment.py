@@ -29,7 +29,7 @@ from ragsam.runs.templates import find_bundle
 
 logger = logging.getLogger(__name__)
 
-#: How a run looks at whole volumes, and how their labels are tidied.
+#: How a run looks at whole volumes.
 SEGMENT_OPTIONS = ("test_shift", "test_mirror", "test_scales", "precision")
 
 

@@ -71,10 +71,10 @@ def segment_prompted(
         raise InputError(f"{name}: {unknown[0]} is none of the inputs; a case is called after its file or folder")
     prompted = load_prompted(folder, **retrieval_values(folder, bank, retrieval))
     told, faults = {}, []
-    names = [PROMPTED_NAME]
+    written = [PROMPTED_NAME]
     for case in cases:
-        names += [*written_names(case.case), sidecar_name(case.case)]
-    with Outputs(output, names, reads=[prompts, *files_read(inputs, cases)], overwrite=overwrite):
+        written += [*written_names(case.case), sidecar_name(case.case)]
+    with Outputs(output, written, reads=[prompts, *files_read(inputs, cases)], overwrite=overwrite):
         with CaseProgress("segment", len(cases)) as progress:
             for number, case in enumerate(cases, start=1):
                 try:

@@ -102,7 +102,7 @@ def _lengthen(run: Path, asked: Mapping[str, Any]) -> None:
     """Set a run's number of epochs where another is asked for, which is greater by then."""
     folder = RunFolder(run, "train")
     text = folder.text("train")
-    if asked.get("epochs", read_options(text)["epochs"]) != read_options(text)["epochs"]:
+    if asked.get("epochs") not in (None, read_options(text)["epochs"]):
         write_text_atomic(folder.config("train"), set_options(text, {"epochs": asked["epochs"]}))
 
 

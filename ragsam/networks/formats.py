@@ -78,8 +78,8 @@ def medical_sam_adapter_options(state: State, *, thd: bool | None = None) -> dic
     Raises:
         InputError: another generation, 3D mode, or files that could be of either mode.
     """
-    tables = {match[1] for key in state if (match := _TABLE.fullmatch(key))}
-    if tables & _TABLES_OF_2024:
+    tables = [match[1] for key in state if (match := _TABLE.fullmatch(key))]
+    if not _TABLES_OF_2024.isdisjoint(tables):
         raise InputError(
             "relative positions rel_h and rel_w are of Medical-SAM-Adapter's code from 2024-01 on, which has another "
             "mask decoder; only files of its code up to 2023-12 are taken"
@@ -96,7 +96,7 @@ def medical_sam_adapter_options(state: State, *, thd: bool | None = None) -> dic
     if not widths:
         raise InputError("no adapters in it; a full SAM without them is imported as sam")
     adapter["ratio"] = widths[0] / size.embed_dim
-    count = sum(_table(key) in _SAMS_TABLES for key in state)
+    count = sum(map(tables.count, _SAMS_TABLES))
     if count != 2 * size.depth:
         raise InputError(f"{count} tables of relative positions in {size.depth} blocks; check the file")
     _require_2d(state, thd)
@@ -126,12 +126,6 @@ def sam_adapter_options(state: State) -> dict[str, Any]:
     dim = BACKBONES[options["backbone"]].embed_dim
     width = _narrow(state, "image_encoder.prompt_generator.embedding_generator.weight", dim)
     return {**options, "frequency": {"rate": 0.25, "reduction": dim // width, "as_published": True}}
-
-
-def _table(key: str) -> str:
-    """Return the name of a block's table of relative positions, nothing of any other tensor."""
-    match = _TABLE.fullmatch(key)
-    return match[1] if match else ""
 
 
 def _count(pattern: re.Pattern[str], state: State) -> int:

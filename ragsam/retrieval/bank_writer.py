@@ -125,7 +125,8 @@ class BankWriter:
     def left(self) -> list[str]:
         """Return the cases of `stamps` that are not finished yet, in their order."""
         left = [case for case in self.stamps if pseudonym(case, self.salt, "c") not in self._done]
-        return [case for case in left if case not in self.there]
+        there = set(self.there)
+        return [case for case in left if case not in there]
 
     def add(self, batch: Mapping[str, Any]) -> None:
         """Add the slices of a batch as `rows_of_batch` takes it; a case is finished when the next one begins.
