@@ -36,9 +36,11 @@ def interrupted(capsys):
 
     def call(reporter, *arguments, code=130):
         before = set_reporter(reporter)
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         try:
             found = main([str(argument) for argument in arguments])
         finally:
+            signal.signal(signal.SIGINT, handler)
             set_reporter(before)
         lines = log_lines(capsys.readouterr().err)
         assert found == code, reporter.works
