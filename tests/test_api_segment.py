@@ -8,6 +8,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 from small_study import affine_of, anatomy, save_volume
 
 import ragsam
@@ -102,6 +103,27 @@ def test_a_config_that_monai_cannot_parse_is_refused_in_words(run, study, tmp_pa
         config.write("\nhandlers#1e400: 3\n")
     with pytest.raises(InputError, match=r"the run's config: invalid literal .*'1e400' \(ValueError\); take"):
         ragsam.segment(tmp_path / "run", [study], tmp_path / "out", retrieval=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "in_python"),
+    [
+        *((name, False) for name in ("evaluator", "dataloader", "dataset", "network", "inferer")),
+        *((name, True) for name in ("dataset", "network", "inferer")),
+    ],
+)
+def test_a_config_with_a_plain_value_for_a_part_is_refused_in_words(run, study, tmp_path, name, in_python):
+    shutil.copytree(run, tmp_path / "run")
+    config = tmp_path / "run" / "configs" / "inference.yaml"
+    content = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**content, name: True}, sort_keys=False))
+    image = load_datalist(study).section("test")[0].image
+    jobs = {
+        False: lambda: ragsam.segment(tmp_path / "run", [image], tmp_path / "out", retrieval=False),
+        True: lambda: ragsam.load(tmp_path / "run").segment(image, retrieval=False),
+    }
+    with pytest.raises(InputError, match="the run's config: "):
+        jobs[in_python]()
 
 
 def test_segmenting_again_and_again_leaves_no_file_open_and_no_thread(run, study, tmp_path):

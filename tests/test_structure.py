@@ -1,5 +1,6 @@
 """The shape of the code: short functions, and a count that says what it counts."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from bodies import Counts, count_file, count_source, python_files  # noqa: E402
 
 PACKAGE = [ROOT / part for part in ("ragsam", "transforms", "data", "bundles")]
 LONGEST_FUNCTION = 50
+TOP_LEVEL = {"ragsam", "bundles", "transforms", "data", "tests", "benchmarks", "docs", ".ci", ".gitignore", "LICENSE"}
+TOP_LEVEL |= {"Makefile", "README.md", "constraints.txt", "pyproject.toml", "requirements-monailabel.txt", "setup.cfg"}
+LARGEST_FILE = 1_000_000
 
 
 def test_every_kind_of_branch_is_counted():
@@ -46,3 +50,13 @@ def test_files_without_a_function_count_no_branches_by_lines():
 def test_functions_are_short(part):
     long = {str(path): count_file(path).longest for path in python_files([ROOT / part])}
     assert {path: lines for path, lines in long.items() if lines > LONGEST_FUNCTION} == {}
+
+
+def test_the_repository_holds_nothing_that_a_run_left():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [Path(name) for name in listed.split("\0") if name]
+    assert {file.parts[0] for file in files} <= TOP_LEVEL
+    sizes = {str(file): (ROOT / file).stat().st_size for file in files if (ROOT / file).is_file()}
+    assert {file: size for file, size in sizes.items() if size > LARGEST_FILE} == {}

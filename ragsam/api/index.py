@@ -25,7 +25,7 @@ from ragsam.retrieval.bank_removal import remove_patients
 from ragsam.retrieval.bank_writer import BankWriter
 from ragsam.retrieval.retriever import Retriever
 from ragsam.runs.bank_only import bank_values, grown_values, packaged_parser, plain_slices
-from ragsam.runs.run import RunFolder, bad_input
+from ragsam.runs.run import RunFolder, bad_input, part_of
 from ragsam.runs.weights import WeightsLoader
 
 logger = logging.getLogger(__name__)
@@ -68,17 +68,17 @@ def write_bank(
         parser = packaged_parser(grown_values(folder, add))
     else:
         parser = packaged_parser(bank_values(data, section, options or {}))
-    get = parser.get_parsed_content
+    get, part = parser.get_parsed_content, partial(part_of, parser)
     with bad_input():
-        network = get("network")
-        retriever = get("retriever")
+        network = part("network")
+        retriever = part("retriever")
         preparation = get("preparation")
         keeps = retriever.keeps
         if growing:
             keeps = read_manifest(folder)["keeps"]
             cases = _cases(add, section, preparation["labels"], "bank" if run is None else "run")
         else:
-            cases = get("datalist_def").section(section)
+            cases = part("datalist_def").section(section)
         if run is not None:
             WeightsLoader(network, get("weights")).load()
         fit = bank_fit(retriever, network, preparation)
@@ -87,8 +87,8 @@ def write_bank(
             left = set(writer.left())
             todo = [case for case in cases if case.case in left]
             if todo:
-                dataset = get("train#dataset")(data=todo)
-                fault = empty_fault("bank", get("card_def"), dataset.lacking)
+                dataset = part("train#dataset")(data=todo)
+                fault = empty_fault("bank", part("card_def"), dataset.lacking)
                 if fault is not None and todo == list(cases) and not growing:
                     raise InputError(fault)
                 batches = bank_batches(retriever, network, dataset)
@@ -121,7 +121,7 @@ def prune_bank(
     folder = Path(folder)
     carry = read_manifest(folder)["fit"].get("carry", False)
     parser = packaged_parser({"carry": carry}) if run is None else RunFolder(run, "train").parser("train")
-    retriever = parser.get_parsed_content("retriever")
+    retriever = part_of(parser, "retriever")
     manifest = remove_patients(folder, patients, partial(_measured, folder, retriever))
     if retriever.bank is not None:
         _tell_agreement(retriever)

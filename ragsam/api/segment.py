@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ragsam.inference.volume_writer import written_names
 from ragsam.outputs import Outputs
 from ragsam.retrieval.bank_manifest import read_manifest
 from ragsam.runs.bank_only import BUNDLE, segment_values
-from ragsam.runs.run import RunFolder, bad_input
+from ragsam.runs.run import RunFolder, bad_input, part_of
 from ragsam.runs.settings import checked_options
 from ragsam.runs.templates import find_bundle
 
@@ -145,12 +146,13 @@ def _run(folder: RunFolder, cases: Sequence[Case], values: Mapping[str, Any]) ->
     workflow = folder.workflow("inference", cases=list(cases), **{"dataloader#skip_faulty": True}, **values)
     with bad_input():
         workflow.initialize()
-        get = workflow.parser.get_parsed_content
-        if get("dataloader").start():
-            get("evaluator").add_event_handler(Events.DATALOADER_STOP_ITERATION, Engine.terminate_epoch)
+        part = partial(part_of, workflow.parser)
+        dataset = part("dataset")
+        if part("dataloader").start():
+            part("evaluator").add_event_handler(Events.DATALOADER_STOP_ITERATION, Engine.terminate_epoch)
             workflow.run()
             workflow.finalize()
-        return get("dataset").faults
+        return dataset.faults
 
 
 def retrieval_values(run: RunFolder, bank: str | os.PathLike[str] | None, retrieval: bool) -> dict[str, Any]:

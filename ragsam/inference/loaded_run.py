@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from ragsam.inference.volume_inferer import VolumeInferer
 from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks.segmenter import Segmenter
 from ragsam.retrieval.retriever import Retriever
-from ragsam.runs.run import RunFolder, bad_input
+from ragsam.runs.run import RunFolder, bad_input, part_of
 from ragsam.runs.weights import WeightsLoader
 
 
@@ -35,13 +35,15 @@ class LoadedRun:
     def __init__(self, folder: RunFolder, cases: Sequence[Case] = (), **values: Any) -> None:
         self.folder = folder
         values["inferer#retrieval"] = None  # supports are arguments here
-        self.get = folder.parser("inference", cases=list(cases), **values).get_parsed_content
+        parser = folder.parser("inference", cases=list(cases), **values)
+        self.get = parser.get_parsed_content
+        part = partial(part_of, parser)
         with bad_input():
-            self.card: Card = self.get("card_def")
-            self.dataset: VolumeDataset = self.get("dataset")
-            self.inferer: VolumeInferer = self.get("inferer")
-            self.postprocessing = self.get("postprocessing")
-            self.network: Segmenter = self.get("network").eval()
+            self.card: Card = part("card_def")
+            self.dataset: VolumeDataset = part("dataset")
+            self.inferer: VolumeInferer = part("inferer")
+            self.postprocessing = part("postprocessing")
+            self.network: Segmenter = part("network").eval()
             self.device = torch.device(self.get("device"))
             if self.get("weights") is not None:
                 WeightsLoader(self.network, self.get("weights")).load()

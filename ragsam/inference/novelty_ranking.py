@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ragsam.inference.volume_inferer import VolumeInferer
 from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks.segmenter import Segmenter
 from ragsam.retrieval.retriever import Retriever
-from ragsam.runs.run import RunFolder, bad_input
+from ragsam.runs.run import RunFolder, bad_input, part_of
 from ragsam.runs.weights import WeightsLoader
 
 #: Once each slice is enough: the looks of `segment` are left out.
@@ -53,15 +54,16 @@ def rank_volumes(
     values = dict(_ONE_LOOK)
     if bank is not None:
         values["bank"] = str(Path(bank).absolute())
-    get = RunFolder(run).parser("inference", cases=list(cases), **values).get_parsed_content
+    parser = RunFolder(run).parser("inference", cases=list(cases), **values)
+    get, part = parser.get_parsed_content, partial(part_of, parser)
     with bad_input():
-        network = get("network")
-        retriever = get("retriever")
+        network = part("network")
+        retriever = part("retriever")
         if retriever.needs_embedding:
             WeightsLoader(network, get("weights")).load()
         attach_bank(retriever, network, get("bank"), get("preparation"))
-        dataset = get("dataset")
-        inferer = get("inferer")
+        dataset = part("dataset")
+        inferer = part("inferer")
     ranking = []
     faults = []
     with CaseProgress("rank", len(cases)) as progress:

@@ -142,6 +142,19 @@ def run_config(run: str | os.PathLike[str], config: str, **values: Any) -> None:
         workflow.finalize()
 
 
+def part_of(parser: ConfigParser, name: str) -> Any:
+    """Return a part that a config builds, such as its network.
+
+    Raises:
+        InputError: a plain value in its place.
+    """
+    part = parser.get_parsed_content(name)
+    if part is None or isinstance(part, bool | int | float | str | list | dict):
+        told = f"the run's config: {name} is {str(part)[:60]!r}, which is no part"
+        raise InputError(f"{told}; take that part from a bundle of this package")
+    return part
+
+
 def require_plain(*values: Any) -> None:
     """Refuse paths that MONAI would change: in every text of a config it turns `#` into `::`.
 
