@@ -77,8 +77,11 @@ def try_input(
 
 def run_forked(trial: Trial, limit_s: float = LIMIT_S) -> tuple[str, str, int]:
     """Run a trial in a forked process; return its result, what was said, and the most memory it took in bytes."""
-    with tempfile.NamedTemporaryFile("w+", suffix=".txt", errors="replace") as said:
-        process = multiprocessing.get_context("fork").Process(target=_child, args=(trial, said.name))
+    with (
+        tempfile.NamedTemporaryFile("w+", suffix=".txt", errors="replace") as said,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        process = multiprocessing.get_context("fork").Process(target=_child, args=(trial, said.name, folder))
         process.start()
         process.join(limit_s)
         if process.is_alive():
@@ -105,13 +108,14 @@ def kill_all(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _child(trial: Trial, said: str) -> None:
-    """Run a trial, and write what was said and the result."""
+def _child(trial: Trial, said: str, folder: str) -> None:
+    """Run a trial in a folder, and write what was said and the result."""
     os.setsid()
     with open(said, "a", buffering=1, errors="replace") as out:
         faulthandler.register(signal.SIGUSR1, out)
         for stream in (1, 2):
             os.dup2(out.fileno(), stream)
+        os.chdir(folder)  # a damaged config may write to a relative path
         sys.stdout = sys.stderr = out
         result = run_here(trial, out)
         used = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -219,7 +223,11 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="SECONDS", help="for each (default: 20)")
-    parser.add_argument("--output", type=Path, help="keeps what failed, and the small run for the next call")
+    parser.add_argument(
+        "--output",
+        type=lambda text: Path(text).resolve(),
+        help="keeps what failed, and the small run for the next call",
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.output or Path(temporary)
