@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -37,23 +36,6 @@ def case(study):
 
 def voxels(image):
     return np.asarray(image.dataobj)
-
-
-def test_the_four_lines_of_the_readme(run, case, tmp_path, monkeypatch):
-    """They run as they stand, on a run and a volume of those names."""
-    readme = (Path(ragsam.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    if "## In Python" not in readme:
-        pytest.skip("an installed package has no README")
-    section = readme.split("## In Python")[1].split("\n## ")[0]
-    code = "\n".join(line.strip() for line in section.splitlines() if line.startswith("    "))
-    assert len(code.splitlines()) == 4
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "liver").symlink_to(run)
-    shutil.copyfile(case.image, tmp_path / "ct.nii.gz")
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(code.replace('probabilities("liver")', 'probabilities("anterior")'), names)
-    assert isinstance(names["result"], ragsam.Result)
 
 
 def test_a_path_gives_what_the_command_writes(loaded, segmented, case):
