@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint bundles bench monailabel-env constraints clean
+.PHONY: help demo test lint docs bundles bench monailabel-env constraints clean
 
 help:
 	@echo "make demo         install, then train, index, segment, evaluate and report on made patients"
 	@echo "make test         install with the test extras, then linters and the whole test suite"
-	@echo "make bundles      write the public bundles and docs/options.md anew from bundles/ragsam and the options"
+	@echo "make docs         the manual in build/site; fails on a broken link or an orphan page"
+	@echo "make bundles      write the public bundles and docs/reference/options.md anew from bundles/ragsam and the options"
 	@echo "make bench        the benchmarks that need no data of yours"
 	@echo "make monailabel-env  install MONAI Label into .venv-monailabel, for ragsam serve"
 	@echo "make constraints  renew constraints.txt from the newest versions that setup.cfg allows"
@@ -27,6 +28,10 @@ lint: $(VENV)/.installed-test
 
 bundles: $(VENV)/.installed
 	$(BIN)/python -m ragsam.runs.write_bundles
+
+# --strict: a warning is an error. The variable silences an advertisement.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Where a target is missed the script ends with 1: the others run all the same (-), each adds to benchmarks/results/.
 bench: $(VENV)/.installed-test
@@ -59,6 +64,11 @@ $(VENV)/.installed-test: setup.cfg constraints.txt | $(VENV)/.installed
 	$(INSTALL) --editable ".[test]"
 	@touch $@
 
+$(VENV)/.installed-docs: setup.cfg constraints.txt | $(VENV)/.installed
+	@echo "== installing the packages of the manual"
+	$(INSTALL) --editable ".[docs]"
+	@touch $@
+
 # MONAI Label names packages that are not needed, and pydicom 2: so it gets an environment of its own, pinned. What it
 # does not have itself, PyTorch above all, it takes from .venv, whose folder comes last on its path.
 monailabel-env: .venv-monailabel/.installed
@@ -75,7 +85,7 @@ monailabel-env: .venv-monailabel/.installed
 
 constraints:
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
-	build/constraints/bin/python -m pip install --upgrade ".[test]"
+	build/constraints/bin/python -m pip install --upgrade ".[test,docs]"
 	{ echo "# Pinned versions of every package that an installation takes. Renewed by: make constraints"; \
 	  build/constraints/bin/python -m pip freeze --exclude ragsam; } > constraints.txt
 	rm -rf build/constraints

@@ -1,6 +1,6 @@
 """How cost grows: time and memory against slices, image size, classes, slices in the bank and patients in training.
 
-    OMP_NUM_THREADS=1 python benchmarks/growth.py [--axes slices bank] [--points 3] [--figure docs/growth.png]
+    OMP_NUM_THREADS=1 python benchmarks/growth.py [--axes slices bank] [--points 3] [--figure docs/img/growth.png]
 
 Everything is made, networks have random weights, and each point runs in a process of its own (`growth_axes.py`).
 Seconds are the processor's; memory is the peak that the kernel counts (ru_maxrss) above what was resident before. A

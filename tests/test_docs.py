@@ -16,10 +16,12 @@ from small_study import affine_of, anatomy, save_volume
 from ragsam.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [path for path in (ROOT / "README.md", ROOT / "docs" / "get-started.md") if path.is_file()]
-PAGES += sorted((ROOT / "docs").glob("how-to/*.md"))
+FIRST = [ROOT / "README.md", ROOT / "docs" / "get-started.md"]
+HOW_TO = sorted((ROOT / "docs").glob("how-to/*.md"))
 _BLOCK = re.compile(
-    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
+    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?"
+    r"```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$",
+    re.M | re.S,
 )
 #: Pages train for many minutes; here a few steps are enough.
 SHORT = shlex.split("--set epochs=1 --set steps_per_epoch=2 --set batch_size=4 --set neighbours=8")
@@ -28,6 +30,7 @@ SHORT = shlex.split("--set epochs=1 --set steps_per_epoch=2 --set batch_size=4 -
 class Block(NamedTuple):
     reason: str | None
     language: str
+    title: str | None  # the file that the reader makes of it
     text: str
 
 
@@ -67,6 +70,14 @@ def place(materials, tmp_path, monkeypatch):
     return tmp_path / "place"
 
 
+@pytest.fixture
+def trained(place, own_run, edited_study):
+    """The run and the datalist that how-to pages take for given."""
+    (place / "runs").mkdir()
+    own_run.rename(place / "runs" / "hippocampus")
+    edited_study(lambda content: None).rename(place / "runs" / "hippocampus.json")
+
+
 def run_command(words):
     assert words[0] == "ragsam", f"{shlex.join(words)}: not a command of ragsam; mark its block as not run"
     words = [*words, *(SHORT if words[1] == "train" else [])]
@@ -76,20 +87,34 @@ def run_command(words):
         card.write_text(card.read_text().replace("# patient_rule:", "patient_rule:"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_block_of_a_page_runs(page, place):
-    blocks = blocks_of(page)
-    assert blocks
-    assert page.read_text(encoding="utf-8").count("```") == 2 * len(blocks)
-    for block in blocks:
-        if block.reason is not None or block.language in ("yaml", "json", "text", "mermaid"):
-            continue
-        if block.language == "python":
-            exec(compile(block.text, str(page), "exec"), {})
-            continue
-        assert block.language == "bash", f"{page.name}: a block in {block.language or 'no language'}"
+def run_block(block, page):
+    if block.title is not None:
+        Path(block.title).write_text(block.text, encoding="utf-8")
+    elif block.language == "python":
+        exec(compile(block.text, str(page), "exec"), {})
+    elif block.language == "bash":
         for words in commands_of(block.text):
             run_command(words)
+    else:
+        assert block.language in ("json", "text"), f"{page.name}: a block in {block.language or 'no language'}"
+
+
+def run_page(page):
+    blocks = blocks_of(page)
+    assert page.read_text(encoding="utf-8").count("```") == 2 * len(blocks)
+    for block in blocks:
+        if block.reason is None:
+            run_block(block, page)
+
+
+@pytest.mark.parametrize("page", FIRST, ids=lambda page: page.stem)
+def test_first_pages_run_from_the_data_on(page, place):
+    run_page(page)
+
+
+@pytest.mark.parametrize("page", HOW_TO, ids=lambda page: page.stem)
+def test_how_to_pages_run_on_a_trained_run(page, trained):
+    run_page(page)
 
 
 def test_readme_is_short():

@@ -163,8 +163,8 @@ def test_bundles_name_only_the_facade():
 
 def test_no_text_names_a_page_that_the_wheel_lacks():
     """Help, errors and log: the pages of docs/ stay in the source folder; `docs/README.md` is a bundle's own."""
-    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
-    assert "docs/training.md" in pages
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert "docs/how-to/train.md" in pages
     for name in MODULES:
         nodes = list(ast.walk(tree_of(name)))
         docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}

@@ -14,6 +14,7 @@ from bodies import Counts, count_file, count_source, python_files  # noqa: E402
 PACKAGE = [ROOT / part for part in ("ragsam", "transforms", "data", "bundles")]
 LONGEST_FUNCTION = 50
 TOP_LEVEL = {"ragsam", "bundles", "transforms", "data", "tests", "benchmarks", "docs", ".ci", ".gitignore", "LICENSE"}
+TOP_LEVEL |= {"mkdocs.yml", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md", ".github"}
 TOP_LEVEL |= {"Makefile", "README.md", "constraints.txt", "pyproject.toml", "requirements-monailabel.txt", "setup.cfg"}
 LARGEST_FILE = 1_000_000
 

@@ -26,7 +26,7 @@ _CODE_LENGTHS = {"scheme": 16, "value": 16, "meaning": 64}  # DICOM PS3.5: SH, S
 
 
 def parse_card(content: Any, *, where: str = "card") -> Card:
-    """Turn a card's parsed yaml, see `docs/files.md`, into a `Card`; `where` is how errors name it.
+    """Turn a card's parsed yaml, see `docs/reference/cards.md`, into a `Card`; `where` is how errors name it.
 
     Raises:
         InputError: tells everything that is wrong in one line: unknown or missing key, organ values that are not 1..K,

@@ -39,7 +39,7 @@ def survey(
         done: called with the number of cases done, as it grows.
 
     Returns:
-        The content of the JSON summary, as described in `docs/files.md`. It holds no NaN.
+        The content of the JSON summary, as described in `docs/reference/datalist.md`. It holds no NaN.
     """
     entries = [(case, section) for section, cases in datalist.sections.items() for case in cases]
     look = partial(_inspect, card=card)

@@ -47,8 +47,8 @@ def prepare(
         output: the datalist to write, anywhere; it is returned.
         layout: how the folder is laid out, one of `ragsam.data.cards.model.LAYOUTS`; None: found out.
         seed: of the split, or of the folds.
-        validation, test: numbers of patients; None: as the card says, a tenth and a fifth where it says nothing (with
-            folds none for the test).
+        validation: number of patients; None: as the card says, a tenth where it says nothing.
+        test: number of patients; None: as the card says, a fifth where it says nothing, none with folds.
         folds: deal all but the test patients to so many folds, stratified by organ presence. Every case then has its
             `fold`; `fold` is for validation and the others for training.
         fold: from 0.

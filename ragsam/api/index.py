@@ -217,7 +217,8 @@ def index_run(
         run: a trained run; None needs `output`, and `data` or `add`.
         output: folder of the bank; None takes the run's own `bank/`.
         add: datalist whose `section` is added to the bank that is there; nothing of that bank is encoded again.
-        data, options: without a run, see `write_bank`.
+        data: without a run, the datalist, see `write_bank`.
+        options: without a run, see `write_bank`.
 
     Returns:
         The folder, and how many slices of how many patients it holds.

@@ -112,7 +112,7 @@ class Run:
             image: path of a volume or a DICOM folder, an image of nibabel or of SimpleITK, or (array [X, Y, Z], affine
                 (4, 4), voxel to RAS mm).
             prompts: objects to find by clicks and boxes, in voxel indices of `image`; the result holds these alone, or
-                with `refine` the automatic result with these corrected. See docs/prompts.md.
+                with `refine` the automatic result with these corrected. See docs/how-to/prompts.md.
             propagate: follow each object from the prompted slices through the volume.
             refine: begin with the automatic result; each object is then an organ.
             retrieval: False segments without the bank.

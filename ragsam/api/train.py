@@ -36,8 +36,8 @@ def train(
     Args:
         bundle: a bundle's folder, or the name of a packaged one (`sam_lora`).
         output: the run's folder, which is made.
-        options: values by the options' names, see docs/options.md.
-        recipe: options by a name, see docs/training.md; `options` go before.
+        options: values by the options' names, see docs/reference/options.md.
+        recipe: options by a name, see docs/how-to/train.md; `options` take precedence.
         resume: go on where a training of `output` was stopped, or begin.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Files of prompts: what a person asks of some volumes, as JSON; docs/prompts.md describes the format."""
+"""Files of prompts: what a person asks of some volumes, as JSON; docs/reference/prompts.md describes the format."""
 
 from __future__ import annotations
 

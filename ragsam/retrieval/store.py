@@ -11,7 +11,7 @@ from ragsam.errors import InputError
 from ragsam.retrieval.store_faiss import ExactStore, HnswStore, IvfPqStore
 
 STORES = {"exact": ExactStore, "hnsw": HnswStore, "ivfpq": IvfPqStore}
-#: Up to so many vectors `auto` takes a store; measured in docs/retrieval.md.
+#: Up to so many vectors `auto` takes a store; measured in docs/evidence/bank-search.md.
 LARGEST = {"exact": 20_000, "hnsw": 500_000}
 
 

@@ -76,7 +76,7 @@ def option_page(name: str, defaults: Mapping[str, Any]) -> list[str]:
 
 
 def reference_page() -> str:
-    """Return docs/options.md."""
+    """Return docs/reference/options.md."""
     lines = [_PAGE.rstrip()]
     for group, options in by_group(OPTIONS.values()):
         lines += ["", f"## {group}", "", "| option | type | default | what |", "|---|---|---|---|"]

@@ -1,6 +1,6 @@
 """Every option of the bundles: its type, default, meaning, and the parts of a config that its value goes to.
 
-This is their one home. The bundles' configs, what `--set` takes, `ragsam train --options` and docs/options.md are made
+This is their one home. The bundles' configs, what `--set` takes, `ragsam train --options` and docs/reference/options.md are made
 from it: `python -m ragsam.runs.write_bundles` after a change. An option stands at the top of each config that uses it.
 """
 

@@ -1,7 +1,7 @@
 """The public bundles, written from one template: `python -m ragsam.runs.write_bundles` after a change of either.
 
 `bundles/ragsam/` holds the wiring of the configs, `ragsam.runs.options` what stands on top of it. Written too is the
-reference page of the options, docs/options.md.
+reference page of the options, docs/reference/options.md.
 """
 
 from __future__ import annotations
@@ -145,4 +145,4 @@ def _read(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    write_bundles(BUNDLES, BUNDLES.parent / "docs")
+    write_bundles(BUNDLES, BUNDLES.parent / "docs" / "reference")

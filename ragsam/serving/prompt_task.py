@@ -37,7 +37,7 @@ def asked_object(request: Mapping[str, Any], card: Card) -> ObjectPrompts:
     Args:
         request: `label`, an organ in upper or lower case, or another name; `foreground` and `background`, clicks
             [[i, j, k], ...]; `roi`, a box [i, i, j, j, k, k], its ends in any order; all in voxels of the image's file.
-            `propagate` and `refine` as in docs/prompts.md.
+            `propagate` and `refine` as in docs/reference/prompts.md.
 
     Raises:
         InputError: no prompt, or invalid numbers.
