@@ -1,7 +1,8 @@
 """Every option of the bundles: its type, default, meaning, and the parts of a config that its value goes to.
 
-This is their one home. The bundles' configs, what `--set` takes, `ragsam train --options` and docs/reference/options.md are made
-from it: `python -m ragsam.runs.write_bundles` after a change. An option stands at the top of each config that uses it.
+This is their one home. The bundles' configs, what `--set` takes, `ragsam train --options` and docs/reference/options.md
+are made from it: `python -m ragsam.runs.write_bundles` after a change. An option is at the top of each config that uses
+it.
 """
 
 from __future__ import annotations
