@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ragsam.console.malloc import keep_freed_memory
 from ragsam.networks import Segmenter
 from ragsam.networks.attention import Attention
-from ragsam.networks.encoder import CHECKPOINTING
+from ragsam.networks.checkpointing import CHECKPOINTING
 from ragsam.networks.linear import Linear
 from ragsam.networks.supports import Supports
 from ragsam.training.losses import PartialDiceCELoss, Target

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ragsam import __version__
 from ragsam.commands import (
+    bases,
     cards,
     check,
     compare,
@@ -36,7 +37,7 @@ from ragsam.errors import InputError
 
 #: In the order of `ragsam --help`. They import what is heavy when they run, so that the help answers at once.
 COMMANDS = (
-    *(demo, cards, prepare, check, train, index, rank, segment, evaluate, compare),
+    *(demo, cards, bases, prepare, check, train, index, rank, segment, evaluate, compare),
     *(import_weights, export, describe, pack, unpack, doctor, verify, serve),
 )
 

@@ -99,6 +99,13 @@ def read_bytes(path: str | os.PathLike[str], most: int, where: str = "") -> byte
     return content
 
 
+def weight_folders(folder: Path) -> list[Path]:
+    """Return where weights lie that somebody fetched: a folder, `weights/` and `models/` in it, and torch's own."""
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    torch_home = Path(os.environ.get("TORCH_HOME") or cache_home / "torch")
+    return [folder, folder / "weights", folder / "models", torch_home / "hub" / "checkpoints"]
+
+
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits.
 

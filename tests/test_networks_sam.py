@@ -42,7 +42,7 @@ def test_intensities_are_not_normalised_again():
 
 
 def test_an_unknown_backbone_is_refused_with_those_that_there_are():
-    with pytest.raises(ValueError, match="'vit_x' is unknown; choose one of vit_tiny, vit_b, vit_l, vit_h"):
+    with pytest.raises(ValueError, match="'vit_x' is unknown; choose one of vit_tiny, vit_t, vit_b, vit_l, vit_h"):
         build_sam("vit_x", image_size=64)
 
 

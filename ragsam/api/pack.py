@@ -19,6 +19,7 @@ import yaml
 
 from ragsam.errors import InputError
 from ragsam.files import atomic_write, sha256_file
+from ragsam.networks.bases import base_file
 from ragsam.networks.checkpoints import load_metadata
 from ragsam.outputs import Outputs
 from ragsam.retrieval.bank import Bank
@@ -111,7 +112,8 @@ def pack_run(
     if bank and (root / "bank" / "manifest.json").is_file():
         files |= _bank_files(root)
     if with_base:
-        files[f"{BASE_FOLDER}/{_fitting(base, base_sha256).name}"] = _fitting(base, base_sha256)
+        file = _fitting(base, base_sha256)
+        files[f"{BASE_FOLDER}/{base.name}"] = file
     reads = [content for content in files.values() if isinstance(content, Path)]
     with Outputs.of_file(output, reads=reads, overwrite=overwrite):
         _write_archive(Path(output), files)
@@ -176,9 +178,10 @@ def _fitting(base: Path | None, sha256: str | None) -> Path:
     """Return the base weights, which must be the ones that the run was trained on."""
     if base is None or sha256 is None:
         raise InputError("--with-base: the run has no base weights; leave it out")
-    if sha256_file(base) != sha256:
+    file = base_file(base)
+    if sha256_file(file) != sha256:
         raise InputError(f"{base.name}: not the base weights that the run was trained on; put those there")
-    return base
+    return file
 
 
 def _write_archive(output: Path, files: Mapping[str, Path | bytes]) -> None:

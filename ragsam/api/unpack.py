@@ -16,6 +16,7 @@ from ragsam.api.pack import BASE_FOLDER, Packed, base_path, is_run_file
 from ragsam.drafts import draft_folder
 from ragsam.errors import InputError
 from ragsam.files import sha256_file, write_text_atomic
+from ragsam.networks.bases import BASES
 from ragsam.networks.checkpoints import load_metadata
 from ragsam.runs.config_reader import config_text, read_mapping
 from ragsam.runs.config_safety import code_faults, leading_out
@@ -147,7 +148,8 @@ def _settle(folder: Path, target: Path, base: str | os.PathLike[str] | None, ent
     code = code_faults(folder)  # before the base weights are named, which lie where one wants them
     if (base is not None or inside) and (sha256 is None or sha256_file(place) != sha256):
         raise InputError(f"{place.name}: not the base weights that the run was trained on; its own are {sha256}")
-    if name is not None:
+    known = name in BASES and not inside and base is None  # it is found by its name
+    if name is not None and not known:
         final = str(target / BASE_FOLDER / name) if base is None else str(place)
         for path, text in texts.items():
             write_text_atomic(path, set_options(text, {"base": final}))

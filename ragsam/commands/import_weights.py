@@ -18,7 +18,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--run", type=Path, help="write a run that segments with it; needs --card")
     parser.add_argument("--card", help="of its classes, in their order: a name, or a .yaml file of your own")
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels (default: the file's; 512 for samed)")
-    parser.add_argument("--normalisation", choices=["unit", "sam"], help="of slices (default: the format's own)")
+    parser.add_argument(
+        "--normalisation", choices=["unit", "sam", "minmax"], help="of slices (default: the format's own)"
+    )
     parser.add_argument(
         "--thd", choices=["true", "false"], help="whether Medical-SAM-Adapter was trained in 3D mode (its -thd)"
     )

@@ -51,7 +51,7 @@ def add_adapters(
     """Add adapters to every block of an image encoder, in place.
 
     Args:
-        encoder: an `ImageEncoder`.
+        encoder: see `ragsam.networks.encoders.Encoder`.
         space: after the attention, with a skip.
         mlp: beside the MLP, times 0.5.
         depth: after the same attention along a stack of neighbouring slices.
@@ -61,19 +61,22 @@ def add_adapters(
             Medical-SAM-Adapter up to 2023-12, which cuts windows before that norm; else they are zeros, as in SAM.
 
     Raises:
-        ValueError: none of the three, or a ratio that leaves no channel.
+        ValueError: none of the three, a ratio that leaves no channel, or what only SAM's ViT has.
     """
     if not any((space, mlp, depth)):
         raise ValueError("adapters: none of space, mlp and depth is on; switch one on, or leave adapters out")
+    if encoder.family != "vit" and (depth or normed_padding or not positions):
+        raise ValueError("adapters: depth, positions and normed_padding are of SAM's ViT alone; leave them out")
     for block in encoder.blocks:
-        dim = block.norm1.normalized_shape[0]
+        dim = block.dim
         if space:
             block.space_adapter = Adapter(dim, ratio=ratio)
         if mlp:
             block.mlp_adapter = Adapter(dim, ratio=ratio)
         if depth:
             block.depth_adapter = Adapter(dim, ratio=ratio)
-        block.normed_padding = normed_padding
+        if encoder.family == "vit":
+            block.normed_padding = normed_padding
         if not positions:
             nn.init.zeros_(block.attn.rel_pos_h)
             nn.init.zeros_(block.attn.rel_pos_w)

@@ -9,6 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+#: What is worked out again in the backward pass: nothing; of every block the attention; its MLP too; every block whole.
+CHECKPOINTING = (None, "attention", "mlp", "blocks")
+
+
+def require_checkpointing(what: str | None) -> None:
+    """Refuse a word that is not of `CHECKPOINTING`; raises ValueError."""
+    if what not in CHECKPOINTING:
+        raise ValueError(f"checkpointing {what!r} is unknown; choose attention, mlp or blocks, or null for none")
+
 
 def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """Return what a function gives; where a graph is recorded, of all that it sees only its inputs are kept."""

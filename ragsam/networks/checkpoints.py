@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ragsam.errors import InputError
 from ragsam.files import atomic_write
+from ragsam.networks.encoders import family_name, family_of
 
 #: Parts of a SAM that count masks: made anew when the number of masks differs (3 in SAM, K classes here).
 PER_MASK_PARTS = (
@@ -28,12 +29,8 @@ PER_MASK_PARTS = (
 MASK_TOKENS = "mask_decoder.mask_tokens.weight"
 #: What differs with the image size and is resized.
 RESIZED_PARTS = ("rel_pos_h", "rel_pos_w", "pos_embed", "patch_embed.proj.weight")
-
-#: What the keys of encoders that are no ViT begin with.
-_FAMILIES = {
-    "image_encoder.patch_embed.seq.": "TinyViT, as LiteMedSAM and MobileSAM have",
-    "image_encoder.trunk.": "Hiera, as SAM 2 and MedSAM2 have",
-}
+#: MobileSAM's encoder keeps its classifier for ImageNet, which segments nothing.
+UNUSED_PARTS = ("image_encoder.norm_head.", "image_encoder.head.")
 
 
 @dataclass
@@ -43,9 +40,13 @@ class LoadReport:
     used: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return f"{len(self.used)} tensors used, {len(self.resized)} resized, {len(self.dropped)} dropped (per mask)"
+        text = f"{len(self.used)} tensors used, {len(self.resized)} resized, {len(self.dropped)} dropped (per mask)"
+        if self.unused:
+            text += f", {len(self.unused)} of no use (classifier)"
+        return text
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -130,8 +131,9 @@ def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
     excused: set[str] = set()
     if state.get(MASK_TOKENS, tokens).shape != tokens.shape:
         excused = {key for key in (*own, *state) if key.startswith(PER_MASK_PARTS)}
-    require_vit(state)
-    unknown = sorted(set(state) - set(own) - excused)
+    _require_family(state, sam.image_encoder.family)
+    unused = {key for key in state if key.startswith(UNUSED_PARTS)} - set(own)
+    unknown = sorted(set(state) - set(own) - excused - unused)
     missing = sorted(set(own) - set(state) - excused)
     if unknown or missing:
         raise InputError(
@@ -143,6 +145,8 @@ def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
     for key, tensor in state.items():
         if key in excused:
             report.dropped.append(key)
+        elif key in unused:
+            report.unused.append(key)
         elif tensor.shape == own[key].shape:
             loaded[key] = tensor
             report.used.append(key)
@@ -155,15 +159,16 @@ def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
     return report
 
 
-def require_vit(state: Mapping[str, Tensor]) -> None:
-    """Refuse a SAM whose image encoder is of another family than SAM's first.
-
-    Raises:
-        InputError: a TinyViT or a Hiera.
-    """
-    for part, family in _FAMILIES.items():
-        if any(key.startswith(part) for key in state):
-            raise InputError(f"its image encoder is a {family}; only SAM's own ViTs are taken")
+def _require_family(state: Mapping[str, Tensor], family: str) -> None:
+    """Refuse base weights whose image encoder is of another family than the network's."""
+    found = family_of(state)
+    if found == "hiera":
+        raise InputError(f"base weights: the image encoder is {family_name(found)}, which is not supported yet")
+    if found is not None and found != family:
+        raise InputError(
+            f"base weights: the image encoder is {family_name(found)}, the network's is {family_name(family)}; "
+            "set `backbone` to that of the weights, or leave it out"
+        )
 
 
 def load_prompt_head(head: nn.Module, state: dict[str, Tensor]) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ragsam.networks.detail import STEM_CHANNELS
 from ragsam.networks.lora import merge_lora
 from ragsam.networks.prompts import INSIDE, OUTSIDE, PADDING
 from ragsam.networks.segmenter import Embedded, Segmenter
@@ -68,9 +67,9 @@ class Decoder(_Part):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return logits [B, K + 1, H, W] of the encoder's outputs and, where the network has a fusion, a vote."""
         if self.network.fusion is None:
-            return self.network.decode(_embedded(inputs))
+            return self.network.decode(_embedded(inputs, self.network.feature_strides))
         *encoded, vote = inputs
-        return self.network.decode(_embedded(encoded), _supports(vote))
+        return self.network.decode(_embedded(encoded, self.network.feature_strides), _supports(vote))
 
 
 class PromptedDecoder(_Part):
@@ -94,23 +93,22 @@ class PromptedDecoder(_Part):
         masks = encoder.mask_downscaling(mask)
         no_mask = encoder.no_mask_embed.weight[..., None, None].expand_as(masks)
         dense = torch.where(has_mask[:, None, None, None] > 0, masks, no_mask)
-        return tuple(self.network.decode_embedded_prompts(_embedded(encoded), sparse, dense))
+        embedded = _embedded(encoded, self.network.feature_strides)
+        return tuple(self.network.decode_embedded_prompts(embedded, sparse, dense))
 
 
 def _supports(vote: Tensor) -> Supports:
     return Supports.of_vote(vote, vote.amax(dim=(1, 2, 3)) > 0)
 
 
-def _embedded(tensors: Sequence[Tensor]) -> Embedded:
+def _embedded(tensors: Sequence[Tensor], strides: Sequence[int]) -> Embedded:
     embedding, *stem = tensors
-    return Embedded(embedding, dict(zip(STEM_CHANNELS, stem, strict=False)))
+    return Embedded(embedding, dict(zip(strides, stem, strict=True)))
 
 
 def stem_names(network: Segmenter) -> list[str]:
     """Return the names of the detail branch's features, from the finest on; none without one."""
-    if network.stem is None:
-        return []
-    return [f"stem_{stride}" for stride in STEM_CHANNELS]
+    return [f"stem_{stride}" for stride in network.feature_strides]
 
 
 def example_inputs(network: Segmenter, batch: int, channels: int = 3) -> tuple[Tensor, ...]:

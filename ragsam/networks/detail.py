@@ -10,6 +10,7 @@ pretrained weights it leaves the patch embedding alone and starts at exactly zer
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -105,6 +106,7 @@ class DetailDecoder(nn.Module):
         dim: channels of the image embedding (256 in SAM); the decoder upscales to dim / 4, then dim / 8.
         patch_size: stride of the embedding, pixels.
         num_classes: with background (K + 1).
+        channels: of the features by stride, those of `DetailStem` or of an encoder that has its own.
         zero_init: start with no effect at all, for pretrained weights.
 
     Attributes:
@@ -114,23 +116,31 @@ class DetailDecoder(nn.Module):
         ValueError: a patch size that is not a power of two from 4 on, which doubling could not bring to full size.
     """
 
-    def __init__(self, dim: int, patch_size: int, num_classes: int, *, zero_init: bool) -> None:
+    def __init__(
+        self,
+        dim: int,
+        patch_size: int,
+        num_classes: int,
+        *,
+        zero_init: bool,
+        channels: Mapping[int, int] = STEM_CHANNELS,
+    ) -> None:
         super().__init__()
         if patch_size < 4 or patch_size & (patch_size - 1):
             raise ValueError(f"patch_size {patch_size} is not 4, 8, 16, 32, ..., as the detail branch needs")
         self.patch_size = patch_size
         width = dim // 8
         inside = (patch_size // 2, patch_size // 4)  # strides of SAM's own upscaling
-        channels = {4: width, 2: width, 1: FULL_CHANNELS}
-        channels |= {inside[0]: dim // 4, inside[1]: width}
+        widths = {4: width, 2: width, 1: FULL_CHANNELS}
+        widths |= {inside[0]: dim // 4, inside[1]: width}
         strides = [stride for stride in (4, 2, 1) if stride <= inside[0]]
         self.skips = nn.ModuleDict()
         for stride in strides:
-            self.skips[str(stride)] = nn.Conv2d(STEM_CHANNELS[stride], channels[stride], 1)
+            self.skips[str(stride)] = nn.Conv2d(channels[stride], widths[stride], 1)
         self.blocks = nn.ModuleDict()
         for stride in strides:
             if stride > 1:
-                self.blocks[str(stride)] = ResidualBlock(channels[stride])
+                self.blocks[str(stride)] = ResidualBlock(widths[stride])
         self.narrow = nn.Conv2d(width, FULL_CHANNELS, 1)
         self.norm = nn.GroupNorm(8, FULL_CHANNELS)
         self.block = nn.Sequential(

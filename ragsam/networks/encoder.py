@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from segment_anything.modeling.common import LayerNorm2d, MLPBlock
@@ -11,12 +13,9 @@ from torch import Tensor, nn
 
 from ragsam.networks.adapter import MLP_SCALE, Adapter
 from ragsam.networks.attention import Attention
-from ragsam.networks.checkpointing import recomputed
+from ragsam.networks.checkpointing import recomputed, require_checkpointing
 from ragsam.networks.frequency import FrequencyPrompts
 from ragsam.networks.linear import Linear
-
-#: What is worked out again in the backward pass: nothing; of every block the attention; its MLP too; every block whole.
-CHECKPOINTING = (None, "attention", "mlp", "blocks")
 
 _norm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -31,13 +30,18 @@ class Block(nn.Module):
         grid: rows and columns of tokens.
 
     Attributes:
+        dim: C.
         space_adapter, mlp_adapter, depth_adapter: see `ragsam.networks.adapter`; None where there is none.
         normed_padding: see `add_adapters`.
         recompute_mlp: keeps nothing of the MLP's inside for the backward pass, which works it out again.
     """
 
+    #: The layers of the MLP, by their names.
+    mlp_layers = ("lin1", "lin2")
+
     def __init__(self, dim: int, *, num_heads: int, window_size: int, grid: tuple[int, int]) -> None:
         super().__init__()
+        self.dim = dim
         self.norm1 = _norm(dim)
         self.attn = Attention(dim, num_heads=num_heads, grid=grid, window_size=window_size)
         self.norm2 = _norm(dim)
@@ -84,6 +88,8 @@ class Block(nn.Module):
 class ImageEncoder(nn.Module):
     """SAM's image encoder, equal to segment-anything's `ImageEncoderViT`, whose parameter names it has.
 
+    See `ragsam.networks.encoders.Encoder` for what every encoder has.
+
     Args:
         img_size: side of the image, pixels; a multiple of the patch size.
         patch_size: side of a patch, pixels.
@@ -98,6 +104,10 @@ class ImageEncoder(nn.Module):
         frequency: frequency prompts, None where there are none.
         checkpointing: of `CHECKPOINTING`; see `checkpoint`.
     """
+
+    family = "vit"
+    qkv_by_head = False
+    finer_channels: Mapping[int, int] = {}
 
     def __init__(
         self,
@@ -139,12 +149,24 @@ class ImageEncoder(nn.Module):
         Raises:
             ValueError: another word.
         """
-        if what not in CHECKPOINTING:
-            raise ValueError(f"checkpointing {what!r} is unknown; choose attention, mlp or blocks, or null for none")
+        require_checkpointing(what)
         self.checkpointing = what
         for block in self.blocks:
             block.attn.recompute = what in ("attention", "mlp")
             block.recompute_mlp = what == "mlp"
+
+    def add_frequency(self, **options: Any) -> None:
+        """Add frequency prompts; see `FrequencyPrompts`."""
+        dim = self.pos_embed.shape[-1]
+        patch_size = self.img_size // self.pos_embed.shape[1]
+        self.frequency = FrequencyPrompts(dim, len(self.blocks), patch_size, **options)
+
+    def init_positions(self) -> None:
+        """Start the position tables of a network without base weights at random; SAM's start at zero."""
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for block in self.blocks:
+            nn.init.trunc_normal_(block.attn.rel_pos_h, std=0.02)
+            nn.init.trunc_normal_(block.attn.rel_pos_w, std=0.02)
 
     def forward(self, x: Tensor, *, image: Tensor | None = None, stack: int = 1) -> Tensor:
         """Encode slices.

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from ragsam.errors import InputError
-from ragsam.networks.checkpoints import MASK_TOKENS, require_vit
+from ragsam.networks.checkpoints import MASK_TOKENS, UNUSED_PARTS
+from ragsam.networks.encoders import family_name, family_of
 from ragsam.networks.sam import BACKBONES
 
 #: Label volumes are of 8 bits.
@@ -24,6 +25,12 @@ _SAMS_TABLES = {"rel_pos_h", "rel_pos_w"}
 _TABLES_OF_2024 = {"rel_h", "rel_w"}
 _ADAPTERS = {"space": "Space", "mlp": "MLP"}
 _DEPTH = re.compile(r"image_encoder\.blocks\.\d+\.Depth_Adapter\.D_fc[12]\.(weight|bias)")
+
+#: By the size of the first kernel.
+_TINY_VITS: dict[int, dict[str, Any]] = {
+    1: {"patch_size": 4, "image_size": 256, "normalisation": "minmax"},
+    3: {"patch_size": 16, "image_size": 1024, "normalisation": "sam"},
+}
 
 State = Mapping[str, Tensor]
 
@@ -46,7 +53,16 @@ def samed_options(state: State) -> dict[str, Any]:
 
 def sam_options(state: State) -> dict[str, Any]:
     """Return the options of a network for a full SAM: one organ, whose mask is SAM's first."""
-    require_vit(state)
+    family = family_of(state)
+    if family == "tiny_vit":
+        return {"num_classes": 1, "mask_tokens": _masks(state), **tiny_vit_options(state)}
+    if family == "hiera":
+        raise InputError(f"its image encoder is {family_name(family)}, which is not supported yet")
+    return {"num_classes": 1, "mask_tokens": _masks(state), **vit_options(state)}
+
+
+def vit_options(state: State) -> dict[str, Any]:
+    """Return the options of a network for a SAM's image encoder that is a ViT."""
     _, rows, columns, width = _shape(state, "image_encoder.pos_embed", 4)
     patch = _shape(state, "image_encoder.patch_embed.proj.weight", 4)[-1]
     depth = _count(_BLOCK, state)
@@ -54,13 +70,18 @@ def sam_options(state: State) -> dict[str, Any]:
     backbone = backbones.get((width, depth))
     if backbone is None or rows != columns or not rows or not patch:
         raise InputError(f"an encoder of {depth} blocks, width {width} on {rows} x {columns} patches is none of SAM's")
-    return {
-        "num_classes": 1,
-        "mask_tokens": _masks(state),
-        "backbone": backbone,
-        "patch_size": patch,
-        "image_size": rows * patch,
-    }
+    return {"backbone": backbone, "patch_size": patch, "image_size": rows * patch}
+
+
+def tiny_vit_options(state: State) -> dict[str, Any]:
+    """Return the options of a network for a TinyViT: the size of its first kernel tells LiteMedSAM's from MobileSAM's.
+
+    The image size is not in the file; it is what each was trained at.
+    """
+    kernel = _shape(state, "image_encoder.patch_embed.seq.0.c.weight", 4)[-1]
+    if kernel not in _TINY_VITS:
+        raise InputError(f"a first kernel of {kernel} pixels is none of LiteMedSAM's or MobileSAM's; check the file")
+    return {"backbone": "vit_t", **_TINY_VITS[kernel]}
 
 
 def medsam_options(state: State) -> dict[str, Any]:
@@ -118,6 +139,11 @@ def _require_2d(state: State, thd: bool | None) -> None:
 def unused_depth(key: str, tensor: Tensor) -> str | None:
     """Return why a tensor of Medical-SAM-Adapter is not taken, None where it is not known to be of no use."""
     return "not used in 2D mode" if _DEPTH.fullmatch(key) else None
+
+
+def unused_classifier(key: str, tensor: Tensor) -> str | None:
+    """Return why a tensor of MobileSAM's is not taken, None where it is not known to be of no use."""
+    return "classifier of ImageNet" if key.startswith(UNUSED_PARTS) else None
 
 
 def sam_adapter_options(state: State) -> dict[str, Any]:
@@ -189,7 +215,7 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "sam": Format(sam_options, "sam", full_tuning=True),
+    "sam": Format(sam_options, "sam", full_tuning=True, ignore=unused_classifier),
     "medsam": Format(medsam_options, "unit", full_tuning=True, state="model", records=("optimizer", "epoch")),
     "samed": Format(samed_options, "unit", image_size=512, whole=False),
     "medical-sam-adapter": Format(

@@ -116,12 +116,13 @@ def fill(
         wanted = own[name]
         if tensor.shape != wanted.shape and not differs_in_size_alone(name, tensor.shape, wanted.shape):
             raise InputError(f"{key} is {tuple(tensor.shape)}, the network needs {tuple(wanted.shape)}; check the file")
-        if not tensor.numel() or not tensor.is_floating_point() or not tensor.float().isfinite().all():
+        counter = name.endswith("num_batches_tracked")  # of a batch normalisation, a whole number
+        if not tensor.numel() or not (counter or tensor.is_floating_point()) or not tensor.float().isfinite().all():
             raise InputError(f"{key}: no numbers, or NaN or infinity among them; fetch the file again")
         if name not in trained:
             report.ignored[key] = _told_as_base(key, tensor, wanted)
         elif tensor.shape == wanted.shape:
-            loaded[name] = tensor.float()
+            loaded[name] = tensor.to(wanted.dtype)
             report.used.append(key)
         else:
             loaded[name] = resize(name, tensor, wanted.shape)

@@ -39,6 +39,8 @@ class LoRALinear(nn.Module):
         linear: the layer, [..., inputs] to [..., outputs].
         parts: which outputs each update belongs to.
         rank: of each update.
+        num_heads: where the layer gives the parts of each head together, query, key, value of the first, then of the
+            next; None where it gives the parts of all heads one after the other, as `parts` counts.
         alpha: updates are multiplied by alpha / rank; None takes rank, a scale of 1.
         dropout: of the updates' input, while training.
 
@@ -51,6 +53,7 @@ class LoRALinear(nn.Module):
         linear: nn.Linear,
         parts: Mapping[str, slice],
         *,
+        num_heads: int | None = None,
         rank: int = 4,
         alpha: float | None = None,
         dropout: float = 0.0,
@@ -62,6 +65,7 @@ class LoRALinear(nn.Module):
             alpha = rank
         self.linear = linear
         self.parts = dict(sorted(parts.items(), key=lambda item: item[1].start))
+        self.num_heads = num_heads
         self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
         self.updates = nn.ModuleDict()
@@ -98,17 +102,26 @@ class LoRALinear(nn.Module):
         update = pieces[0]
         if len(pieces) > 1:
             update = torch.cat(pieces, dim=-1)
-        return out.add(update, alpha=self.scale)
+        return out.add(self._ordered(update), alpha=self.scale)
+
+    def _ordered(self, update: Tensor) -> Tensor:
+        """Return an update [..., outputs] of query, key and value in the order of the layer's outputs."""
+        if self.num_heads is None:
+            return update
+        return update.unflatten(-1, (3, self.num_heads, -1)).transpose(-3, -2).flatten(-3)
 
     @torch.no_grad()
     def merge(self) -> None:
         """Add the updates to the layer's weight, so that they cost nothing."""
         if self.merged:
             return
-        self._plain = self.linear.weight.detach().clone()
+        weight = self.linear.weight
+        self._plain = weight.detach().clone()
+        whole = torch.zeros_like(weight)
         for name, part in self.parts.items():
             update = self.updates[name]
-            self.linear.weight[part] += self.scale * (update.b.weight @ update.a.weight)
+            whole[part] = update.b.weight @ update.a.weight
+        weight += self.scale * self._ordered(whole.t()).t()
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -128,7 +141,7 @@ def add_lora(
     """Put updates on an image encoder's blocks, in place.
 
     Args:
-        encoder: an `ImageEncoder`.
+        encoder: see `ragsam.networks.encoders.Encoder`.
         targets: of `TARGETS`; SAMed's are query and value.
         blocks: which blocks, counted from 0; None takes all.
         options: of `LoRALinear`.
@@ -149,12 +162,13 @@ def add_lora(
         thirds = {"q": slice(0, width), "k": slice(width, 2 * width), "v": slice(2 * width, 3 * width)}
         fused = {name: part for name, part in thirds.items() if name in targets}
         if fused:
-            block.attn.qkv = LoRALinear(block.attn.qkv, fused, **options)
+            num_heads = block.attn.num_heads if encoder.qkv_by_head else None
+            block.attn.qkv = LoRALinear(block.attn.qkv, fused, num_heads=num_heads, **options)
         if "proj" in targets:
             block.attn.proj = _whole(block.attn.proj, options)
         if "mlp" in targets:
-            block.mlp.lin1 = _whole(block.mlp.lin1, options)
-            block.mlp.lin2 = _whole(block.mlp.lin2, options)
+            for name in block.mlp_layers:
+                setattr(block.mlp, name, _whole(getattr(block.mlp, name), options))
 
 
 def add_decoder_lora(transformer: nn.Module, **options: Any) -> None:

@@ -10,25 +10,32 @@ from dataclasses import dataclass
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 from ragsam.networks.encoder import ImageEncoder
+from ragsam.networks.encoders import Encoder
+from ragsam.networks.tiny_vit import TinyViT
 
 WINDOW_SIZE = 14
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """Size of a SAM: the image encoder's width, depth and heads, and the width of prompts and decoder."""
+    """Size of a SAM: the image encoder's width, depth and heads, and the width of prompts and decoder.
+
+    Of a TinyViT width and depth are those of its last stage and of its transformer blocks.
+    """
 
     embed_dim: int
     depth: int
     num_heads: int
     global_blocks: tuple[int, ...]
     patch_size: int = 16
+    family: str = "vit"
     prompt_dim: int = 256
     decoder_mlp_dim: int = 2048
 
 
 BACKBONES: dict[str, Backbone] = {
     "vit_tiny": Backbone(192, 4, 6, (1, 3), patch_size=8, decoder_mlp_dim=512),
+    "vit_t": Backbone(320, 10, 10, (), family="tiny_vit"),
     "vit_b": Backbone(768, 12, 12, (2, 5, 8, 11)),
     "vit_l": Backbone(1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": Backbone(1280, 32, 16, (7, 15, 23, 31)),
@@ -38,8 +45,9 @@ BACKBONES: dict[str, Backbone] = {
 def build_sam(backbone: str, *, image_size: int, patch_size: int | None = None, num_masks: int = 3) -> Sam:
     """Build a SAM with random weights.
 
-    `vit_b`, `vit_l` and `vit_h` are SAM's own sizes. `vit_tiny` is small enough for two CPU cores; on grids that fit
-    one attention window its attention is global, since a window would only add padding.
+    `vit_b`, `vit_l` and `vit_h` are SAM's own sizes; `vit_t` is MobileSAM's and, with patches of 4, LiteMedSAM's.
+    `vit_tiny` is small enough for two CPU cores; on grids that fit one attention window its attention is global, since
+    a window would only add padding.
 
     Args:
         backbone: name in `BACKBONES`.
@@ -57,18 +65,8 @@ def build_sam(backbone: str, *, image_size: int, patch_size: int | None = None, 
     if image_size % patch:
         raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch}; choose one that is")
     grid = image_size // patch
-    window = 0 if backbone == "vit_tiny" and grid <= WINDOW_SIZE else WINDOW_SIZE
     return Sam(
-        image_encoder=ImageEncoder(
-            img_size=image_size,
-            patch_size=patch,
-            embed_dim=size.embed_dim,
-            depth=size.depth,
-            num_heads=size.num_heads,
-            global_blocks=size.global_blocks,
-            window_size=window,
-            out_chans=size.prompt_dim,
-        ),
+        image_encoder=_build_encoder(backbone, image_size, patch),
         prompt_encoder=PromptEncoder(
             embed_dim=size.prompt_dim,
             image_embedding_size=(grid, grid),
@@ -86,4 +84,21 @@ def build_sam(backbone: str, *, image_size: int, patch_size: int | None = None, 
         ),
         pixel_mean=[0.0, 0.0, 0.0],
         pixel_std=[1.0, 1.0, 1.0],
+    )
+
+
+def _build_encoder(backbone: str, image_size: int, patch_size: int) -> Encoder:
+    size = BACKBONES[backbone]
+    if size.family == "tiny_vit":
+        return TinyViT(img_size=image_size, patch_size=patch_size, out_chans=size.prompt_dim)
+    window = 0 if backbone == "vit_tiny" and image_size // patch_size <= WINDOW_SIZE else WINDOW_SIZE
+    return ImageEncoder(
+        img_size=image_size,
+        patch_size=patch_size,
+        embed_dim=size.embed_dim,
+        depth=size.depth,
+        num_heads=size.num_heads,
+        global_blocks=size.global_blocks,
+        window_size=window,
+        out_chans=size.prompt_dim,
     )

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ragsam.errors import InputError
 from ragsam.files import sha256_file
+from ragsam.networks.bases import base_file
 from ragsam.networks.checkpoints import load_prompt_head, load_sam_weights, read_state_dict
-from ragsam.networks.detail import FULL_CHANNELS, DetailDecoder, DetailStem, StemPatchEmbed
+from ragsam.networks.detail import FULL_CHANNELS, STEM_CHANNELS, DetailDecoder, DetailStem, StemPatchEmbed
 from ragsam.networks.fusions import Fusions, fusion_names
 from ragsam.networks.prompts import PromptedMasks, PromptHead, Prompts, embed_prompts
 from ragsam.networks.sam import BACKBONES, build_sam
@@ -24,11 +25,14 @@ from ragsam.networks.tuning import add_tuning, chosen_tuning, freeze_base
 logger = logging.getLogger(__name__)
 
 #: Mean and standard deviation that slices of 0-1 are normalised by. SAMed takes them as they are; SAM was trained on
-#: colour photographs normalised by these.
+#: colour photographs normalised by these; LiteMedSAM takes each slice from its own minimum to its own maximum.
 NORMALISATIONS = {
     "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "sam": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "minmax": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
+#: The least range of a slice that is divided by, as in LiteMedSAM's code.
+_LEAST_RANGE = 1e-8
 PROMPTS = ("base", "trained")
 #: What is enlarged to the slice's size: logits, as SAM does, or probabilities, as MedSAM does.
 ENLARGED = ("logits", "probabilities")
@@ -71,10 +75,11 @@ class Segmenter(nn.Module):
 
     Args:
         num_classes: organs, without background (K).
-        backbone: `vit_tiny`, `vit_b`, `vit_l` or `vit_h`.
+        backbone: `vit_tiny`, `vit_t`, `vit_b`, `vit_l` or `vit_h`.
         image_size: side of the square input slice, pixels.
         patch_size: side of a patch, pixels; None takes the backbone's own.
-        base: SAM state dict (`.pth`, `.safetensors`) to start from, or None.
+        base: SAM state dict (`.pth`, `.safetensors`) to start from, or the name of one, see `ragsam.networks.bases`;
+            or None.
         lora: {"rank": 4, "alpha": 4, "targets": ["q", "v"], "blocks": None, "dropout": 0.0}, or None; see `add_lora`.
         decoder_lora: {"rank": 4, ...} on the mask decoder's attention, or None; see `add_decoder_lora`.
         adapter: {"space": True, "mlp": True, "depth": False, "ratio": 0.25}, or None. With depth the channels of the
@@ -137,6 +142,7 @@ class Segmenter(nn.Module):
         num_masks = num_classes if mask_tokens is None else mask_tokens - 1
         self.sam = build_sam(backbone, image_size=image_size, patch_size=patch_size, num_masks=num_masks)
         self.num_classes = num_classes
+        self.backbone = backbone
         self.image_size = image_size
         self.patch_size = patch_size or BACKBONES[backbone].patch_size
         self.mask_tokens = mask_tokens
@@ -148,16 +154,20 @@ class Segmenter(nn.Module):
         if prompts == "trained" or (prompts == "base" and base):
             self.prompt_head = PromptHead(self.sam.mask_decoder)
         self.base_sha256: str | None = None
+        self.own_features = False
         if base:
+            base = base_file(base)
             self.base_sha256 = sha256_file(base)
             self._load_base(base)
+            self.own_features = detail and 1 in self.sam.image_encoder.finer_channels
         else:
-            _scatter_positions(self.sam.image_encoder)
+            self.sam.image_encoder.init_positions()
         add_tuning(self.sam, **tuning)
         self._freeze(full_tuning=full_tuning, prompts=prompts)
         self.sam.image_encoder.checkpoint(checkpointing)
         self._add_detail(detail, BACKBONES[backbone].embed_dim)
         self._add_fusion(fusions)
+        self.slice_range = normalisation == "minmax"
         mean, deviation = torch.tensor(NORMALISATIONS[normalisation])[..., None, None]
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", deviation, persistent=False)
@@ -179,11 +189,14 @@ class Segmenter(nn.Module):
         }
 
     def _load_base(self, base: str | os.PathLike[str]) -> None:
-        state = read_state_dict(base)
-        report = load_sam_weights(self.sam, state)
+        try:
+            state = read_state_dict(base)
+            report = load_sam_weights(self.sam, state)
+            if self.prompt_head is not None:
+                load_prompt_head(self.prompt_head, state)
+        except InputError as error:
+            raise InputError(f"{error} (its SHA-256: {self.base_sha256})") from error
         logger.info("base weights: %s", report)
-        if self.prompt_head is not None:
-            load_prompt_head(self.prompt_head, state)
 
     def _freeze(self, *, full_tuning: bool, prompts: str | None) -> None:
         if self.base_sha256 is None:
@@ -194,16 +207,23 @@ class Segmenter(nn.Module):
             self.prompt_head.requires_grad_(False)
 
     def _add_detail(self, detail: bool, embed_dim: int) -> None:
-        """Add the detail branch, or none; without base weights its stem feeds the patch embedding."""
+        """Add the detail branch, or none; without base weights its stem feeds the patch embedding.
+
+        An encoder of base weights that has features at full resolution gives them in place of a stem.
+        """
         self.stem: DetailStem | None = None
         self.detail: DetailDecoder | None = None
         if not detail:
             return
         dim = self.sam.mask_decoder.transformer_dim
         pretrained = self.base_sha256 is not None
-        self.stem = DetailStem()
-        self.detail = DetailDecoder(dim, self.patch_size, self.num_classes + 1, zero_init=pretrained)
-        if not pretrained:
+        channels = STEM_CHANNELS
+        if self.own_features:
+            channels = self.sam.image_encoder.finer_channels
+        else:
+            self.stem = DetailStem()
+        self.detail = DetailDecoder(dim, self.patch_size, self.num_classes + 1, channels=channels, zero_init=pretrained)
+        if not pretrained and BACKBONES[self.backbone].family == "vit":
             self.sam.image_encoder.patch_embed = StemPatchEmbed(self.patch_size, embed_dim)
 
     def _add_fusion(self, names: Sequence[str]) -> None:
@@ -256,7 +276,9 @@ class Segmenter(nn.Module):
                 image = image[:, [image.shape[1] // 2]]
             stack = image.shape[1]
             image = image.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
-        image = (image - self.pixel_mean) / self.pixel_std
+        image = self._normalised(image)
+        if self.own_features:
+            return self._embed_with_own_features(image, embedding)
         features: dict[int, Tensor] = {}
         if self.stem is not None:
             features = self.stem(image)
@@ -267,6 +289,28 @@ class Segmenter(nn.Module):
         elif stem_is_encoded:
             features = {stride: x.detach() for stride, x in features.items()}
         return Embedded(embedding, {stride: _middle(x, stack) for stride, x in features.items()})
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        """Return slices [B, 3, H, W] as the image encoder takes them."""
+        if self.slice_range:
+            low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
+            return (image - low) / (high - low).clamp_min(_LEAST_RANGE)
+        return (image - self.pixel_mean) / self.pixel_std
+
+    def _embed_with_own_features(self, image: Tensor, embedding: Tensor | None) -> Embedded:
+        """Encode normalised slices, with the encoder's own finer features for the detail branch."""
+        encoder = self.sam.image_encoder
+        if embedding is None:
+            return Embedded(*encoder.features(image))
+        finer = encoder.finer(image)
+        return Embedded(embedding, {stride: x.detach() for stride, x in finer.items()})
+
+    @property
+    def feature_strides(self) -> tuple[int, ...]:
+        """Strides of the features that the detail branch takes, from the finest on; none without one."""
+        if self.own_features:
+            return tuple(self.sam.image_encoder.finer_channels)
+        return () if self.stem is None else tuple(STEM_CHANNELS)
 
     @property
     def encoding_parts(self) -> list[nn.Module]:
@@ -482,14 +526,6 @@ def _check_enlarged(enlarged: str, mask_tokens: int | None) -> None:
         raise ValueError(f"enlarged {enlarged!r} is unknown; choose one of {', '.join(ENLARGED)}")
     if enlarged != "logits" and mask_tokens is None:
         raise ValueError(f"enlarged {enlarged}: is for one organ by SAM's own masks; set mask_tokens, or take logits")
-
-
-def _scatter_positions(encoder: nn.Module) -> None:
-    """Start the position tables of a network without base weights at random; SAM's start at zero."""
-    nn.init.trunc_normal_(encoder.pos_embed, std=0.02)
-    for block in encoder.blocks:
-        nn.init.trunc_normal_(block.attn.rel_pos_h, std=0.02)
-        nn.init.trunc_normal_(block.attn.rel_pos_w, std=0.02)
 
 
 def _excuse_base(network: Segmenter, keys: Any) -> None:

@@ -72,10 +72,7 @@ def add_tuning(
     if adapter is not None:
         add_adapters(encoder, **adapter)
     if frequency is not None:
-        patch_size = sam.prompt_encoder.input_image_size[0] // sam.prompt_encoder.image_embedding_size[0]
-        dim = encoder.pos_embed.shape[-1]
-        depth = len(encoder.blocks)
-        encoder.frequency = FrequencyPrompts(dim, depth, patch_size, **frequency)
+        encoder.add_frequency(**frequency)
 
 
 def freeze_base(sam: Sam) -> None:

@@ -92,18 +92,20 @@ class Network:
 
     base: str | None = option(
         None,
-        "a SAM state dict (.pth) to tune; null trains a whole network from scratch",
+        "weights of a SAM to tune: a file (.pth) or a name of `ragsam bases`; null trains a whole network from scratch",
         *("Segmenter", "network_of_weights"),
-        text="The image encoder of base weights is frozen; what tunes it, the decoder and the detail branch train.",
+        text="The image encoder of base weights is frozen; what tunes it, the decoder and the detail branch train. "
+        "A name sets `backbone`, `patch_size`, `normalisation` and `context_slices` as these weights were trained, "
+        "where they are not set.",
     )
     start: str | None = option(
         None, "weights to begin with, of `ragsam import` or of another run; null begins with the base alone"
     )
     backbone: str = option(
         "vit_tiny",
-        "image encoder: vit_tiny, vit_b, vit_l or vit_h",
+        "image encoder: vit_tiny, vit_t (LiteMedSAM, MobileSAM), vit_b, vit_l or vit_h",
         "Segmenter",
-        enum=["vit_tiny", "vit_b", "vit_l", "vit_h"],
+        enum=["vit_tiny", "vit_t", "vit_b", "vit_l", "vit_h"],
     )
     peft: str | list[str] | None = option(
         None,
@@ -319,7 +321,12 @@ class Expert:
     patch_size: int | None = option(
         None, "of the image encoder, pixels; null: the backbone's own", "Segmenter", **_FROM_1
     )
-    normalisation: str = option("unit", "of slices; sam: as SAM's own photographs", "Segmenter", enum=["unit", "sam"])
+    normalisation: str = option(
+        "unit",
+        "of slices; sam: as SAM's own photographs; minmax: each slice from its minimum to its maximum",
+        "Segmenter",
+        enum=["unit", "sam", "minmax"],
+    )
     mask_tokens: int | None = option(
         None,
         "null: a token a class; 4, for one organ: SAM's own masks, the first being the organ's",

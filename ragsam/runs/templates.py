@@ -20,6 +20,7 @@ from ragsam.files import write_json_atomic, write_text_atomic
 from ragsam.io.read_volume import open_volume
 from ragsam.networks.checkpoints import load_metadata
 from ragsam.outputs import Outputs
+from ragsam.runs.base import base_options, settled_base
 from ragsam.runs.metadata import fill_metadata, read_metadata
 from ragsam.runs.network_config import build_empty, network_options
 from ragsam.runs.options import BUNDLES, untrained_network
@@ -81,6 +82,8 @@ def make_run(
     if values.get("start"):
         card = load_card(data.card)
         values = start_options(Path(values["start"]), values, card.num_classes)
+    elif values.get("base"):
+        values = base_options(values["base"]) | values
     if "image_size" not in values:
         cases = data.section("training")
         slices = read_options(text) | values
@@ -101,10 +104,10 @@ def _tell_other_slices(start: Path, options: Mapping[str, Any], card: Card) -> N
 def given_values(text: str, datalist: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that a command gives a training's config, checked, with the datalist, paths absolute."""
     values: dict[str, Any] = {"datalist": str(datalist), **checked_options(text, options)}
-    paths = {"base": Path.absolute, "start": start_file}
-    for name, whole in paths.items():
-        if values.get(name):
-            values[name] = str(whole(Path(values[name])))
+    if values.get("base"):
+        values["base"] = settled_base(values["base"])
+    if values.get("start"):
+        values["start"] = str(start_file(Path(values["start"])))
     return values
 
 
@@ -126,7 +129,7 @@ def write_run(
     """
     values = dict(values)
     if values.get("base"):
-        values["base"] = str(Path(values["base"]).absolute())
+        values["base"] = settled_base(values["base"])
     train = set_options(_text(bundle, "train"), values)
     options = {"context_slices": 1, **read_options(train)}
     named = load_card(card)

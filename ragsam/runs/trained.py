@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ragsam.networks import Segmenter
+from ragsam.networks.bases import base_file
 from ragsam.networks.checkpoints import load_metadata
 from ragsam.runs.network_config import described_options, input_channels, network_options
 from ragsam.runs.run import RunFolder
@@ -87,4 +88,4 @@ def weight_files(run: str | os.PathLike[str]) -> list[Path]:
     """Return the files of a run's weights and of its base weights."""
     folder = RunFolder(run)
     base = folder.content("inference").get("base")
-    return [*folder.weights.parent.glob("*"), *([Path(base)] if isinstance(base, str) else [])]
+    return [*folder.weights.parent.glob("*"), *([base_file(base)] if isinstance(base, str) else [])]
