@@ -114,7 +114,7 @@ def run_trial(trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, 
         "test_seconds_per_case": (time.process_time() - begin) / len(test),
         "peak_mib": peak_mib,
         "trained": sum(p.numel() for p in network.parameters() if p.requires_grad),
-        "validation": [float(row["loss_dice"]) for row in read_log(run / "log.csv")],
+        "validation": [float(row["score"]) for row in read_log(run / "log.csv")],
         "cases": metrics["cases"],
     }
 
