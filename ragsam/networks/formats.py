@@ -26,7 +26,8 @@ _TABLES_OF_2024 = {"rel_h", "rel_w"}
 _ADAPTERS = {"space": "Space", "mlp": "MLP"}
 _DEPTH = re.compile(r"image_encoder\.blocks\.\d+\.Depth_Adapter\.D_fc[12]\.(weight|bias)")
 
-#: By the size of the first kernel.
+_VITS = {name: size for name, size in BACKBONES.items() if size.family == "vit"}
+#: TinyViTs by the size of the first kernel.
 _TINY_VITS: dict[int, dict[str, Any]] = {
     1: {"patch_size": 4, "image_size": 256, "normalisation": "minmax"},
     3: {"patch_size": 16, "image_size": 1024, "normalisation": "sam"},
@@ -38,7 +39,7 @@ State = Mapping[str, Tensor]
 def samed_options(state: State) -> dict[str, Any]:
     """Return the options of a network for SAMed's or SAMed_s's file: the image size is not in it."""
     _shape(state, "w_a_000", 2)
-    backbones = {2 * size.depth: name for name, size in BACKBONES.items()}
+    backbones = {2 * size.depth: name for name, size in _VITS.items()}
     updates = _count(_UPDATE, state)
     if updates not in backbones:
         raise InputError(f"{updates} updates w_a_*, where SAMed has 24, 48 or 64 (ViT-B, L, H); check the file")
@@ -54,11 +55,10 @@ def samed_options(state: State) -> dict[str, Any]:
 def sam_options(state: State) -> dict[str, Any]:
     """Return the options of a network for a full SAM: one organ, whose mask is SAM's first."""
     family = family_of(state)
-    if family == "tiny_vit":
-        return {"num_classes": 1, "mask_tokens": _masks(state), **tiny_vit_options(state)}
     if family == "hiera":
         raise InputError(f"its image encoder is {family_name(family)}, which is not supported yet")
-    return {"num_classes": 1, "mask_tokens": _masks(state), **vit_options(state)}
+    options = tiny_vit_options(state) if family == "tiny_vit" else vit_options(state)
+    return {"num_classes": 1, "mask_tokens": _masks(state), **options}
 
 
 def vit_options(state: State) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def vit_options(state: State) -> dict[str, Any]:
     _, rows, columns, width = _shape(state, "image_encoder.pos_embed", 4)
     patch = _shape(state, "image_encoder.patch_embed.proj.weight", 4)[-1]
     depth = _count(_BLOCK, state)
-    backbones = {(size.embed_dim, size.depth): name for name, size in BACKBONES.items()}
+    backbones = {(size.embed_dim, size.depth): name for name, size in _VITS.items()}
     backbone = backbones.get((width, depth))
     if backbone is None or rows != columns or not rows or not patch:
         raise InputError(f"an encoder of {depth} blocks, width {width} on {rows} x {columns} patches is none of SAM's")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -154,12 +155,8 @@ class Segmenter(nn.Module):
         if prompts == "trained" or (prompts == "base" and base):
             self.prompt_head = PromptHead(self.sam.mask_decoder)
         self.base_sha256: str | None = None
-        self.own_features = False
         if base:
-            base = base_file(base)
-            self.base_sha256 = sha256_file(base)
-            self._load_base(base)
-            self.own_features = detail and 1 in self.sam.image_encoder.finer_channels
+            self._load_base(base_file(base))
         else:
             self.sam.image_encoder.init_positions()
         add_tuning(self.sam, **tuning)
@@ -167,10 +164,7 @@ class Segmenter(nn.Module):
         self.sam.image_encoder.checkpoint(checkpointing)
         self._add_detail(detail, BACKBONES[backbone].embed_dim)
         self._add_fusion(fusions)
-        self.slice_range = normalisation == "minmax"
-        mean, deviation = torch.tensor(NORMALISATIONS[normalisation])[..., None, None]
-        self.register_buffer("pixel_mean", mean, persistent=False)
-        self.register_buffer("pixel_std", deviation, persistent=False)
+        self._add_normalisation(normalisation)
         self.register_load_state_dict_post_hook(_excuse_base)
         self.about = {
             "num_classes": num_classes,
@@ -188,7 +182,8 @@ class Segmenter(nn.Module):
             "enlarged": enlarged,
         }
 
-    def _load_base(self, base: str | os.PathLike[str]) -> None:
+    def _load_base(self, base: Path) -> None:
+        self.base_sha256 = sha256_file(base)
         try:
             state = read_state_dict(base)
             report = load_sam_weights(self.sam, state)
@@ -206,6 +201,12 @@ class Segmenter(nn.Module):
         if prompts == "base":
             self.prompt_head.requires_grad_(False)
 
+    def _add_normalisation(self, name: str) -> None:
+        self.scales_each_slice = name == "minmax"
+        mean, deviation = torch.tensor(NORMALISATIONS[name])[..., None, None]
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", deviation, persistent=False)
+
     def _add_detail(self, detail: bool, embed_dim: int) -> None:
         """Add the detail branch, or none; without base weights its stem feeds the patch embedding.
 
@@ -213,10 +214,11 @@ class Segmenter(nn.Module):
         """
         self.stem: DetailStem | None = None
         self.detail: DetailDecoder | None = None
+        pretrained = self.base_sha256 is not None
+        self.own_features = detail and pretrained and 1 in self.sam.image_encoder.finer_channels
         if not detail:
             return
         dim = self.sam.mask_decoder.transformer_dim
-        pretrained = self.base_sha256 is not None
         channels = STEM_CHANNELS
         if self.own_features:
             channels = self.sam.image_encoder.finer_channels
@@ -292,7 +294,7 @@ class Segmenter(nn.Module):
 
     def _normalised(self, image: Tensor) -> Tensor:
         """Return slices [B, 3, H, W] as the image encoder takes them."""
-        if self.slice_range:
+        if self.scales_each_slice:
             low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
             return (image - low) / (high - low).clamp_min(_LEAST_RANGE)
         return (image - self.pixel_mean) / self.pixel_std
