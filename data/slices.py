@@ -22,6 +22,7 @@ from ragsam.data.checks.check_case import require_sound
 from ragsam.data.checks.empty_labels import lacking_organs, training_fault
 from ragsam.data.datalist import Case
 from ragsam.data.fixed_copies import FixedCopies
+from ragsam.data.pseudo_labels import counted, learnt_classes
 from ragsam.data.sampling import VolumeWindowSampler
 from ragsam.data.served import as_cases
 from ragsam.data.volume_cache import VolumeCache, kept_bytes
@@ -69,9 +70,12 @@ class SliceDataset(Dataset, Randomizable):
         context_slices, context_distance_mm: the slice's neighbours as channels, see `context_offsets`.
         augmentation: random chain of one slice, for training; None gives every slice as it is.
         cache_gb: bound of the volume cache, GiB.
+        pseudo_labelled: cases whose labels a network wrote, see `ragsam.data.pseudo_labels`; they are in no bank.
 
     Attributes:
-        lacking: the organs that no case has a labelled voxel of.
+        labelled: the cases of `data`.
+        cases: these, and then the pseudo-labelled ones.
+        lacking: the organs that none of `data` has a labelled voxel of.
 
     Raises:
         InputError: no case, a case without label, or a faulty file.
@@ -88,15 +92,18 @@ class SliceDataset(Dataset, Randomizable):
         context_distance_mm: float | None = None,
         augmentation: Compose | None = None,
         cache_gb: float = 2.0,
+        pseudo_labelled: Sequence[Case] = (),
     ) -> None:
         served = any(not isinstance(item, Case) for item in data)
         data = as_cases(data)
         if not data:
             raise InputError("datalist: no case to take slices from; fill the section")
-        for case in data:
+        self.labelled = data
+        self.cases = [*data, *pseudo_labelled]
+        for case in self.cases:
             if case.label is None:
                 raise InputError(f"{case.case}: no label; slices for training and banks need one")
-        self.cases = data
+        self.card = card
         self.preprocessing = preprocessing
         self.image_size = image_size
         self.context_slices = context_slices
@@ -113,7 +120,9 @@ class SliceDataset(Dataset, Randomizable):
         # Of every volume, to know its slices without reading it again: rows and columns, and each slice's organs.
         self._shapes: dict[int, tuple[int, int]] = {}
         self._organs: dict[int, list[tuple[int, ...]]] = {}
-        self.lacking = lacking_organs(card, require_sound(self.cases, card, self._take))
+        self._learnt: dict[int, Tensor] = {}  # of pseudo-labelled volumes: the classes learnt in each slice
+        found = require_sound(self.cases, card, self._take)
+        self.lacking = lacking_organs(card, found[: len(self.labelled)])
         # A server trains on the few labels that it has got so far, with weights that know the other organs.
         nothing = len(self.lacking) == card.num_classes
         self._unlearnable = training_fault(card, self.lacking) if nothing or not served else None
@@ -140,9 +149,13 @@ class SliceDataset(Dataset, Randomizable):
         self._shapes[index] = tuple(label.shape[:2])
         self._sizes[index] = kept_bytes(label.numel())
         self._organs[index] = []
-        for plane in label.unbind(-1):
-            organs = 1 + plane.flatten().int().bincount()[1:].nonzero()[:, 0]
-            self._organs[index].append(tuple(organs.tolist()))
+        if index >= len(self.labelled):
+            self._learnt[index] = learnt_classes(self.cases[index], self.card, label.shape[-1])
+        for number, plane in enumerate(label.unbind(-1)):
+            organs = (1 + plane.flatten().int().bincount()[1:].nonzero()[:, 0]).tolist()
+            if index in self._learnt:
+                organs = [organ for organ in organs if self._learnt[index][number, organ]]
+            self._organs[index].append(tuple(organs))
         self.volumes.put(index, image, label)
 
     def _read(self, index: int, loaded: dict[str, SpatialImage] | None = None) -> tuple[Tensor, Tensor]:
@@ -167,6 +180,8 @@ class SliceDataset(Dataset, Randomizable):
             if self.augmentation is None:
                 windows = slice_windows((rows, columns), self.image_size)
             for z, organs in enumerate(self._organs[index]):
+                if index in self._learnt and not self._learnt[index][z, 1:].any():
+                    continue  # nothing to learn
                 keys += [SliceKey(index, z, window, organs) for window in windows]
         return keys
 
@@ -218,7 +233,7 @@ class SliceDataset(Dataset, Randomizable):
         return {
             "image": slice_channels(image[rows, columns], key.slice, self._offsets[key.case]).float(),
             "label": label[rows, columns, key.slice][None].float(),
-            "annotated": self.annotated[key.case],
+            "annotated": self._learnt[key.case][key.slice] if key.case in self._learnt else self.annotated[key.case],
             "patient": case.patient,
             "case": case.case,
             "slice": key.slice,
@@ -252,11 +267,16 @@ class SliceDataset(Dataset, Randomizable):
         return transform
 
     def plain(self) -> SliceDataset:
-        """Return the same slices without augmentation, on the fixed grid of windows, sharing the volume cache."""
+        """Return the labelled slices without augmentation, on the fixed grid of windows, sharing the volume cache."""
         other = copy.copy(self)
         other.augmentation = other._vote = other._copies = None
-        other.keys = other._make_keys()
+        other.keys = [key for key in other._make_keys() if key.case < len(self.labelled)]
         return other
+
+    @property
+    def pseudo_labels(self) -> dict[str, int] | None:
+        """How much is learnt from pseudo-labels, see `counted`; None for nothing."""
+        return counted(self.cases[len(self.labelled) :], list(self._learnt.values()))
 
     def sampler(self, samples: int, *, background_share: float = 0.15, class_balanced: bool = True) -> Sampler[int]:
         """Return a sampler that draws patients evenly, slices without any organ at a set share, and organs evenly.

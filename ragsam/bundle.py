@@ -11,6 +11,7 @@ HOMES = {
     "keep_freed_memory": "ragsam.console.malloc",
     "load_card": "ragsam.data.cards.load",
     "load_datalist": "ragsam.data.datalist",
+    "pseudo_cases": "ragsam.data.pseudo_labels",
     "ReadAheadLoader": "ragsam.data.read_ahead",
     "SliceDataset": "ragsam.data.slices",
     "VolumeDataset": "ragsam.data.volumes",

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import ignite.distributed as idist
 import pytest
+import torch
 from ignite.engine import Engine
 from small_study import HEADER_NAME
 
@@ -16,6 +17,7 @@ from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
 from ragsam.inference.provenance import Provenance, provenance_rows
 from ragsam.io.documents import read_json
+from ragsam.networks.checkpoints import save_weights
 
 LORA = {"lora": {"rank": 4, "targets": ["q", "v"]}}
 
@@ -91,14 +93,14 @@ class Network:
 
 def on_a_rank(rank, folder):
     engine = Engine(lambda engine, batch: None)
-    Provenance(Network(), folder / "weights", folder / "out", card=load_card("hippocampus")).attach(engine)
+    Provenance(Network(), folder / "weights.safetensors", folder / "out", card=load_card("hippocampus")).attach(engine)
     engine.run([0])
     idist.barrier()
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_of_several_processes_the_first_writes(tmp_path, processes):
-    (tmp_path / "weights").write_bytes(b"w")
+    save_weights(tmp_path / "weights.safetensors", {"weight": torch.zeros(1)}, {"rank": 0})
     if processes == 1:
         on_a_rank(0, tmp_path)
     else:

@@ -39,7 +39,7 @@ _NAMES = re.compile(
 )
 #: What a config says of the machine that trained, and what stands for it elsewhere: the templates' own values.
 _ELSEWHERE = {"datalist": "$@dataset_dir + '/datalist.json'", "dataset_dir": ".", "start": None, "baseline": None}
-_ELSEWHERE |= {"ensemble": []}
+_ELSEWHERE |= {"ensemble": [], "pseudo_labels": None}
 #: Tensors do not shrink.
 _STORED = (".safetensors", ".pt", ".pth")
 _OLDEST = (1980, 1, 1, 0, 0, 0)

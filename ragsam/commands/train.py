@@ -27,6 +27,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--check", action="store_true", help="try it: a few batches, and what the whole will take")
     parser.add_argument("--fit-batch", action="store_true", help="find the largest batch_size that the memory holds")
     parser.add_argument("--folds", type=int, metavar="N", help="cross-validate: N runs in RUN, evaluated as one")
+    parser.add_argument(
+        "--unlabelled", nargs="+", metavar="VOLUMES", help="learn from volumes without labels too, in rounds"
+    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="with --unlabelled: at most N rounds (3)")
     parser.set_defaults(job=run, kept=kept)
 
 
@@ -52,6 +56,10 @@ def run(args: argparse.Namespace) -> None:
     from ragsam.report.training import CURVES_NAME, read_log, training_table
     from ragsam.runs.recipes import recipe
 
+    if args.unlabelled and args.folds is not None:
+        raise InputError("--unlabelled: not with --folds; train one run with it")
+    if args.rounds is not None and not args.unlabelled:
+        raise InputError("--rounds: only with --unlabelled, which names the volumes to learn from")
     options = (recipe(args.recipe) if args.recipe else {}) | chosen_options(args)
     if args.fit_batch:
         options["batch_size"] = _fitting_batch(args, options)
@@ -60,6 +68,9 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.folds is not None:
         _train_folds(args, options)
+        return
+    if args.unlabelled:
+        _train_rounds(args, options)
         return
     folder = train_run(args.bundle, args.data, args.output, options, resume=args.resume)
     for line in training_table(read_log(folder / "log.csv")):
@@ -71,8 +82,9 @@ def run(args: argparse.Namespace) -> None:
 
 def kept(args: argparse.Namespace) -> str:
     """Return what an interrupted training keeps, and how to go on."""
-    if args.folds is not None and args.output.is_dir():
-        return f"{args.output} keeps the epochs finished of each fold; to go on, add --resume to the command"
+    parts = "fold" if args.folds is not None else "round"
+    if (args.folds is not None or args.unlabelled) and args.output.is_dir():
+        return f"{args.output} keeps the epochs finished of each {parts}; to go on, add --resume to the command"
     if args.check or not (args.output / "checkpoints" / "last.pt").is_file():
         return "no epoch was finished, nothing is kept; to go on, run the command again"
     return f"{args.output} keeps the epochs finished; to go on after them, add --resume to the command"
@@ -93,8 +105,26 @@ def _try(args: argparse.Namespace, options: dict[str, Any]) -> None:
 
     if args.resume or args.folds is not None:
         raise InputError("--check: not with --resume or --folds; try one training that is not begun")
-    for line in estimate_lines(try_training(args.bundle, args.data, args.output, options)):
+    estimate = try_training(args.bundle, args.data, args.output, options)
+    for line in estimate_lines(estimate):
         say(line)
+    if args.unlabelled:
+        from ragsam.api.train_rounds import ROUNDS, rounds_lines
+
+        for line in rounds_lines(estimate, args.data, args.unlabelled, args.rounds or ROUNDS):
+            say(line)
+
+
+def _train_rounds(args: argparse.Namespace, options: dict[str, Any]) -> None:
+    from ragsam.api.train_rounds import RECORD_NAME, ROUNDS, rounds_table, train_rounds
+
+    rounds = ROUNDS if args.rounds is None else args.rounds
+    unlabelled = args.unlabelled
+    best = train_rounds(args.bundle, args.data, args.output, unlabelled, options, rounds=rounds, resume=args.resume)
+    for line in rounds_table(args.output / RECORD_NAME):
+        say(line)
+    say(f"run: {best}, the best of them by validation")
+    say(f"next: ragsam index {best}")
 
 
 def _train_folds(args: argparse.Namespace, options: dict[str, Any]) -> None:

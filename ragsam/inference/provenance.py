@@ -30,10 +30,15 @@ _BANK = {
     "required": ["slices", "patients", "sha256"],
     "properties": {"slices": _COUNT, "patients": _COUNT, "sha256": {"type": "string"}},
 }
+_PSEUDO = {
+    "type": ["object", "null"],
+    "required": ["volumes", "patients", "slices"],
+    "properties": {"volumes": _COUNT, "patients": _COUNT, "slices": _COUNT},
+}
 _MEMBER = {
     "type": "object",
     "required": ["weights_sha256", "bank"],
-    "properties": {"weights_sha256": _TEXT, "bank": _BANK},
+    "properties": {"weights_sha256": _TEXT, "bank": _BANK, "pseudo_labels": _PSEUDO},
 }
 _NETWORK = {
     "type": "object",
@@ -106,10 +111,16 @@ class Provenance:
 
 
 def weights_and_bank(weights: str | os.PathLike[str] | None, bank: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """Return the SHA-256 of a weights file, and a bank's size and the SHA-256 of its manifest, which has its files'."""
+    """Return the SHA-256 of a weights file and how many pseudo-labels it learnt from, and a bank's size and SHA-256.
+
+    A bank's SHA-256 is that of its manifest, which has its files'.
+    """
     found: dict[str, Any] = {"weights_sha256": None, "bank": None}
     if weights is not None:
         found["weights_sha256"] = sha256_file(weights)
+        pseudo = load_metadata(weights).get("pseudo_labels")
+        if pseudo is not None:
+            found["pseudo_labels"] = pseudo
     if bank is not None and has_bank(bank):
         manifest = read_json(Path(bank) / "manifest.json")
         found["bank"] = {name: manifest[name] for name in ("slices", "patients", "sha256")}
@@ -151,6 +162,9 @@ def provenance_rows(folder: str | os.PathLike[str]) -> dict[str, str]:
         rows["network"] = f"the vote of the bank, {slices}"
     if network.get("base_sha256"):
         rows["base weights"] = f"SHA-256 {network['base_sha256']}"
+    pseudo = content.get("pseudo_labels")
+    if pseudo is not None:
+        rows["pseudo-labels"] = f"{pseudo['slices']} slices of {pseudo['volumes']} volumes were learnt from too"
     rows["bank"] = _bank(content["bank"])
     for number, other in enumerate(content.get("ensemble", []), start=2):
         weights = f"weights: SHA-256 {other['weights_sha256']}"

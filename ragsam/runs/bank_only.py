@@ -136,6 +136,7 @@ def plain_slices(parser: Any) -> Any:
     """Make `train#dataset` of a training config a function of `data` that gives unaugmented slices."""
     parser["train#dataset#_mode_"] = "callable"
     parser["train#dataset#data"] = []
+    parser["train#dataset#pseudo_labelled"] = []
     parser["train#dataset#augmentation"] = None
     return parser
 

@@ -29,7 +29,7 @@ _PARTS = re.compile(r"(torch\.optim(\.lr_scheduler)?|torch\.nn|monai\.losses)\.(
 _MODES = ("default", "callable")
 #: Options of a run that may name places of its owner's machine: what it was trained on, as data, and where it writes.
 _OWN_PLACES = ("dataset_dir", "datalist", "base", "start", "baseline", "mlflow", "log", "checkpoints", "board")
-_OWN_PLACES += ("output_dir", "evaluation_dir")
+_OWN_PLACES += ("output_dir", "evaluation_dir", "pseudo_labels")
 _CASES = "load_datalist(@datalist)"
 _OF_OWN_PLACE = re.compile(rf"@({'|'.join(_OWN_PLACES)})\b")
 

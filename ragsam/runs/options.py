@@ -63,6 +63,12 @@ class Files:
 
     dataset_dir: str = option(".", "folder of the datalist")
     datalist: str = option("$@dataset_dir + '/datalist.json'", "the cases, see `ragsam prepare`")
+    pseudo_labels: str | None = option(
+        None,
+        "datalist of volumes whose labels a network wrote, learnt from beside the training cases",
+        "pseudo_cases.path",
+        text="`ragsam train --unlabelled` writes it and sets it.",
+    )
     section: str = option("test", "of the datalist, to segment")
     card: str = option("$@bundle_root + '/configs/card.yaml'", "of the data set: a packaged card's name, or a file")
     weights: str = option("$@bundle_root + '/models/model.safetensors'", "the trained weights")
@@ -174,7 +180,7 @@ class Slices:
     slice_axis: int = option(
         2,
         "what the slices lie across: 0 sagittal, 1 coronal, 2 axial",
-        *("preparation", "preprocessing", "augmentation", "VolumeInferer", "Ensemble"),
+        *("preparation", "preprocessing", "augmentation", "VolumeInferer", "Ensemble", "pseudo_cases"),
         enum=[0, 1, 2],
     )
     context_slices: int = option(

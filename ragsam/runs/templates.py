@@ -108,6 +108,8 @@ def given_values(text: str, datalist: Path, options: Mapping[str, Any]) -> dict[
         values["base"] = settled_base(values["base"])
     if values.get("start"):
         values["start"] = str(start_file(Path(values["start"])))
+    if values.get("pseudo_labels"):
+        values["pseudo_labels"] = str(Path(values["pseudo_labels"]).absolute())
     return values
 
 
