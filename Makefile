@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PROSE := README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs/*.md docs/*/*.md
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help demo test lint docs bundles bench monailabel-env constraints clean
@@ -25,6 +26,7 @@ test: $(VENV)/.installed-test lint
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m proselint check --config docs/proselint.json $(PROSE)
 
 bundles: $(VENV)/.installed
 	$(BIN)/python -m ragsam.runs.write_bundles

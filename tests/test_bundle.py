@@ -246,7 +246,7 @@ def test_run_keeps_the_comments_and_the_order_of_its_template(run):
     )
     changed = [(old, new) for old, new in zip(template, lines, strict=True) if old != new]
     assert {new.split(":")[0] for _, new in changed} == {"datalist", "image_size", *KNOBS}
-    assert "validate_every: 1  # epochs; the last one is always validated" in lines
+    assert "validate_every: 1  # epochs between validations; the last epoch is always validated" in lines
 
 
 def test_output_that_holds_something_is_refused_and_untouched(run, study, tmp_path):

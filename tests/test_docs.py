@@ -117,5 +117,22 @@ def test_how_to_pages_run_on_a_trained_run(page, trained):
     run_page(page)
 
 
+#: Words that CONTRIBUTING.md rules out, in prose; code and quoted names may have them.
+_STIFF = re.compile(r"\b(is|are) told\b|\btells\b|\bknobs?\b|\bis none\b|\banother \w+ than\b", re.I)
+PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.stem)
+def test_pages_use_plain_words(page):
+    text = re.sub(r"`[^`]*`", "", _BLOCK.sub("", page.read_text(encoding="utf-8")))
+    assert [match.group() for match in _STIFF.finditer(text)] == []
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.stem)
+def test_pages_are_short(page):
+    if page.parent.name != "reference":
+        assert len(page.read_text(encoding="utf-8").splitlines()) <= 250
+
+
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120

@@ -120,7 +120,7 @@ def test_command_tells_one_option_and_the_nearest_of_a_name_that_is_none(capsys)
     with pytest.raises(SystemExit) as ended:
         main(["train", "--options", "neighbours"])
     assert not ended.value.code
-    assert capsys.readouterr().out.startswith("neighbours: how many slices")
+    assert capsys.readouterr().out.startswith("neighbours: slices of other patients")
     with pytest.raises(SystemExit) as ended:
         main(["train", "--options", "neighbors"])
     assert ended.value.code == 2

@@ -16,9 +16,9 @@ _PAGE = """# Options
 
 <!-- Written by `make bundles` from ragsam/runs/options.py; change it there. -->
 
-What stands at the top of a bundle's configs. `ragsam train BUNDLE --set NAME=VALUE` sets one for a run, in each of its
-configs; `python -m monai.bundle run ... --NAME VALUE` for one call. `ragsam train --options` lists those of training,
-`--options NAME` tells one in full. The bundles differ from these defaults in what tunes the network alone.
+The options at the top of a bundle's configs. `ragsam train BUNDLE --set NAME=VALUE` sets one in every config of a run;
+`python -m monai.bundle run ... --NAME VALUE` sets it for one call. `ragsam train --options` lists those of training,
+`--options NAME` explains one. The bundles differ from these defaults only in what tunes the network.
 """
 
 

@@ -59,34 +59,40 @@ def option(default: Any, line: str, *feeds: str, text: str = "", **limits: Any) 
 
 
 class Files:
-    """Where things are."""
+    """Files and folders."""
 
     dataset_dir: str = option(".", "folder of the datalist")
     datalist: str = option("$@dataset_dir + '/datalist.json'", "the cases, see `ragsam prepare`")
     pseudo_labels: str | None = option(
         None,
-        "datalist of volumes whose labels a network wrote, learnt from beside the training cases",
+        "datalist of pseudo-labelled volumes that train beside the labelled cases",
         "pseudo_cases.path",
         text="`ragsam train --unlabelled` writes it and sets it.",
     )
-    section: str = option("test", "of the datalist, to segment")
-    card: str = option("$@bundle_root + '/configs/card.yaml'", "of the data set: a packaged card's name, or a file")
+    section: str = option("test", "section of the datalist to segment")
+    card: str = option(
+        "$@bundle_root + '/configs/card.yaml'", "card of the data set: a packaged card's name, or a file"
+    )
     weights: str = option("$@bundle_root + '/models/model.safetensors'", "the trained weights")
     bank: str = option("$@bundle_root + '/bank'", "the support bank")
-    log: str = option("$@bundle_root + '/log.csv'", "a row a validation", "History.path")
+    log: str = option("$@bundle_root + '/log.csv'", "a CSV file with a row for every validation", "History.path")
     checkpoints: str = option(
-        "$@bundle_root + '/checkpoints'", "what a killed training goes on from", "Checkpoints.folder"
+        "$@bundle_root + '/checkpoints'",
+        "folder of the state from which a stopped training resumes",
+        "Checkpoints.folder",
     )
-    board: str | None = option("$@bundle_root + '/tensorboard'", "null: nothing for TensorBoard", "Board.folder")
+    board: str | None = option(
+        "$@bundle_root + '/tensorboard'", "folder of the TensorBoard log; null writes none", "Board.folder"
+    )
     mlflow: str | None = option(
         None, "an MLflow server's address, or sqlite:///FILE, to send the training to", "MLflowLog.tracking_uri"
     )
-    output_dir: str = option(f"$@bundle_root + '/predictions'{_OF_ITS_OWN}", "of the label volumes")
-    ensemble: list[str] = option([], "other runs, whose probabilities are averaged with this one's", "Ensemble.runs")
-    uncertainty: bool = option(False, "writes uncertainty/CASE.nii.gz too")
-    probabilities: bool = option(False, "writes probabilities/CASE/ORGAN.nii.gz too")
+    output_dir: str = option(f"$@bundle_root + '/predictions'{_OF_ITS_OWN}", "folder of the label volumes")
+    ensemble: list[str] = option([], "other runs whose probabilities are averaged with this run's", "Ensemble.runs")
+    uncertainty: bool = option(False, "also write uncertainty/CASE.nii.gz")
+    probabilities: bool = option(False, "also write probabilities/CASE/ORGAN.nii.gz")
     evaluation_dir: str = option(
-        f"$@bundle_root + '/evaluation'{_OF_ITS_OWN}", "metrics.json, metrics.csv, report.html"
+        f"$@bundle_root + '/evaluation'{_OF_ITS_OWN}", "folder of metrics.json, metrics.csv and report.html"
     )
     baseline: str | None = option(
         None, "metrics.json of another evaluation of the same cases, to compare with", "EvaluationReport"
@@ -105,7 +111,7 @@ class Network:
         "where they are not set.",
     )
     start: str | None = option(
-        None, "weights to begin with, of `ragsam import` or of another run; null begins with the base alone"
+        None, "weights to start from: a file of `ragsam import`, or another run; null starts from the base alone"
     )
     backbone: str = option(
         "vit_tiny",
@@ -115,10 +121,10 @@ class Network:
     )
     peft: str | list[str] | None = option(
         None,
-        "null: the bundle's own; or lora, decoder_lora, adapter, frequency, several as a list",
+        "what tunes the network: lora, decoder_lora, adapter, frequency, or a list; null: the bundle's own",
         "Segmenter",
-        text="What is named here tunes the network, in place of what the bundle has options for; each with its options "
-        "below, or where these are null with its usual ones.",
+        text="Replaces what the bundle tunes by default. Each takes its options from below, or its usual ones where "
+        "these are null.",
     )
     lora: dict | None = option(
         None,
@@ -139,7 +145,7 @@ class Network:
         None,
         "adapters in every block: space, mlp, depth, ratio",
         "Segmenter",
-        text="`adapter.depth=true` lets neighbouring slices attend to each other; `context_slices` says how many.",
+        text="`adapter.depth=true` lets neighbouring slices attend to each other; `context_slices` sets how many.",
         properties=_ADAPTER,
         additionalProperties=False,
     )
@@ -150,36 +156,36 @@ class Network:
         properties=_FREQUENCY,
         additionalProperties=False,
     )
-    full_tuning: bool = option(False, "with base weights: train all of them, not just what is added", "Segmenter")
-    detail: bool = option(True, "a branch at full resolution, for small organs", "Segmenter")
+    full_tuning: bool = option(False, "train all base weights, not only the added parts", "Segmenter")
+    detail: bool = option(True, "add convolutions at full resolution to the decoder, for small organs", "Segmenter")
     fusion: str | None = option(
         "vote_product",
-        "also label_prior, joined by +; null: no retrieval",
+        "how the vote joins the network: vote_product, label_prior, or both joined by +; null: no retrieval",
         "Segmenter",
     )
     prompts: str | None = option(
         None,
-        "trained: the network answers prompts too; base: SAM's own answers, as the base weights have them",
+        "trained: the network learns to answer prompts; base: SAM's own answers from the base weights",
         "Segmenter",
         enum=["trained", "base"],
     )
 
 
 class Slices:
-    """Slices, and how whole volumes are seen."""
+    """Slices and whole volumes."""
 
     image_size: int = option(
         64,
-        "pixels; larger slices are seen through windows of this size",
+        "side of the network's input, pixels; larger slices are processed in overlapping windows",
         *("preparation", "Segmenter", "SliceDataset", "VolumeInferer"),
-        text="Where it is not set, `ragsam train` takes the smallest multiple of 16 that holds every training slice, "
+        text="If it is not set, `ragsam train` takes the smallest multiple of 16 that holds every training slice, "
         "512 at most.",
         minimum=16,
         maximum=4096,
     )
     slice_axis: int = option(
         2,
-        "what the slices lie across: 0 sagittal, 1 coronal, 2 axial",
+        "orientation of the slices: 0 sagittal, 1 coronal, 2 axial",
         *("preparation", "preprocessing", "augmentation", "VolumeInferer", "Ensemble", "pseudo_cases"),
         enum=[0, 1, 2],
     )
@@ -192,7 +198,7 @@ class Slices:
     )
     context_distance_mm: float | None = option(
         None,
-        "from one channel to the next; null takes adjacent slices",
+        "distance between neighbouring channels; null takes adjacent slices",
         *("preparation", "SliceDataset", "VolumeInferer"),
         **_ABOVE_0,
     )
@@ -206,17 +212,19 @@ class Slices:
     )
     test_shift: int = option(
         0,
-        "pixels; whole volumes are seen at five positions this far apart and averaged, for five times the time",
+        "test-time augmentation: average over four copies shifted by so many pixels, for five times the time",
         "VolumeInferer.shift",
         minimum=0,
         maximum=4096,
     )
     test_mirror: bool = option(
-        False, "one more look, at the mirrored slices, left and right organs swapped back", "VolumeInferer.mirror"
+        False,
+        "test-time augmentation: average with a mirrored copy, left and right organs swapped back",
+        "VolumeInferer.mirror",
     )
     test_scales: list[float] = option(
         [],
-        "one more look for each, at slices so many times as large: [0.9, 1.1]",
+        "test-time augmentation: average with a copy scaled by each factor: [0.9, 1.1]",
         "VolumeInferer.scales",
         minimum=0.5,
         maximum=2,
@@ -226,17 +234,17 @@ class Slices:
 class Retrieval:
     """Retrieval."""
 
-    retrieval: bool = option(True, "neighbours from the bank steer the decoder")
-    neighbours: int = option(24, "how many slices of other patients are found for each", "Retriever", **_FROM_1)
+    retrieval: bool = option(True, "fuse the vote of the bank's neighbours with the network")
+    neighbours: int = option(24, "slices of other patients that vote for each slice", "Retriever", **_FROM_1)
     descriptor: str = option(
         "centred",
-        "what slices are found by: centred, thumbnail or embedding",
+        "by what similar slices are found: centred, thumbnail or embedding",
         "Retriever",
         enum=["centred", "thumbnail", "embedding"],
     )
     carry: bool = option(
         True,
-        "carries neighbours' labels over to where the slice shows the same; false: pixel on pixel",
+        "transfer neighbours' labels by matching image patches; false: copy them pixel by pixel",
         "Retriever",
     )
 
@@ -244,64 +252,62 @@ class Retrieval:
 class Augmentation:
     """Augmentation: the probability of each for a training slice."""
 
-    affine: float = option(0.9, "turned, scaled and moved", "augmentation", **_SHARE)
-    contrast: float = option(0.3, "gamma", "augmentation", **_SHARE)
-    intensity: float = option(0.3, "scaled and shifted", "augmentation", **_SHARE)
-    noise: float = option(0.3, "Gaussian", "augmentation", **_SHARE)
-    elastic: float = option(0.0, "bent", "augmentation", **_SHARE)
-    low_resolution: float = option(0.0, "coarser, and enlarged again", "augmentation", **_SHARE)
-    mirror: bool = option(
-        False, "mirrors half of the slices and swaps the card's left and right labels", "augmentation"
-    )
+    affine: float = option(0.9, "rotate, scale and shift", "augmentation", **_SHARE)
+    contrast: float = option(0.3, "change gamma", "augmentation", **_SHARE)
+    intensity: float = option(0.3, "scale and shift intensities", "augmentation", **_SHARE)
+    noise: float = option(0.3, "add Gaussian noise", "augmentation", **_SHARE)
+    elastic: float = option(0.0, "deform elastically", "augmentation", **_SHARE)
+    low_resolution: float = option(0.0, "downsample and enlarge again", "augmentation", **_SHARE)
+    mirror: bool = option(False, "mirror half of the slices and swap the card's left and right labels", "augmentation")
 
 
 class Loss:
     """Loss."""
 
-    dice_weight: float = option(1.0, "of the Dice loss", "PartialDiceCELoss", **_FROM_0)
-    cross_entropy_weight: float = option(1.0, "of the cross entropy", "PartialDiceCELoss", **_FROM_0)
+    dice_weight: float = option(1.0, "weight of the Dice loss", "PartialDiceCELoss", **_FROM_0)
+    cross_entropy_weight: float = option(1.0, "weight of the cross entropy", "PartialDiceCELoss", **_FROM_0)
     class_weights: list[float] | None = option(
-        None, "a number a class, background first; null weighs all alike", "PartialDiceCELoss", **_FROM_0
+        None, "one weight per class, background first; null: all equal", "PartialDiceCELoss", **_FROM_0
     )
 
 
 class Training:
     """Training."""
 
-    epochs: int = option(20, "how many", "SupervisedTrainer.max_epochs", **_FROM_1)
-    steps_per_epoch: int = option(50, "batches in each", **_FROM_1)
-    batch_size: int = option(32, "slices a step; `--fit-batch` finds the largest", "DataLoader", **_FROM_1)
-    learning_rate: float = option(0.001, "the highest of the schedule", "AdamW.lr", "make_schedule", **_FROM_0)
+    epochs: int = option(20, "epochs of the training", "SupervisedTrainer.max_epochs", **_FROM_1)
+    steps_per_epoch: int = option(50, "batches per epoch", **_FROM_1)
+    batch_size: int = option(32, "slices per step; `--fit-batch` finds the largest that fits", "DataLoader", **_FROM_1)
+    learning_rate: float = option(0.001, "peak of the learning rate schedule", "AdamW.lr", "make_schedule", **_FROM_0)
     schedule: str = option(
         "one_cycle",
-        "warm_polynomial is SAMed's; cosine falls to 0; constant stays",
+        "one_cycle; warm_polynomial, as SAMed; cosine, to 0; or constant",
         "make_schedule.name",
         enum=["one_cycle", "warm_polynomial", "cosine", "constant"],
     )
-    weight_decay: float = option(0.05, "of AdamW", "AdamW", **_FROM_0)
-    background_share: float = option(0.15, "of the training slices, without any organ", **_SHARE)
-    class_balanced: bool = option(True, "every organ is in as many of the others; false: as it occurs")
-    validate_every: int = option(4, "epochs; the last one is always validated", "Validation.interval", **_FROM_1)
+    weight_decay: float = option(0.05, "weight decay of AdamW", "AdamW", **_FROM_0)
+    background_share: float = option(0.15, "share of training slices without any organ", **_SHARE)
+    class_balanced: bool = option(True, "draw slices so that every organ is in equally many; false: as they occur")
+    validate_every: int = option(
+        4, "epochs between validations; the last epoch is always validated", "Validation.interval", **_FROM_1
+    )
     patience: int | None = option(
         None,
-        "validations in a row without a better score that end a training; null trains all epochs",
+        "early stopping: end after so many validations without improvement; null trains all epochs",
         "EarlyStop",
         **_FROM_1,
     )
     frozen_from: int | None = option(
         None,
-        "epoch from which the image encoder is frozen and its embeddings kept; null: it trains to the end",
+        "epoch from which the image encoder is frozen and its embeddings are cached; null: never",
         *("FrozenEncoder.first_epoch", "TrainingRetrieval"),
-        text="With base weights, 1 trains the decoder alone, on embeddings that are kept.",
+        text="With base weights, 1 trains the decoder alone on cached embeddings.",
         **_FROM_1,
     )
     accumulation_steps: int = option(
-        1, "batches whose gradients are added up before a step", "SupervisedTrainer", **_FROM_1
+        1, "batches whose gradients are accumulated before a step", "SupervisedTrainer", **_FROM_1
     )
-    seed: int = option(
-        0, "of everything that is drawn", "FrozenEncoder", "EpochSeeds", "set_determinism", minimum=0, maximum=2**32 - 1
-    )
-    resume: bool = option(False, "go on after the last finished epoch", "Checkpoints")
+    seed: int = option(0, "random seed", "FrozenEncoder", "EpochSeeds", "set_determinism", minimum=0, maximum=2**32 - 1)
+    resume: bool = option(False, "continue after the last finished epoch", "Checkpoints")
 
 
 class Machine:
@@ -310,7 +316,7 @@ class Machine:
     device: str = option("$torch.device('cuda' if torch.cuda.is_available() else 'cpu')", "cpu, cuda, cuda:1")
     precision: str = option(
         "auto",
-        "of the network's arithmetic: float32, bfloat16, float16, or int8 to segment on a CPU; "
+        "arithmetic of the network: float32, bfloat16, float16, or int8 to segment on a CPU; "
         "auto: bfloat16 on a GPU, float32 on a CPU",
         *("PromptedInferer", "VolumeInferer", "scales_gradients"),
         enum=["auto", "float32", "bfloat16", "float16", "int8"],
@@ -318,76 +324,85 @@ class Machine:
     workers: int = option(
         0, "processes that prepare slices beside the main one", "DataLoader.num_workers", minimum=0, maximum=1024
     )
-    cache_gb: float = option(4.0, "bound of the volumes kept in memory, for each process", "SliceDataset", **_FROM_0)
+    cache_gb: float = option(4.0, "limit of the volumes cached in memory, per process", "SliceDataset", **_FROM_0)
 
 
 class Expert:
     """For experts."""
 
     patch_size: int | None = option(
-        None, "of the image encoder, pixels; null: the backbone's own", "Segmenter", **_FROM_1
+        None, "patch size of the image encoder, pixels; null: the backbone's own", "Segmenter", **_FROM_1
     )
     normalisation: str = option(
         "unit",
-        "of slices; sam: as SAM's own photographs; minmax: each slice from its minimum to its maximum",
+        "normalisation of slices: unit, 0 to 1; sam, as SAM's photographs; minmax, by each slice's range",
         "Segmenter",
         enum=["unit", "sam", "minmax"],
     )
     mask_tokens: int | None = option(
         None,
-        "null: a token a class; 4, for one organ: SAM's own masks, the first being the organ's",
+        "null: one token per class; 4, for one organ: SAM's own masks, the first being the organ's",
         "Segmenter",
         minimum=2,
     )
     enlarged: str = option(
         "logits",
-        "what is brought to the slice's size: logits or, as MedSAM, probabilities",
+        "what is enlarged to the slice's size: logits or, as MedSAM, probabilities",
         "Segmenter",
         enum=["logits", "probabilities"],
     )
     coarse_training: bool = option(
-        False, "the loss at the decoder's own size, as SAMed; needs detail: false", "Segmenter"
+        False, "compute the loss at the decoder's own size, as SAMed; needs detail: false", "Segmenter"
     )
     checkpointing: str | None = option(
         None,
-        "less memory for more time: attention, mlp or blocks, worked out again when gradients are",
+        "activation checkpointing, less memory for more time: attention, mlp or blocks",
         "Segmenter",
         enum=["attention", "mlp", "blocks"],
     )
     store: str = option(
         "auto",
-        "how the bank is searched: auto, by its size, or exact, hnsw or ivfpq",
+        "index of the bank: auto, by its size, or exact, hnsw or ivfpq",
         "Retriever",
         enum=["auto", "exact", "hnsw", "ivfpq"],
     )
     supports_withheld: float = option(
         0.0,
-        "share of training slices that see no supports; each is learnt without them too",
+        "share of training slices without supports, of a fusion that learns",
         "TrainingRetrieval.withheld",
         **_SHARE,
     )
-    supports_wrong: float = option(0.1, "share that see another slice's", "TrainingRetrieval.wrong", **_SHARE)
-    dice_squared: bool = option(False, "SAMed's is 0.8 and 0.2, squared, with coarse_training", "PartialDiceCELoss")
+    supports_wrong: float = option(
+        0.1,
+        "share of training slices with the supports of another slice, of a fusion that learns",
+        "TrainingRetrieval.wrong",
+        **_SHARE,
+    )
+    dice_squared: bool = option(
+        False,
+        "square the denominator of the Dice loss, as SAMed (with weights 0.8 and 0.2, and coarse_training)",
+        "PartialDiceCELoss",
+    )
     prompted_weight: float = option(
         1.0,
-        "with `prompts: trained`, of the loss of prompted objects beside that of the classes",
+        "with `prompts: trained`: weight of the prompted objects' loss beside that of the classes",
         "PromptedLoss.weight",
         **_FROM_0,
     )
     frozen_views: int = option(
-        4, "altered copies of a slice that are drawn once the encoder is frozen", "FrozenEncoder.views", **_FROM_1
+        4, "augmented copies of each slice once the encoder is frozen", "FrozenEncoder.views", **_FROM_1
     )
     frozen_gb: float = option(
-        4.0, "bound of the embeddings kept in memory, for each process", "FrozenEncoder.limit_gb", **_FROM_0
+        4.0, "limit of the embeddings cached in memory, per process", "FrozenEncoder.limit_gb", **_FROM_0
     )
     untrained: dict = option(
         {},
-        "the network until there are weights, which say what network they are of",
+        "the network as long as the run has no weights; trained weights describe their own network",
         *("network_of_weights", "fusion_of_weights"),
-        text="As the options of the network are in training; in inference and evaluation they stand here alone.",
+        text="Holds the options of the network for inference and evaluation.",
     )
-    channels_last: bool = option(False, "weights of convolutions with channels last", "place")
-    compiled: bool = option(False, "have torch compile the image encoder; its first batches take minutes", "place")
+    channels_last: bool = option(False, "store the weights of convolutions with channels last", "place")
+    compiled: bool = option(False, "compile the image encoder with torch; the first batches take minutes", "place")
 
 
 #: In the order in which they stand in a config.
