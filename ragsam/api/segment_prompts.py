@@ -12,6 +12,7 @@ import numpy as np
 from ragsam.api.segment import retrieval_values, told_faults
 from ragsam.console.case_progress import CaseProgress
 from ragsam.console.library_warnings import told_once
+from ragsam.data.cards.load import load_card
 from ragsam.data.cards.model import Card
 from ragsam.data.datalist import Case
 from ragsam.data.label_numbers import sidecar_name, write_sidecar
@@ -20,8 +21,9 @@ from ragsam.files import write_json_atomic
 from ragsam.inference.inputs import cases_of_inputs, files_read
 from ragsam.inference.volume_writer import write_label_volume, written_names
 from ragsam.outputs import Outputs
-from ragsam.prompting.prompt_file import read_prompts
-from ragsam.prompting.prompted_run import load_prompted
+from ragsam.prompting.prompt_file import ObjectPrompts, read_prompts
+from ragsam.prompting.prompted_base import PromptedBase
+from ragsam.prompting.prompted_run import PromptedObjects, load_prompted
 from ragsam.runs.run import RunFolder, require_plain
 
 PROMPTED_NAME = "prompts.json"
@@ -64,32 +66,88 @@ def segment_prompted(
     require_plain(folder.path, output)
     asked = read_prompts(prompts, folder.card)
     cases = cases_of_inputs(inputs, card=folder.card, section=section, series=series)
+    _require_prompts_for(cases, asked, prompts)
+    prompted = load_prompted(folder, **retrieval_values(folder, bank, retrieval))
+    reads = [prompts, *files_read(inputs, cases)]
+    _answer(prompted, cases, asked, output, reads=reads, overwrite=overwrite)
+    return cases
+
+
+@told_once()
+def segment_prompted_by_base(
+    base: str | os.PathLike[str],
+    inputs: Sequence[str | os.PathLike[str]],
+    prompts: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    card: str | os.PathLike[str] | None = None,
+    window: Sequence[float] | None = None,
+    section: str = "test",
+    series: Sequence[str] = (),
+    overwrite: bool = False,
+) -> list[Case]:
+    """Write what base weights answer to prompts, as `segment_prompted` does for a run; nothing is trained.
+
+    Args:
+        base: a name of `ragsam bases`, or a file of weights that answer prompts.
+        card: of organs that prompts may name; None knows none, and objects are numbered from 1.
+        window: lowest and highest intensity; None takes the card's, soft tissue for what looks like CT, else
+            percentiles of the volume.
+        inputs, prompts, output, section, series, overwrite: see `segment_prompted`.
+
+    Returns:
+        The cases.
+
+    Raises:
+        InputError: base weights that are not installed or answer no prompts, or as `segment_prompted`.
+    """
+    require_plain(output)
+    prompted = PromptedBase(base, card=None if card is None else load_card(card), window=window)
+    asked = read_prompts(prompts, prompted.card)
+    cases = cases_of_inputs(inputs, section=section, series=series)
+    _require_prompts_for(cases, asked, prompts)
+    reads = [prompts, *files_read(inputs, cases)]
+    _answer(prompted, cases, asked, output, reads=reads, overwrite=overwrite)
+    return cases
+
+
+def _require_prompts_for(cases: Sequence[Case], asked: Mapping[str, Any], prompts: str | os.PathLike[str]) -> None:
     name, names = Path(prompts).name, {case.case for case in cases}
     if lacking := sorted(names - set(asked)):
         raise InputError(f"{lacking[0]}: {name} has no prompts for it; add them, or leave the input out")
     if unknown := sorted(set(asked) - names):
         raise InputError(f"{name}: {unknown[0]} is none of the inputs; a case is called after its file or folder")
-    prompted = load_prompted(folder, **retrieval_values(folder, bank, retrieval))
+
+
+def _answer(
+    prompted: PromptedObjects,
+    cases: Sequence[Case],
+    asked: Mapping[str, Sequence[ObjectPrompts]],
+    output: str | os.PathLike[str],
+    *,
+    reads: Sequence[str | os.PathLike[str]],
+    overwrite: bool,
+) -> None:
+    """Write the label volumes of cases and what their values are; faulty cases are told once the others are done."""
     told, faults = {}, []
     written = [PROMPTED_NAME]
     for case in cases:
         written += [*written_names(case.case), sidecar_name(case.case)]
-    with Outputs(output, written, reads=[prompts, *files_read(inputs, cases)], overwrite=overwrite):
+    with Outputs(output, written, reads=reads, overwrite=overwrite):
         with CaseProgress("segment", len(cases)) as progress:
             for number, case in enumerate(cases, start=1):
                 try:
-                    volume = prompted.loaded.dataset.item(case)["image"]
+                    volume = prompted.volume(case)
                 except InputError as error:
                     faults.append(str(error))
                 else:
                     labels, told[case.case] = prompted.answer(case, volume, asked[case.case])
-                    _write(output, case, folder.card, labels, told[case.case])
+                    _write(output, case, prompted.card, labels, told[case.case])
                 progress(number)
         if told:
             write_json_atomic(Path(output) / PROMPTED_NAME, {"cases": told})
     if faults:
         raise InputError(told_faults(faults, len(told)))
-    return cases
 
 
 def _write(output: str | os.PathLike[str], case: Case, card: Card, labels: np.ndarray, told: Mapping[str, Any]) -> None:

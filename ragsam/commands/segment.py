@@ -18,10 +18,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         type=Path,
         nargs="+",
         metavar="PATH",
-        help="RUN, left out with --card, then INPUT: NIfTI, .mha or .nrrd files, DICOM folders, or datalists",
+        help="RUN, left out with --card or --base, then INPUT: NIfTI, .mha or .nrrd files, DICOM folders, or datalists",
     )
     parser.add_argument("--card", help="without a RUN: of the bank's organs; a card's name, or a .yaml file")
-    parser.add_argument("--base", type=Path, metavar="SAM", help="with --card: SAM, weights or a run to be prompted")
+    parser.add_argument(
+        "--base",
+        metavar="SAM",
+        help="without a RUN: a name of `ragsam bases`, or weights, to answer --prompts, or the bank's vote with --card",
+    )
+    parser.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="with --base and --prompts")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--section", default="test", help="of a datalist (default: test)")
     parser.add_argument("--bank", type=Path, help="default: the run's own bank/")
@@ -40,6 +45,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Segment, with or without prompts."""
+    if args.base and args.prompts:
+        _segment_by_base(args)
+        return
+    if args.window:
+        raise InputError("--window: only with --base and --prompts; a run and a bank have their own")
     path, inputs = _run_and_inputs(args)
     if args.prompts:
         _segment_prompted(args, path, inputs)
@@ -80,7 +90,7 @@ def _run_and_inputs(args: argparse.Namespace) -> tuple[Path | None, list[Path]]:
     first, others = args.path[0], args.path[1:]
     if args.card is None:
         if args.base:
-            raise InputError("--base: only with --card; a run has weights of its own")
+            raise InputError("--base: only with --card or --prompts; a run has weights of its own")
         if not others:
             raise InputError(f"{first}: one path; name a RUN and its INPUT, or instead of the RUN --card and --bank")
         return first, others
@@ -93,14 +103,39 @@ def _run_and_inputs(args: argparse.Namespace) -> tuple[Path | None, list[Path]]:
     return None, args.path
 
 
-def _segment_prompted(args: argparse.Namespace, path: Path, inputs: Sequence[Path]) -> None:
-    from ragsam.api.segment_prompts import segment_prompted
+def _segment_by_base(args: argparse.Namespace) -> None:
+    from ragsam.api.segment_prompts import segment_prompted_by_base
+    from ragsam.runs.run import RunFolder
 
-    others = ("dicom_seg", "ensemble", "uncertainty", "probabilities", "set")
+    if RunFolder.is_one(args.path[0]):
+        raise InputError(f"--base: segments without a run, and {args.path[0]} is one; leave one of them out")
+    _refuse_with_prompts(args, ("bank", "no_retrieval"))
+    cases = segment_prompted_by_base(
+        args.base,
+        args.path,
+        args.prompts,
+        args.output,
+        card=args.card,
+        window=args.window,
+        section=args.section,
+        series=args.series,
+        overwrite=args.overwrite,
+    )
+    say(f"label volumes: {len(cases)} in {args.output}; prompts.json tells what was found where")
+
+
+def _refuse_with_prompts(args: argparse.Namespace, more: Sequence[str] = ()) -> None:
+    others = ("dicom_seg", "ensemble", "uncertainty", "probabilities", "set", *more)
     if given := [name for name in others if getattr(args, name)]:
         raise InputError(f"--{given[0].replace('_', '-')}: not with --prompts; leave one of them out")
     if args.labels != "card":
         raise InputError("--labels: not with --prompts, whose objects have numbers after the card's; leave it out")
+
+
+def _segment_prompted(args: argparse.Namespace, path: Path, inputs: Sequence[Path]) -> None:
+    from ragsam.api.segment_prompts import segment_prompted
+
+    _refuse_with_prompts(args)
     cases = segment_prompted(
         path,
         inputs,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ragsam.data.cards.load import Card
 from ragsam.data.checks.load_volume import load_volume_checked
 from ragsam.data.datalist import Case
 from ragsam.errors import InputError
@@ -20,7 +21,7 @@ from ragsam.io.read_volume import open_volume
 from ragsam.networks.checkpoints import load_metadata
 from ragsam.prompting.prompt_file import MaskFile, ObjectPrompts
 from ragsam.prompting.prompted_volume import PromptedVolume, SliceMask, on_image_grid
-from ragsam.prompting.propagation import propagate
+from ragsam.prompting.propagation import Following, propagate
 from ragsam.prompting.refinement import AutomaticResult, refine, replace_organ, segment_automatically
 from ragsam.runs.run import RunFolder
 from ragsam.transforms.slicing import context_offsets, slice_spacing_mm
@@ -31,16 +32,52 @@ logger = logging.getLogger(__name__)
 _HIGHEST_LABEL = 255
 
 
-class PromptedRun:
-    """A run in memory that answers prompts.
+class AnsweringVolume(Protocol):
+    """A volume whose slices answer prompts.
 
-    Args:
-        loaded: the run, whose network answers prompts; see `load_prompted`.
+    Attributes:
+        depth: number of slices.
+        following: how objects are followed through it; None: as runs' networks do.
     """
 
-    def __init__(self, loaded: LoadedRun) -> None:
-        self.loaded = loaded
-        self.card = loaded.card
+    depth: int
+    following: Following | None
+
+    def answer(self, number: int, prompts: SlicePrompts) -> SliceMask:
+        """Return the object that prompts mean in a slice."""
+
+
+class PromptedObjects:
+    """What answers the prompts for the objects of a volume: a run, or base weights alone.
+
+    Args:
+        card: of the organs that prompts may name.
+    """
+
+    def __init__(self, card: Card) -> None:
+        self.card = card
+
+    def volume(self, case: Case) -> torch.Tensor:
+        """Return a case's volume [1, H, W, D], preprocessed.
+
+        Raises:
+            InputError: a file that cannot be read.
+        """
+        raise NotImplementedError
+
+    def prompted(self, volume: torch.Tensor) -> AnsweringVolume:
+        """Return a preprocessed volume [1, H, W, D] that answers prompts."""
+        raise NotImplementedError
+
+    def automatic(
+        self, case: Case, volume: torch.Tensor, organs: Sequence[int], *, retrieval: bool = True
+    ) -> AutomaticResult:
+        """Return the automatic result of a case, with what refining some organs needs.
+
+        Raises:
+            InputError: base weights alone, which have none.
+        """
+        raise InputError(f"{case.case}: refine: base weights have no automatic result; leave it out, or name a run")
 
     def answer(
         self, case: Case, volume: torch.Tensor, asked: Sequence[ObjectPrompts], *, retrieval: bool = True
@@ -69,7 +106,7 @@ class PromptedRun:
             else:
                 found = {number: answering.answer(number, prompt) for number, prompt in prompts.items()}
             if entry.propagate:
-                found = propagate(answering.answer, found, answering.depth)
+                found = propagate(answering.answer, found, answering.depth, answering.following)
                 _tell_unfollowed(f"{case.case}: {entry.name}", prompts, found, grid)
             mask = on_image_grid(volume, found)
             if entry.refine:
@@ -78,6 +115,31 @@ class PromptedRun:
                 labels[mask] = value
             objects.append(_description(entry, value, prompts, found, grid))
         return labels, {"objects": objects, "automatic": bool(organs)}
+
+    def _values(self, asked: Sequence[ObjectPrompts], case: str) -> dict[str, int]:
+        """Return the label value of every object."""
+        highest = max(self.card.labels.values(), default=0)
+        others = [entry.name for entry in asked if not entry.organ]
+        room = _HIGHEST_LABEL - highest
+        if len(others) > room:
+            raise InputError(f"{case}: {len(others)} objects; a label volume has room for {room}")
+        return {**self.card.labels, **dict(zip(others, count(highest + 1), strict=False))}
+
+
+class PromptedRun(PromptedObjects):
+    """A run in memory that answers prompts.
+
+    Args:
+        loaded: the run, whose network answers prompts; see `load_prompted`.
+    """
+
+    def __init__(self, loaded: LoadedRun) -> None:
+        super().__init__(loaded.card)
+        self.loaded = loaded
+
+    def volume(self, case: Case) -> torch.Tensor:
+        """Return a case's volume, prepared as the run's config says."""
+        return self.loaded.dataset.item(case)["image"]
 
     def prompted(self, volume: torch.Tensor) -> PromptedVolume:
         """Return a preprocessed volume [1, H, W, D] that answers prompts."""
@@ -97,15 +159,6 @@ class PromptedRun:
             supports = loaded.supports(case)
         volume = volume.to(loaded.device)
         return segment_automatically(loaded.inferer, loaded.network, volume, loaded.postprocessing, organs, supports)
-
-    def _values(self, asked: Sequence[ObjectPrompts], case: str) -> dict[str, int]:
-        """Return the label value of every object."""
-        highest = max(self.card.labels.values())
-        others = [entry.name for entry in asked if not entry.organ]
-        room = _HIGHEST_LABEL - highest
-        if len(others) > room:
-            raise InputError(f"{case}: {len(others)} objects; a label volume has room for {room}")
-        return {**self.card.labels, **dict(zip(others, count(highest + 1), strict=False))}
 
 
 def load_prompted(run: RunFolder, **values: Any) -> PromptedRun:

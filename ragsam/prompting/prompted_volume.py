@@ -51,6 +51,8 @@ class PromptedVolume:
         offsets: of a slice's channels, see `context_offsets`.
     """
 
+    following = None
+
     def __init__(self, network: Segmenter, volume: Tensor, *, image_size: int, offsets: Sequence[float]) -> None:
         self.network = network.eval()
         self.image_size = image_size

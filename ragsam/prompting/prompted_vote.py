@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ragsam.errors import InputError
 from ragsam.files import sha256_file
+from ragsam.networks.bases import base_file
 from ragsam.networks.checkpoints import load_metadata, load_weights
 from ragsam.networks.imports import import_checkpoint
 from ragsam.networks.prompts import INSIDE, PointPrompts, Prompts, boxes_of
@@ -181,7 +182,7 @@ def prompted_vote(num_classes: int, *, image_size: int, base: str | os.PathLike[
     finally:
         networks.setLevel(level)
     network = PromptedVote(num_classes, image_size=image_size, sam=sam, repeated=repeated)
-    weights = _weights_file(Path(base))
+    weights = _weights_file(base_file(base))
     about = {name: sam.about[name] for name in ("backbone", "image_size", "base_sha256")}
     network.about["prompted"] = {**about, "weights_sha256": sha256_file(weights)}
     logger.info("vote: sharpened by %s at %d pixels", about["backbone"], about["image_size"])
@@ -192,19 +193,20 @@ def load_answering(base: str | os.PathLike[str]) -> tuple[Segmenter, bool]:
     """Return a network that answers prompts, and whether it takes the slice repeated in all channels.
 
     Args:
-        base: SAM's own checkpoint (`.pth`, `.pt`); complete weights of this package (`.safetensors`), such as those of
-            `ragsam import medsam`; or a run.
+        base: a name of `ragsam bases`; a SAM's own checkpoint (`.pth`, `.pt`); complete weights of this package
+            (`.safetensors`), such as those of `ragsam import medsam`; or a run.
 
     Raises:
         InputError: none of them, weights that answer no prompts, or a network that takes a stack of slices.
     """
-    path = Path(base)
+    path = base_file(base)
     if path.is_dir():
         sam, repeated = _of_run(path)
     elif path.suffix == ".safetensors":
         sam, repeated = _of_file(path)
     else:
-        sam, repeated = import_checkpoint("sam", path)[0], True
+        kind = "medsam" if str(base) == "medsam" else "sam"
+        sam, repeated = import_checkpoint(kind, path)[0], True
     if not sam.answers_prompts:
         raise InputError(f"--base {path.name}: answers no prompts; take SAM's own, or train with --set prompts=trained")
     if sam.stacked:

@@ -18,11 +18,13 @@ class Following:
 
     Attributes:
         margin: pixels by which the box around the mask is widened, so that the object may grow; None gives no box.
+        drafts: whether the mask's logits prompt the next slice too, beside the box.
         lowest_quality: a mask with a lower estimated intersection over union ends the object.
         least_overlap: share of the smaller of two neighbouring masks that lies in the other; less ends the object.
     """
 
     margin: float | None = 1.0
+    drafts: bool = True
     lowest_quality: float = 0.5
     least_overlap: float = 0.5
 
@@ -70,7 +72,7 @@ def _follow(answer: Answer, start: SliceMask, numbers: Sequence[int], following:
         box = None
         if following.margin is not None:
             box = mask_box(last.mask, following.margin)
-        found = answer(number, SlicePrompts(box=box, mask=last.logits))
+        found = answer(number, SlicePrompts(box=box, mask=last.logits if following.drafts else None))
         if has_ended(last, found, following):
             break
         masks[number] = found

@@ -17,6 +17,7 @@ from ragsam.errors import InputError
 from ragsam.io.documents import check_schema
 from ragsam.retrieval.bank_manifest import MANIFEST, read_manifest
 from ragsam.retrieval.descriptors import DESCRIPTORS
+from ragsam.runs.base import settled_base
 from ragsam.runs.options import OPTIONS
 from ragsam.runs.run import RunFolder, require_plain
 from ragsam.runs.settings import checked_options, read_options
@@ -112,10 +113,10 @@ def segment_values(
         path = str(Path(card).absolute())
     network = dict(_NETWORK)
     if base is not None:
-        base = Path(base).absolute()
+        base = settled_base(base)
         require_plain(base)
-        _compare(base, fit)
-        network |= {"_target_": "ragsam.prompting.prompted_vote.prompted_vote", "base": str(base)}
+        _compare(Path(base), fit)
+        network |= {"_target_": "ragsam.prompting.prompted_vote.prompted_vote", "base": base}
     return {
         "card": path,
         "bank": str(folder),
