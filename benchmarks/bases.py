@@ -43,7 +43,7 @@ STEPS_PER_EPOCH = 50
 COMMON = {"batch_size": 8, "retrieval": False, "fusion": None, "lora": None, "steps_per_epoch": STEPS_PER_EPOCH}
 SETS: dict[str, dict[str, Any]] = {
     "openkbp_hn": {"image_size": 64, "spacing_mm": [6.0, 6.0]},
-    "hippocampus": {"image_size": 64},
+    "hippocampus": {"image_size": 56},
 }
 #: Validation and test patients of each set.
 HELD_OUT = {"openkbp_hn": (2, 10), "hippocampus": (8, 20)}
