@@ -15,6 +15,7 @@ import torch
 from ragsam.console.library_warnings import told_once
 from ragsam.data.cards.load import load_card
 from ragsam.errors import InputError
+from ragsam.networks.bases import BASES
 from ragsam.networks.counting import count_parts
 from ragsam.networks.sam import build_sam
 from ragsam.networks.segmenter import Segmenter
@@ -50,7 +51,10 @@ def describe(
         raise InputError(f"--card: {folder.name} is for any data set, whose card gives the classes; name one")
     data = load_card(card if card is not None else run.card_path)
     text = run.text("train")
-    text = set_options(text, checked_options(text, options or {}))
+    values = checked_options(text, options or {})
+    if str(values.get("base")) in BASES:
+        values = BASES[values["base"]].options | values
+    text = set_options(text, values)
     given = network_options(text, data.num_classes)
     network = _counted(given)
     parts = [asdict(part) for part in count_parts(network, channels=input_channels(text))]

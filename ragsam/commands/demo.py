@@ -13,6 +13,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("demo", help="the whole main job, on made patients or given data")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"))
     parser.add_argument("--data", type=Path, metavar="DATALIST", help="data to use instead of phantoms")
+    parser.add_argument("--base", metavar="SAM", help="weights to tune: a name of `ragsam bases`, or a file")
     add_options(parser, "set an option of the training")
     parser.set_defaults(job=run, kept=kept)
 
@@ -21,7 +22,10 @@ def run(args: argparse.Namespace) -> None:
     """Run the demo, and say what came out."""
     from ragsam.api.demo import run_demo
 
-    result = run_demo(args.output, datalist=args.data, **chosen_options(args))
+    options = chosen_options(args)
+    if args.base:
+        options["base"] = args.base
+    result = run_demo(args.output, datalist=args.data, **options)
     for name, how in (("without", "with retrieval switched off"), ("with", "with retrieval")):
         say(f"mean Dice {how}: {result[name]['mean']:.4f} (n = {result[name]['n']} patients)")
     say(

@@ -11,6 +11,7 @@ from ragsam.errors import InputError
 from ragsam.networks.checkpoints import PER_MASK_PARTS
 from ragsam.networks.lora import lora_layers, merge_lora, unmerge_lora
 from ragsam.networks.published import samed_names
+from ragsam.networks.sam import BACKBONES
 from ragsam.networks.segmenter import Segmenter
 
 #: Tensors in a format's names, and lines on what was left out or has to be known.
@@ -65,7 +66,7 @@ def to_sam(network: Segmenter) -> Exported:
     elif network.mask_tokens is None:
         masks = network.num_classes + 1
         notes.append(f"masks: {masks} class tokens, background first, where SAM has 4 masks for prompts")
-    if network.image_size != 1024:
+    if network.image_size != 1024 and network.sam.image_encoder.family == "vit":
         notes.append(f"positions: for {network.image_size} pixels, where SAM's own builder takes 1024")
     return state, notes
 
@@ -74,6 +75,8 @@ def _samed_obstacles(about: dict[str, Any]) -> list[str]:
     """Return what SAMed's format has no place for, judged by what the network says of itself."""
     tuning = about["tuning"]
     obstacles = [f"{name}: the format has none" for name in _ADDED if name in tuning]
+    if BACKBONES[about["backbone"]].family != "vit":
+        obstacles.append(f"backbone {about['backbone']}: the format has SAM's own image encoders")
     if about["base_sha256"] is None or about["full_tuning"]:
         obstacles.append("the whole network was trained, and the format holds LoRA and decoder alone")
     if "lora" not in tuning:

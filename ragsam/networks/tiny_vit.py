@@ -129,7 +129,7 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(windows).unflatten(-1, (self.num_heads, 3, -1)).permute(3, 0, 2, 1, 4)
         query, key, value = qkv.unbind(0)  # [N, heads, tokens, C / heads] each
         bias = self.attention_biases[:, _distances(side).to(x.device)].to(query.dtype)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None].expand(len(query), -1, -1, -1))
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None])
         out = self.proj(out.transpose(1, 2).flatten(2))
         out = out.view(batch, down, across, side, side, width).transpose(2, 3).reshape(x.shape)
         return out[:, :rows, :columns]
