@@ -11,7 +11,7 @@ retrieval. Differences are paired by patient, a patient's score being the mean o
 
 The test patients are drawn from the training section of `ragsam prepare`: earlier comparisons were scored on its
 validation and test sections, which here validate and are labelled. One process on one core. Whatever is finished stands
-in the output folder and is not run again; a training that was stopped goes on. Tables are written after every trial.
+in the output folder and is not run again; a training that was stopped continues. Tables are written after every trial.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _shuffled(cases: Sequence[Case], seed: int) -> list[str]:
 
 
 def run_training(trial: dict[str, Any], datalist: Path) -> dict[str, Any]:
-    """Train a network on one core, or go on with it; return what it took and how validation went."""
+    """Train a network on one core, or continue with it; return what it took and how validation went."""
     run = Path(trial["run"])
     data = load_datalist(datalist)
     sections = sections_of(data, trial["patients"], trial["seed"])
@@ -135,7 +135,7 @@ def run_test(trial: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def bank_of(test: str, run: Path) -> Path | None:
-    """Make the bank of a test and return its folder; None where retrieval is off."""
+    """Make the bank of a test and return its folder; None if retrieval is off."""
     if test == "retrieval off":
         return None
     own, _, _ = index_run(run)

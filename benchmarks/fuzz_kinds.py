@@ -86,7 +86,7 @@ def linked_run(stock: Stock, folder: Path) -> Path:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file anew: what it was linked to stays."""
+    """Write a file again: what it was linked to stays."""
     path.unlink(missing_ok=True)
     path.write_bytes(data)
 

@@ -30,7 +30,7 @@ from ragsam.console.malloc import keep_freed_memory
 LINEAR = 1.15
 POINTS = Path(__file__).parent / "results" / "growth.json"
 MEASURES = ("seconds", "MB")
-#: What is less cannot be told from nothing: seconds, MB.
+#: Less than this cannot be distinguished from nothing: seconds, MB.
 TINY = 1e-3
 
 

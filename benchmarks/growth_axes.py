@@ -78,7 +78,7 @@ def spent(found: Costs, name: str) -> Iterator[None]:
     """Note what a block takes: processor seconds, and the process's peak above what was resident before."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: what came before does not count
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again: what came before does not count
     before, start = peak_mb(), time.process_time()
     yield
     found[name] = (time.process_time() - start, peak_mb() - before)

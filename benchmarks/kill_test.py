@@ -33,14 +33,14 @@ _LONGEST_S = 600.0
 
 
 def command(data: Path, run: Path) -> list[str]:
-    """Return the command that trains a run, or goes on with it."""
+    """Return the command that trains a run, or continues with it."""
     options = [f"--set={name}={value}" for name, value in KNOBS.items()]
     train = [sys.executable, "-m", "ragsam.cli", "train", "sam_lora", "--data", str(data), "--output", str(run)]
     return [*train, *options, "--resume"]
 
 
 def wait_for(moment: str, process: subprocess.Popen[str], run: Path, epoch_s: float, draw: random.Random) -> None:
-    """Wait for a moment to kill a process; it tells a line an epoch."""
+    """Wait for a moment to kill a process; it gives a line an epoch."""
     left = KNOBS["epochs"] - epochs_done(run)
     lines = draw.randint(moment == "validating or keeping", max(left - 1, 1))
     while lines and (line := process.stderr.readline()):
@@ -53,7 +53,7 @@ def wait_for(moment: str, process: subprocess.Popen[str], run: Path, epoch_s: fl
 
 
 def kill_once(moment: str, data: Path, run: Path, epoch_s: float, draw: random.Random) -> str | None:
-    """Start or resume a run and kill it; return what it had done, or None where it ended by itself."""
+    """Start or resume a run and kill it; return what it had done, or None if it ended by itself."""
     with subprocess.Popen(command(data, run), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         wait_for(moment, process, run, epoch_s, draw)
         ended = process.poll() is not None

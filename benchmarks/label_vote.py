@@ -146,7 +146,7 @@ def vote_dice(retriever: Retriever, queries: SliceDataset, card_name: str, encod
 
 
 def candidates(bank: Bank, *, encoder: bool) -> dict[str, Descriptor]:
-    """Return the descriptors to compare, by name; those that look at an encoder where there is one."""
+    """Return the descriptors to compare, by name; those that look at an encoder if there is one."""
     layer, own = learn_overlap(bank), DESCRIPTORS["centred"].describe
     found = {name: DESCRIPTORS[name] for name in ("thumbnail", "centred")}
     found["centred, no height"] = Descriptor(lambda *slices: without_height(own(*slices)), needs_embedding=False)

@@ -89,7 +89,7 @@ def centre(mask: Tensor) -> tuple[int, int]:
 
 
 def correcting_click(reference: Tensor, found: Tensor) -> SlicePoint | None:
-    """Return the oracle's click in the middle of the largest connected error of a slice; None where there is none."""
+    """Return the oracle's click in the middle of the largest connected error of a slice; None if there is none."""
     worst, size = None, 0
     for wrong, inside in ((reference & ~found, True), (found & ~reference, False)):
         pieces, count = ndimage.label(wrong.numpy())
@@ -166,7 +166,7 @@ def correct_slice(study: Study, organ: int, number: int, clicks: int) -> SliceMa
 
 
 def put(labels: Tensor, study: Study, organ: int, found: Mapping[int, SliceMask]) -> None:
-    """Put an organ in place of what it was in some slices of labels [H, W, D]."""
+    """Put an organ instead of what it was in some slices of labels [H, W, D]."""
     other = study.otherwise[organ]
     for number, one in found.items():
         plane = labels[..., number]

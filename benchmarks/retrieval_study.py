@@ -8,7 +8,7 @@ costs is measured once for each set, number of patients and network, by the proc
 with the bank of its training patients, with a bank grown to all patients (no further training), with retrieval switched
 off, with banks grown to fewer patients, with fewer neighbours, and with controls: the labels of its bank shuffled among
 slices, neighbours drawn at random, those that lie as high in the body, and those that an oracle finds (`oracle.py`).
-The neighbours' vote alone, without a network's opinion, stands beside them, and a third network that has as many
+The neighbours' vote alone, without a network's opinion, is beside them, and a third network that has as many
 parameters as the second and learns one vote for all slices in the neighbours' place. Test: whole volumes of other
 patients. Differences, to the first network and to the second one's own weights without retrieval, are paired by
 patient, a patient's score being the mean over seeds; the p-value is Wilcoxon's, of the former, corrected by Holm over a
@@ -145,7 +145,7 @@ def with_constant(network: Segmenter) -> Segmenter:
 def run_trial(trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, Any]:
     """Train and test one network in this process, on one core; without `epochs` only time its first ones."""
     torch.set_num_threads(1)
-    history.time = SimpleNamespace(monotonic=time.process_time)  # the log tells minutes of this process
+    history.time = SimpleNamespace(monotonic=time.process_time)  # the log gives minutes of this process
     data = load_datalist(datalist)
     sections = chosen(data, trial["patients"], trial["seed"], trial["test_patients"], trial.get("tests", ()))
     write_datalist(folder / "datalist.json", data.card, sections)

@@ -65,7 +65,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
 
 
 def trials(minutes: dict[str, float], seeds: list[int], context_seeds: list[int], base: Path) -> list[dict[str, Any]]:
-    """Return every trial: table, name, set, knobs, seed, minutes (which `minutes` gives by set)."""
+    """Return every trial: table, name, set, options, seed, minutes (which `minutes` gives by set)."""
     tuning, context = [], []
     for detail in (True, False):
         for name, knobs in TUNING.items():
@@ -85,7 +85,7 @@ def trials(minutes: dict[str, float], seeds: list[int], context_seeds: list[int]
 def run_trial(trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, Any]:
     """Time, train and test one network in this process, on one core."""
     torch.set_num_threads(1)
-    history.time = SimpleNamespace(monotonic=time.process_time)  # the log tells minutes of this process
+    history.time = SimpleNamespace(monotonic=time.process_time)  # the log gives minutes of this process
     network = UNET if "U-Net" in trial["name"] else {}
     overrides = dict(network)
     knobs = {**trial["knobs"], "seed": trial["seed"], "steps_per_epoch": STEPS_PER_EPOCH}

@@ -27,7 +27,7 @@ SLICES_A_PATIENT, WIDTH, WAVES, NEIGHBOURS = 250, 128, 6, 8
 
 
 def made_descriptors(patients: int, seed: int, anatomy_seed: int = 0) -> np.ndarray:
-    """Return unit descriptors [patients * 250, 130] of made patients, who share the anatomy of a seed."""
+    """Return unit descriptors [patients * 250, 130] of synthetic patients, who share the anatomy of a seed."""
     height = np.linspace(0, 1, SLICES_A_PATIENT, dtype=np.float32)
     waves = np.stack([np.cos(pi * wave * height) / (1 + wave) for wave in range(WAVES)], 1)  # [250, WAVES]
     spread = (1 / np.sqrt(1 + np.arange(WIDTH))).astype(np.float32)

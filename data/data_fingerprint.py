@@ -1,4 +1,4 @@
-"""The fingerprint of a data set: tells whether two runs saw the same volumes, without telling what is in them."""
+"""The fingerprint of a data set: says whether two runs saw the same volumes, without telling what is in them."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _CASE_KEYS = ("case", "patient", "image", "label", "annotated")
 class Case:
     """One volume: its name, its patient, absolute paths.
 
-    `annotated` is None where every organ of the card is. `label_map` leads from the label file's values to the
+    `annotated` is None if every organ of the card is. `label_map` leads from the label file's values to the
     card's; None: they are the same, and 0 is background always. A value that it does not name is a fault.
     `fill_nonfinite` is what NaN and infinite voxels of the image are read as; None refuses them.
     """
@@ -54,11 +54,11 @@ class Datalist:
 
     @property
     def label_map(self) -> Mapping[int, int] | None:
-        """The values of its label files to the card's; None where they are the same."""
+        """The values of its label files to the card's; None if they are the same."""
         return next((case.label_map for case in chain.from_iterable(self.sections.values())), None)
 
     def section(self, name: str) -> tuple[Case, ...]:
-        """Return the cases of a section; raises InputError where there is none of that name, or it is empty."""
+        """Return the cases of a section; raises InputError if there is not one of that name, or it is empty."""
         cases = self.sections.get(name, ())
         if not cases:
             filled = filter(self.sections.get, self.sections)
@@ -93,11 +93,11 @@ def _require_card(datalist: Datalist, card: Card) -> None:
     try:
         theirs = load_card(datalist.card)
     except InputError as error:
-        logger.warning("%s: whether it is of card %s cannot be told: %s", where, card.name, error)
+        logger.warning("%s: whether it belongs to card %s is unknown: %s", where, card.name, error)
         return
     if theirs.labels != card.labels:
         other = f"of card {theirs.name}, which has other labels than card {card.name}"
-        raise InputError(f"{where}: {other}; take data of its own card, or name the images themselves")
+        raise InputError(f"{where}: {other}; choose data of its card, or name the images")
     if (theirs.modality, theirs.window) != (card.modality, card.window):
         kinds = [f"{one.modality}, window {one.window and list(one.window)}" for one in (theirs, card)]
         told = "%s: warning: of card %s (%s), but read as of card %s (%s); are the images alike?"
@@ -203,7 +203,7 @@ def _parse_label_map(content: Any, where: str) -> dict[int, int] | None:
     if content is None:
         return None
     if not isinstance(content, Mapping):
-        raise InputError(f"{where}: label_map is {content!r}; it must lead from file values to the card's")
+        raise InputError(f"{where}: label_map is {content!r}; it must map file values to the card's")
     label_map = {}
     for raw, value in content.items():
         known = type(value) is int and value in range(256)
@@ -230,7 +230,7 @@ def _common(sections: Mapping[str, Sequence[Case]], key: str, where: str) -> Any
 
 def _parse_case(entry: Any, where: str, folder: Path, shared: Mapping[str, Any]) -> Case:
     if not isinstance(entry, Mapping):
-        raise InputError(f"{where}: {entry!r} is no case; a case is an object with case, patient, image and label")
+        raise InputError(f"{where}: {entry!r} is not a case; a case is an object with case, patient, image and label")
     name = entry.get("case")
     patient = entry.get("patient")
     _check_names(name, patient, where)
@@ -256,7 +256,7 @@ def _check_names(case: Any, patient: Any, where: str) -> None:
     if not isinstance(case, str) or not case.strip():
         raise InputError(f"{where}: case is {case!r}; give each case a name")
     if re.search(r"^\.|[/\\:]", case) or not case.isprintable():
-        raise InputError(f"{where}: case name {case!r} is no safe file name; leave out / \\ : and a leading dot")
+        raise InputError(f"{where}: case name {case!r} is not a safe file name; leave out / \\ : and a leading dot")
     if len(case.encode("utf-8", "replace")) > _LONGEST_NAME_BYTES:
         raise InputError(f"{where}: case name {case[:20]!r}... is over 200 bytes long; shorten it")
     if not isinstance(patient, str) or not patient.strip():

@@ -72,13 +72,13 @@ def write_sidecar(volume: Path, labels: Mapping[str, int], **about: Any) -> None
 
 
 def told_numbering(volume: Path, card: Card, raw: Mapping[int, int] | None) -> str | None:
-    """Return the numbering that the file beside a label volume tells; None for no file, or one of another volume.
+    """Return the numbering that the file beside a label volume gives; None for no file, or one of another volume.
 
     Args:
-        raw: the data set's values to the card's; None where they are the same.
+        raw: the data set's values to the card's; None if they are the same.
 
     Raises:
-        InputError: it tells organs of another card, or other numbers than the card has for them.
+        InputError: it gives organs of another card, or other numbers than the card has for them.
     """
     path = sidecar(volume)
     if not path.is_file():

@@ -27,7 +27,7 @@ KEY = "learnt"
 def pseudo_cases(
     path: str | os.PathLike[str] | None, datalist: str | os.PathLike[str], card: Card, slice_axis: int
 ) -> tuple[Case, ...]:
-    """Return the pseudo-labelled cases of a datalist; none where there is no datalist.
+    """Return the pseudo-labelled cases of a datalist; none if there is no datalist.
 
     Args:
         path: of their datalist.
@@ -111,7 +111,7 @@ def _learnt(case: Case) -> Mapping[str, Any]:
 def _range(pair: Any, slices: int, case: str, organ: str) -> tuple[int, int]:
     sound = isinstance(pair, list) and list(map(type, pair)) == [int, int]
     if not sound or not 0 <= pair[0] <= pair[1] < slices:
-        raise InputError(f"{case}: {KEY}: {organ}: {pair!r} is no first and last slice of the volume's {slices}")
+        raise InputError(f"{case}: {KEY}: {organ}: {pair!r} is not the first and last slice of the volume's {slices}")
     return pair[0], pair[1]
 
 

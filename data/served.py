@@ -23,7 +23,7 @@ def case_name(path: str | None) -> str | None:
 def as_cases(items: Sequence[Case | Mapping[str, Any]]) -> list[Case]:
     """Return cases as they are, and items {"image": path, "label": path} as cases named after their images.
 
-    Each such image is taken for a patient of its own, since nothing tells its patient.
+    Each such image is taken for a patient of its own, since nothing gives its patient.
     """
     cases = []
     for item in items:

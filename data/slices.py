@@ -36,7 +36,7 @@ from ragsam.transforms.slicing import (
     slice_windows,
 )
 
-#: Gives the votes [K + 1, S, S] of items, and is told of each whether it is the same whenever it comes.
+#: Returns the votes [K + 1, S, S] of items; the flags say of each whether it is the same whenever it comes.
 Vote = Callable[[Sequence[Mapping[str, Any]], Sequence[bool]], list[Tensor]]
 
 
@@ -137,7 +137,7 @@ class SliceDataset(Dataset, Randomizable):
         self._vote = vote
 
     def draw_copies(self, copies: FixedCopies) -> None:
-        """Draw one of a few altered copies of every slice from now on, in place of a new one.
+        """Draw one of a few altered copies of every slice from now on, instead of a new one.
 
         An item has the number of its copy as "copy", and is the same to the bit whenever that comes.
         """

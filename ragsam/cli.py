@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_parser(commands)
     for command in commands.choices.values():
         if command.get_default("kept") is None:
-            command.set_defaults(kept=lambda args: "no file is left half-written; to go on, run the command again")
+            command.set_defaults(kept=lambda args: "no file is left half-written; to continue, run the command again")
     return parser
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class InputError(ValueError):
-    """Bad input, told in one line: the case, the cause and the way out.
+    """Bad input, reported in one line: the case, the cause and the way out.
 
     The command line prints it to stderr without a traceback and exits with code 2.
     """

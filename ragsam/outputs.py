@@ -80,7 +80,7 @@ class Outputs:
                 with suppress(OSError):
                     folder.rmdir()
             return
-        with suppress(InputError):  # a full disk is told by whoever writes the outputs
+        with suppress(InputError):  # a full disk is reported by whoever writes the outputs
             self._note({name: sha256_file(self.folder / name) if name in there else _ABSENT for name in self.names})
 
     def _note(self, states: dict[str, str]) -> None:
@@ -122,7 +122,7 @@ def _refuse_foreign(folder: Path, names: Sequence[str]) -> None:
     if foreign:
         more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
         raise InputError(
-            f"{foreign[0]}{more}: there already, and not as ragsam wrote it; choose another --output, or replace it "
+            f"{foreign[0]}{more}: exists, and is not as ragsam wrote it; choose another --output, or replace it "
             "with --overwrite"
         )
 
@@ -134,11 +134,11 @@ def _refuse_read(folder: Path, names: Sequence[str], reads: Iterable[str | os.Pa
             taken |= _identities(Path(read))
     for path in (folder, *(folder / name for name in names)):
         if taken & _identities(path):
-            raise InputError(f"{path}: read by the same command, which never replaces it; choose another --output")
+            raise InputError(f"{path}: an input of the same command, which is never replaced; choose another --output")
 
 
 def _identities(path: Path) -> set[object]:
-    """Return by what a file is told apart: its names, without regard to case and accents' form, and its inode."""
+    """Return by what a file is distinguished: its names, without regard to case and accents' form, and its inode."""
     real = Path(os.path.realpath(path.parent)) / path.name
     found: set[object] = {unicodedata.normalize("NFC", str(name)).casefold() for name in (real, os.path.realpath(path))}
     with suppress(OSError):

@@ -68,9 +68,9 @@ def test_demo_replaces_an_older_demo_and_says_how_it_went(demo):
 
 def test_demo_refuses_a_folder_that_holds_something_else(study, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="holds something else than an older demo; choose another --output"):
+    with pytest.raises(InputError, match="holds something other than an earlier demo; choose another --output"):
         run_demo(tmp_path, datalist=study, **SHORT)
-    with pytest.raises(InputError, match="holds something else"):
+    with pytest.raises(InputError, match="holds something other"):
         run_demo(tmp_path / "thesis.txt", datalist=study, **SHORT)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
     assert files_below(tmp_path) == ["thesis.txt"]

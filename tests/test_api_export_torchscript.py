@@ -148,7 +148,7 @@ def test_onnx_that_is_not_installed_is_told(monkeypatch, run, tmp_path):
 
 def test_a_folder_that_holds_something_is_left_alone(run, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds something already; choose another output"):
+    with pytest.raises(InputError, match="is not empty; choose another output"):
         export_onnx(run, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -213,7 +213,7 @@ def test_without_a_base_the_network_stands_alone(place, study, tmp_path):
 @pytest.mark.parametrize(
     ("knobs", "words"),
     [
-        ({}, "--set start: samed.safetensors was made on other base weights; set `base` to the ones whose SHA-256"),
+        ({}, "--set start: samed.safetensors was made on different base weights; set `base` to the ones whose SHA-256"),
         ({"base": "other.pth"}, "--set start: samed.safetensors was made on other base weights"),
         (
             {"image_size": 64},
@@ -362,7 +362,7 @@ def test_bad_input_is_one_line_and_writes_nothing(place, refused, tmp_path):
         "btcv: the card has 13 organs, the checkpoint 2; give a card with the checkpoint's, in their order"
     )
     line = refused(*based, "--card", "hippocampus", "--run", place)
-    assert line == f"{place}: holds something already; choose another output, or remove it"
+    assert line == f"{place}: is not empty; choose another output, or remove it"
     assert files_below(tmp_path) == []
 
 
@@ -372,7 +372,7 @@ def test_a_run_on_another_base_is_refused(imported, place, refused, tmp_path):
     config = run / "configs" / "inference.yaml"
     config.write_text(config.read_text().replace(str(place / "sam.pth"), str(place / "other.pth")))
     volume = save_volume(tmp_path / "a.nii.gz", anatomy(1)[0], affine_of())
-    words = "model.safetensors: made on other base weights; set `base` to the ones it was trained on"
+    words = "model.safetensors: made on different base weights; set `base` to the ones it was trained on"
     assert refused("segment", run, volume, "--output", tmp_path / "out") == words
     assert refused("export", run, "--to", "samed", "--output", tmp_path / "a.pth") == words
     assert not (tmp_path / "out").exists()
@@ -387,7 +387,7 @@ def test_a_run_on_another_base_is_refused(imported, place, refused, tmp_path):
         (lambda path: None, "no such weights file; check the path"),
         (
             lambda path: safetensors.torch.save_file({"a": torch.ones(1)}, path, {"backbone": '"vit_tiny"'}),
-            "says nothing of image_size; make it anew with this version",
+            "says nothing of image_size; make it again with this version",
         ),
     ],
 )

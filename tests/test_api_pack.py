@@ -193,7 +193,7 @@ def test_files_that_no_run_has_are_neither_packed_nor_unpacked(tiny, tmp_path, c
     assert main(["pack", str(tiny), "--output", str(tmp_path / "p.zip")]) == 0
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
     assert told == [
-        f"left out: {name}, which is no part of a run" for name in ("configs/inference.json", "docs/page.html")
+        f"left out: {name}, which is not part of a run" for name in ("configs/inference.json", "docs/page.html")
     ]
     assert sorted(contents(tmp_path / "p.zip")) == sorted(
         ["LICENSE", "docs/README.md", "models/model.safetensors", "configs/metadata.json", "configs/logging.conf"]
@@ -412,7 +412,7 @@ def test_a_damaged_archive_is_refused_or_gives_what_was_packed(small_archive, pl
 
 def test_a_folder_that_holds_something_is_not_touched(small_archive, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds something already"):
+    with pytest.raises(InputError, match="is not empty"):
         unpack_run(small_archive, tmp_path)
     assert files_below(tmp_path) == ["mine.txt"]
     (tmp_path / "empty").mkdir()

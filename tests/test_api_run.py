@@ -192,7 +192,7 @@ def test_clicks_and_boxes_are_answered_as_the_command_answers_a_file_of_prompts(
     assert refined.values == {"anterior": 1, "posterior": 2}
     with pytest.raises(InputError, match="cyst has two boxes"):
         loaded.segment(case.image, prompts=[*prompts, prompts[-1]])
-    with pytest.raises(InputError, match="refine begins with the automatic result of an organ"):
+    with pytest.raises(InputError, match="refine starts from the automatic result of an organ"):
         loaded.segment(case.image, prompts=prompts, refine=True)
 
 

@@ -68,7 +68,7 @@ def test_odd_images_are_told_and_the_others_segmented(run, study, tmp_path, capl
     with pytest.raises(InputError, match=r"\(4 more at fault, 2 segmented\)"):
         ragsam.segment(run, [folder, datalist], tmp_path / "out", retrieval=False)
     assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["listed.nii.gz", "sound.nii.gz"]
-    assert "images: 3 files of the folder are no volumes; left out" in caplog.messages  # .mgz, .img and .hdr
+    assert "images: 3 files of the folder are not volumes; skipped" in caplog.messages  # .mgz, .img and .hdr
     for image in ("unit.nii.gz", "long.nii", "caf\udce9.nii.gz"):
         with pytest.raises(InputError, match=r"unit 5, unknown to NIfTI|a side above 32767|is not UTF-8"):
             read_volume_checked(folder / image, "c1")

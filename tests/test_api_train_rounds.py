@@ -171,5 +171,7 @@ def test_slices_that_are_learnt_from_are_written_as_ranges_and_read_back():
     mask[:, 0] = True  # background always is
     assert learnt_classes(case, CARD, 6).tolist() == mask.tolist()
     assert learnt_classes(Case("a", "p", "a.nii.gz"), CARD, 2).all()
-    with pytest.raises(InputError, match=r"a: learnt: anterior: \[4, 4\] is no first and last slice of the volume's 4"):
+    with pytest.raises(
+        InputError, match=r"a: learnt: anterior: \[4, 4\] is not the first and last slice of the volume's 4"
+    ):
         learnt_classes(case, CARD, 4)

@@ -256,7 +256,7 @@ def test_output_that_holds_something_is_refused_and_untouched(run, study, tmp_pa
     assert {name: (run / name).stat().st_mtime_ns for name in files_below(run)} == before
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds something already"):
+    with pytest.raises(InputError, match="is not empty"):
         make_run("sam_lora", study, tmp_path / "notes")
     assert files_below(tmp_path / "notes") == ["mine.txt"]
 

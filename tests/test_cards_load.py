@@ -227,7 +227,7 @@ def test_a_card_of_ones_own_is_loaded_by_path(tmp_path):
         (organ(colour="red"), "colour of left_lung"),
         (organ(tolerance_mm=0), "must be above 0"),
         (organ(tolerance="3"), "unknown key tolerance"),
-        (changed(left_right=[["left_lung", "liver"]]), "liver, which is no organ"),
+        (changed(left_right=[["left_lung", "liver"]]), "liver, which is not an organ"),
         (changed(left_right=[["left_lung", "left_lung"]]), "twice"),
         (changed(left_right=["left_lung"]), "list of pairs"),
         (changed(patient_rule={"pattern": "a"}), "patient_rule: missing note"),
@@ -237,7 +237,7 @@ def test_a_card_of_ones_own_is_loaded_by_path(tmp_path):
         (changed(patient_rule={"note": "n", "column": "c", "files_per_patient": 2}), "belong together"),
         (changed(patient_rule={"note": "n", "case_is_patient": "yes"}), "case_is_patient is 'yes'"),
         (changed(patient_rule={"note": "n", "column": 3}), "column is 3"),
-        (changed(patient_rule={"pattern": "(", "files_per_patient": 2, "note": "n"}), "no regular expression"),
+        (changed(patient_rule={"pattern": "(", "files_per_patient": 2, "note": "n"}), "not a regular expression"),
         (changed(patient_rule={"pattern": "a", "files_per_patient": 2, "note": "n"}), "one group"),
         (changed(patient_rule={"pattern": r"a(\d+)", "files_per_patient": 0, "note": "n"}), "above 0"),
         (organ(raw=3), "raw of left_lung is 3; it must be a list of whole numbers above 0"),
@@ -300,7 +300,7 @@ def test_only_what_has_no_sensible_default_is_required():
 
 
 def test_unknown_names_and_broken_files_are_refused(tmp_path):
-    with pytest.raises(InputError, match="no such card; take one of btcv, flare22, flare8, hippocampus"):
+    with pytest.raises(InputError, match="no such card; choose one of btcv, flare22, flare8, hippocampus"):
         load_card("flare23")
     with pytest.raises(InputError, match="no such file; check the path"):
         load_card(tmp_path / "none.yaml")

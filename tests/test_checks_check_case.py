@@ -99,7 +99,7 @@ def test_missing_empty_and_foreign_files(case):
     case.image.write_bytes(b"not a volume at all" * 40)
     assert "not packed by gzip" in only_fault(case)
     case.image.write_bytes(gzip.compress(b"not a volume at all" * 40))
-    assert "no volume that can be read" in only_fault(case)
+    assert "cannot be read as a volume" in only_fault(case)
     case.image.unlink()
     assert "no such file" in only_fault(case)
     case.image.mkdir()
@@ -208,7 +208,7 @@ def test_labels_stored_as_float_are_accepted_near_whole_numbers(case):
     assert check_case(case, CARD) == []
     label[0, 0, 0] = 1.002
     save(case.label, label)
-    assert "1 label voxels are no whole numbers (such as 1)" in only_fault(case)
+    assert "1 label voxels are not whole numbers (such as 1)" in only_fault(case)
 
 
 def test_a_scale_slope_is_applied(case, tmp_path):
@@ -223,7 +223,7 @@ def test_a_scale_slope_is_applied(case, tmp_path):
     assert check_case(Case("c1", "p1", case.image, plain), CARD) == []
     raw[112:120] = np.array([0.3, 0], "<f4").tobytes()
     plain.write_bytes(bytes(raw))
-    assert "no whole numbers" in only_fault(Case("c1", "p1", case.image, plain))
+    assert "not whole numbers" in only_fault(Case("c1", "p1", case.image, plain))
 
 
 def test_unknown_label_values_are_listed(case):
@@ -247,7 +247,7 @@ def test_affine_mismatch(case, share, sound):
     if sound:
         assert check_case(case, CARD) == []
     else:
-        assert "the label is not on the image's grid, it lies up to" in only_fault(case)
+        assert "the label is not on the image's grid, it is up to" in only_fault(case)
 
 
 def test_label_stored_with_its_axes_in_another_order_is_sound_and_said_once(case):
@@ -257,7 +257,7 @@ def test_label_stored_with_its_axes_in_another_order_is_sound_and_said_once(case
     assert nibabel.load(case.label).shape == (5, 6, 4)
     check = examine_case(case, CARD)
     assert check.faults == ()
-    assert check.warnings == ("c1: the label's axes are in another order than the image's; it is turned to them",)
+    assert check.warnings == ("c1: the label's axes are ordered differently from the image's; it is reoriented",)
 
 
 def broken_affine(**entries):

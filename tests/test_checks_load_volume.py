@@ -55,7 +55,7 @@ def test_faults_are_raised_and_noted_by_case(tmp_path):
     dataset = VolumeDataset([Case("a", "a", path)], preprocessing(keys=["image"]))
     with pytest.raises(InputError, match="a: 1 voxels are NaN or infinite"):
         dataset[0]
-    assert dataset.faults == {"a": "a: 1 voxels are NaN or infinite; export the volume anew, or let the datalist fill "
+    assert dataset.faults == {"a": "a: 1 voxels are NaN or infinite; export the volume again, or let the datalist fill "
                                    "them (fill_nonfinite)"}  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def test_an_organ_unlike_the_others_is_a_note(tmp_path):
     found = survey(Datalist("hippocampus", tmp_path / "d.json", {"training": tuple(cases)}), CARD)
     assert found["faults"] == []
     usual = "the others' usual 0.0165 to 0.0233 ml"
-    assert found["notes"] == [f"c4: anterior has 0.154 ml, outside {usual}; look at its label"]
+    assert found["notes"] == [f"c4: anterior has 0.154 ml, outside {usual}; check its label"]
     assert [case["outliers"] for case in found["cases"]] == [["anterior"] if i == 4 else [] for i in range(9)]
 
 
@@ -174,7 +174,9 @@ def test_a_label_map_leads_to_the_cards_values(tmp_path):
     label[0, 0, 0] = 1
     save(case.label, label)
     found = survey(Datalist("hippocampus", tmp_path / "d.json", {"training": (case,)}), CARD)
-    assert found["faults"] == ["c: label 1 is not on card hippocampus (0-2) by label_map; map it or take another card"]
+    assert found["faults"] == [
+        "c: label 1 is not on card hippocampus (0-2) by label_map; map it or choose another card"
+    ]
 
 
 def test_filling_is_told_with_the_count_and_kept_in_the_datalist(tmp_path):

@@ -240,7 +240,7 @@ def _other_label(content, folder):
     label = anatomy(0)[1]
     label[3, 4, 2], label[5, 5, 5] = 7, 9
     first(content)["label"] = str(save_volume(folder / "label.nii.gz", label, affine_of()))
-    return "case-tr0: label 7, 9 is not on card hippocampus (0-2); map it or take another card"
+    return "case-tr0: label 7, 9 is not on card hippocampus (0-2); map it or choose another card"
 
 
 def _other_shape(content, folder):
@@ -254,7 +254,7 @@ def _other_shape(content, folder):
 def _other_place(content, folder):
     label = save_volume(folder / "label.nii.gz", anatomy(0)[1], affine_of(origin=(0, 0, 0)))
     first(content)["label"] = str(label)
-    return "case-tr0: the label is not on the image's grid, it lies up to 24.4 mm away; export it on that"
+    return "case-tr0: the label is not on the image's grid, it is up to 24.4 mm away; export it on that"
 
 
 def _no_patient(content, folder):
@@ -272,7 +272,7 @@ def _two_sections(content, folder):
 
 def _no_card(content, folder):
     content["card"] = "liver"
-    return f"'liver': no such card; take one of {', '.join(list_cards())}, or the path of a card's .yaml file"
+    return f"'liver': no such card; choose one of {', '.join(list_cards())}, or the path of a card's .yaml file"
 
 
 def _no_validation(content, folder):
@@ -289,7 +289,7 @@ def _not_finite(content, folder):
     image = anatomy(0)[0].astype(np.float32)
     image[0, 0, :3] = np.nan
     first(content)["image"] = str(save_volume(folder / "image.nii.gz", image, affine_of()))
-    way = "export the volume anew, or let the datalist fill them (fill_nonfinite)"
+    way = "export the volume again, or let the datalist fill them (fill_nonfinite)"
     return f"case-tr0: 3 voxels are NaN or infinite; {way}"
 
 
@@ -344,10 +344,10 @@ def test_bad_places_are_one_line(run, study, refused, tmp_path):
     line = refused("train", "sam_lora", "--data", tmp_path / "broken.json", "--output", tmp_path / "run")
     assert line.startswith(f"{tmp_path}/broken.json: not valid JSON")
     assert refused("train", "sam_lora", *datalist, "--output", run) == (
-        f"{run}: is a run already; choose another output, or remove it, or go on with its training by --resume"
+        f"{run}: is a run already; choose another output, or remove it, or resume its training with --resume"
     )
     (tmp_path / "file").write_text("")
-    assert "holds something already" in refused("train", "sam_lora", *datalist, "--output", tmp_path / "file")
+    assert "is not empty" in refused("train", "sam_lora", *datalist, "--output", tmp_path / "file")
     assert "cannot be written" in refused("train", "sam_lora", *datalist, "--output", tmp_path / "file" / "run")
     line = refused("train", "sam_lora", *datalist, "--output", tmp_path / "run #2")
     assert line == f"{tmp_path}/run #2: MONAI's configs take # for a separator; choose a folder without one"
@@ -361,7 +361,7 @@ def test_bad_places_are_one_line(run, study, refused, tmp_path):
 def test_demo_over_something_else_is_one_line(study, refused, tmp_path):
     (tmp_path / "mine.txt").write_text("")
     line = refused("demo", "--output", tmp_path, "--data", study)
-    assert line == f"{tmp_path}: holds something else than an older demo; choose another --output"
+    assert line == f"{tmp_path}: holds something other than an earlier demo; choose another --output"
 
 
 def test_prepare_of_a_wrong_folder_is_one_line(refused, tmp_path):
@@ -404,7 +404,7 @@ def _picture(folder):
 
 def _text(folder):
     (folder / "notes.nii").write_text("not a volume\n" * 99)
-    return folder / "notes.nii", "notes: the file is no volume that can be read; convert it to NIfTI"
+    return folder / "notes.nii", "notes: the file cannot be read as a volume; convert it to NIfTI"
 
 
 def _empty(folder):
@@ -460,7 +460,7 @@ def test_segment_with_a_damaged_bank_is_one_line(run, study, refused, tmp_path):
     (labels,) = bank.glob("labels-*")
     labels.write_bytes(labels.read_bytes()[:-1])
     line = refused("segment", run, study, "--bank", bank, "--output", tmp_path / "out")
-    assert line == "bank bank: labels is missing or damaged; make it anew with `ragsam index`"
+    assert line == "bank bank: labels is missing or damaged; make it again with `ragsam index`"
     assert not (tmp_path / "out").exists()
 
 

@@ -55,7 +55,7 @@ def test_a_sound_study_is_exit_code_0_with_another_card_too(study, capsys, tmp_p
     [
         (["none.json"], "{cwd}/none.json: no such file; check the path"),
         (["{study}", "--card", "spine"], "'spine': no such card"),
-        (["{study}", "--jobs", "0"], "--jobs 0: no such number of processes; take 1 or more"),
+        (["{study}", "--jobs", "0"], "--jobs 0: not a number of processes; give 1 or more"),
     ],
 )
 def test_what_cannot_be_checked_at_all_is_one_line(arguments, line, study, capsys, tmp_path, monkeypatch):

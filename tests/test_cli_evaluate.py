@@ -56,7 +56,7 @@ def test_every_fault_is_named_and_the_rest_is_evaluated(folders, capsys):
         "broken (reference): ": "the file is empty",
         "cut: ": "the prediction is not on the reference's grid, its shape is (10, 8, 5)",
         "missing: ": "no prediction",
-        "moved: ": "the prediction is not on the reference's grid, it lies up to 0.5 mm away",
+        "moved: ": "the prediction is not on the reference's grid, it is up to 0.5 mm away",
         "unknown (prediction): ": "label 9 is not on card hippocampus (0-2)",
         "unreadable (prediction): ": "damaged",
     }
@@ -112,7 +112,7 @@ def test_a_protocol_is_chosen_and_its_caveat_told(folders, capsys, protocol, met
     ("options", "message"),
     [
         (["--protocol", "flare99"], "flare99: no such protocol; choose one of clinical, btcv, flare22"),
-        (["--protocol", "flare22"], "flare22 is not for card hippocampus: anterior is none of its organs"),
+        (["--protocol", "flare22"], "flare22 is not for card hippocampus: anterior is not one of its organs"),
         (["--jobs", "0"], "--jobs 0: no such number of processes"),
     ],
 )

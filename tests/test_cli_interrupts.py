@@ -62,10 +62,10 @@ def test_training_keeps_finished_epochs(interrupted, run, study, tmp_path):
     for name, value in KNOBS.items():
         command += ["--set", f"{name}={value}"]
     line = interrupted(Interrupting("train", 3), *command)
-    assert line == "no epoch was finished, nothing is kept; to go on, run the command again"
+    assert line == "no epoch was finished, nothing is kept; to continue, run the command again"
     assert files_below(tmp_path) == []
     line = interrupted(Interrupting("train", 13, signal.SIGTERM), *command, code=143)
-    assert line.endswith("run keeps the epochs finished; to go on after them, add --resume to the command")
+    assert line.endswith("run keeps the epochs finished; to continue after them, add --resume to the command")
     assert main([*map(str, command), "--resume"]) == 0
     found, whole = (load_file(folder / "models" / "model.safetensors") for folder in (tmp_path / "run", run))
     assert found.keys() == whole.keys()
@@ -87,7 +87,7 @@ def test_indexing_goes_on_after_finished_volumes(interrupted, own_run, tmp_path,
 def test_segmenting_keeps_finished_label_volumes(interrupted, run, study, segmented, tmp_path):
     command = ["segment", run, study, "--output", tmp_path / "out"]
     line = interrupted(Interrupting("segment", 2), *command)
-    assert line.startswith(f"label volumes that were finished are kept in {tmp_path / 'out'}; to go on, ")
+    assert line.startswith(f"label volumes that were finished are kept in {tmp_path / 'out'}; to continue, ")
     for thread in threading.enumerate():  # what is being written is finished, as before a process ends
         if thread.name.startswith("volume-writer"):
             thread.join()
@@ -102,7 +102,7 @@ def test_segmenting_keeps_finished_label_volumes(interrupted, run, study, segmen
 def test_evaluating_and_its_processes_end(interrupted, study, segmented, tmp_path, number, code):
     command = ["evaluate", "--reference", study, "--prediction", segmented, "--output", tmp_path / "out", "--jobs", "2"]
     line = interrupted(Interrupting("evaluate", 1, number), *command, code=code)
-    assert line == "no file is left half-written; to go on, run the command again"
+    assert line == "no file is left half-written; to continue, run the command again"
     assert multiprocessing.active_children() == []
     assert files_below(tmp_path) == []
     assert main([*map(str, command)]) == 0

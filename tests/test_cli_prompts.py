@@ -107,7 +107,7 @@ def test_a_box_that_is_not_followed_beyond_its_slice_says_so(answering, study, t
     assert ask(tmp_path, {"case-te-flipped": [asked]}, answering, [image]) == 0
     assert "propagation" not in caplog.text
     assert ask(tmp_path, {"case-te-flipped": [{**asked, "propagate": True}]}, answering, [image]) == 0
-    told = f"case-te-flipped: {LEFT}: propagation ended where it began, at k {k}: in the next the object is empty, "
+    told = f"case-te-flipped: {LEFT}: propagation ended where it started, at k {k}: in the next the object is empty, "
     assert told + "elsewhere or of low quality; prompt more slices" in caplog.messages
 
 
@@ -180,7 +180,7 @@ POINT = {"i": 3, "j": 4, "k": 2}
 @pytest.mark.parametrize(
     ("prompts", "words"),
     [
-        ({"case-te-ras": [{"organ": "liver", "points": [POINT]}]}, "liver is no organ of the card hippocampus"),
+        ({"case-te-ras": [{"organ": "liver", "points": [POINT]}]}, "liver is not an organ of the card hippocampus"),
         (
             {"case-te-ras": [{"organ": LEFT, "points": [{**POINT, "k": 6}]}]},
             f"case-te-ras: {LEFT}: point: (i 3, j 4, k 6) is outside the volume, whose k runs from 0 to 5",

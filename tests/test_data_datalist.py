@@ -69,7 +69,7 @@ def test_the_same_patient_may_have_two_cases_in_one_section(tmp_path):
         ({"training": [entry()]}, "no card"),
         ({"card": "btcv"}, "no section"),
         ({"card": "btcv", "training": {}}, "must be a list of cases"),
-        ({"card": "btcv", "training": ["a.nii"]}, "is no case"),
+        ({"card": "btcv", "training": ["a.nii"]}, "is not a case"),
         ({"card": "btcv", "training": [{"patient": "1", "image": "a"}]}, "training[0]: case is None"),
         ({"card": "btcv", "training": [{"case": "a", "image": "a"}]}, "a: patient is None"),
         ({"card": "btcv", "training": [entry(patient="")]}, "a: patient is ''"),

@@ -158,7 +158,7 @@ def test_a_prediction_stored_with_its_axes_in_another_order_is_turned(pair, capl
     assert [organ["dice"] for organ in found["cases"][0]["organs"].values()] == [0.5, 0.0]
     assert found["cases"][0]["organs"]["liver"]["hd95_mm"] == 1.0
     assert found["faults"] == []
-    assert caplog.text.count("its axes are in another order than the reference's") == 1
+    assert caplog.text.count("its axes are ordered differently from the reference's") == 1
 
 
 def test_an_organ_in_no_reference_is_left_out_and_named(pair):
@@ -198,7 +198,7 @@ def test_another_geometry_is_a_fault_not_a_resampling(pair, tmp_path):
     _save(shifted.prediction, _labels(), moved)
     found = evaluate_cases([shifted, cut], CARD)
     assert [c["organs"]["liver"]["status"] for c in found["cases"]] == ["missed", "missed"]
-    assert "it lies up to 0.021 mm away" in found["faults"][0]
+    assert "it is up to 0.021 mm away" in found["faults"][0]
     assert "(8, 8, 3)" in found["faults"][1]
     moved[0, 3] = 0.019
     _save(shifted.prediction, _labels(), moved)
@@ -212,7 +212,7 @@ def test_labels_as_floats_near_whole_numbers_are_taken(pair):
     assert found["cases"][0]["organs"]["liver"]["dice"] == 1.0
     assert found["cases"][1]["organs"]["liver"]["status"] == "missed"
     assert found["faults"] == [
-        "c2 (prediction): 256 labels are no whole numbers; save them as integers; scored as missed"
+        "c2 (prediction): 256 labels are not whole numbers; save them as integers; scored as missed"
     ]
 
 
@@ -451,7 +451,7 @@ def test_runs_that_cannot_be_compared_are_refused(pair):
     other_case = evaluate_cases([pair(_labels(), _labels(), "c9")], CARD)
     for other, message in [
         (run | {"card": "btcv"}, "card differs"),
-        (other_patient, "another patient"),
+        (other_patient, "a different patient"),
         (other_case, "share no case"),
     ]:
         with pytest.raises(InputError, match=message):

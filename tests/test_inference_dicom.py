@@ -272,7 +272,7 @@ def test_dicom_options_need_dicom(run, tmp_path, refused):
     line = refused("segment", run, tmp_path / "scan", path, "--output", tmp_path / "out", "--dicom-seg")
     assert line == "a: --dicom-seg needs a DICOM folder; leave it out for other files"
     line = refused("segment", run, path, "--output", tmp_path / "out", "--series", "1.2.3")
-    assert line == "--series: none of the inputs is a DICOM folder; leave it out"
+    assert line == "--series: no input is a DICOM folder; leave it out"
     assert not (tmp_path / "out").exists()
 
 

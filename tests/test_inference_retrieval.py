@@ -205,7 +205,7 @@ def test_a_damaged_bank_is_refused(run, study, tmp_path, stem):
 def test_a_bank_made_for_something_else_is_refused(run, study, tmp_path):
     other = train_run("sam_lora", study, tmp_path / "other", {**SHORT, "image_size": 48, "neighbours": 2})
     index_run(other)
-    with pytest.raises(InputError, match=r"bank bank: made for another image_size \(48, not 32\); make it anew"):
+    with pytest.raises(InputError, match=r"bank bank: made for a different image_size \(48, not 32\); make it anew"):
         segment_with_run(run, [study], tmp_path / "out", bank=other / "bank")
     assert files_below(tmp_path / "out") == []
     segment_with_run(other, [study], tmp_path / "out")
@@ -219,7 +219,7 @@ def test_a_bank_of_embeddings_belongs_to_its_encoder(study, tmp_path):
         index_run(run)
     segment_with_run(ours, [study], tmp_path / "out")
     assert trace_of(tmp_path / "out")["bank"]["slices"] == 30
-    with pytest.raises(InputError, match="bank bank: made for another encoder"):
+    with pytest.raises(InputError, match="bank bank: made for a different encoder"):
         segment_with_run(ours, [study], tmp_path / "refused", bank=theirs / "bank")
     assert files_below(tmp_path / "refused") == []
 

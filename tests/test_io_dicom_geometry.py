@@ -64,9 +64,9 @@ def test_a_single_slice_of_unknown_thickness_is_refused(thickness):
 
 
 def test_doubled_slices_are_refused():
-    assert "1 of 4 slices lie where another one does" in refused([(0, 0, z) for z in (0, 2, 2, 4)])
+    assert "1 of 4 slices are at the position of another slice" in refused([(0, 0, z) for z in (0, 2, 2, 4)])
     phases = [(0, 0, z) for z in (0, 2, 4) for _ in range(2)]
-    assert "3 of 6 slices lie where another one does" in refused(phases)
+    assert "3 of 6 slices are at the position of another slice" in refused(phases)
 
 
 def test_missing_slices_are_counted():

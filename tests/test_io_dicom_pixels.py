@@ -228,11 +228,11 @@ FAULTS = {
     samples_of_nought: "several channels (colour), or none",
     no_photometric: "PhotometricInterpretation is not MONOCHROME1 or MONOCHROME2",
     palette: "PhotometricInterpretation is not MONOCHROME1 or MONOCHROME2",
-    nan_intercept: "RescaleSlope or RescaleIntercept is no finite number",
-    empty_intercept: "RescaleSlope or RescaleIntercept is no finite number",
-    infinite_slope: "RescaleSlope or RescaleIntercept is no finite number",
+    nan_intercept: "RescaleSlope or RescaleIntercept is not a finite number",
+    empty_intercept: "RescaleSlope or RescaleIntercept is not a finite number",
+    infinite_slope: "RescaleSlope or RescaleIntercept is not a finite number",
     half_rescaled: "RescaleSlope or RescaleIntercept is missing beside the other",
-    unknown_syntax: "a transfer syntax that is not read",
+    unknown_syntax: "a transfer syntax that ragsam does not read",
     native_in_fragments: "PixelData has 22 bytes, 18 x 16 of 16 bits need 576",
 }
 
@@ -416,7 +416,7 @@ def test_a_malformed_thickness_is_told_where_positions_decide(folder, volume, ca
 
     write_series(folder, volume, edit=edit)
     image = read_volume_checked(folder, "c1")
-    assert caplog.messages == ["c1: SliceThickness is no number; the series is read without it"]
+    assert caplog.messages == ["c1: SliceThickness is not a number; the series is read without it"]
     assert image.affine[2, 2] == 1
     np.testing.assert_array_equal(voxels(image), volume)
 
@@ -442,7 +442,7 @@ def test_values_that_nothing_uses_may_be_malformed(folder, volume, caplog, recwa
     recwarn.clear()
     caplog.clear()
     np.testing.assert_array_equal(voxels(read_volume_checked(folder, "c1")), volume)
-    assert caplog.messages == ["c1: NumberOfFrames is no number; the series is read without it"]
+    assert caplog.messages == ["c1: NumberOfFrames is not a number; the series is read without it"]
     assert list(recwarn) == []
 
 

@@ -348,7 +348,7 @@ def cut_before_the_size(folder, volume):
 
 FAULTS = {
     drop_second: "1 slices are missing (they are 1 mm apart, with a gap of 2 mm)",
-    double_second: "1 of 5 slices lie where another one does",
+    double_second: "1 of 5 slices are at the position of another slice",
     push_last: "slices are unevenly spaced (1 to 1.6 mm)",
     tilt: "gantry tilt of 11.3 degrees",
     turn_first: "slices of several orientations in one series (3 of 4 unlike the first)",

@@ -48,7 +48,7 @@ def test_a_wrong_field_is_named_by_its_place(tmp_path, content, line):
     path.write_text(json.dumps(content))
     with pytest.raises(InputError) as caught:
         read_json(path, SCHEMA)
-    assert str(caught.value) == f"{path}: {line}; mend or remake the file"
+    assert str(caught.value) == f"{path}: {line}; repair the file or make it again"
 
 
 def test_what_keeps_the_schema_is_read_as_it_is(tmp_path):
@@ -62,14 +62,14 @@ def test_what_keeps_the_schema_is_read_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ('{"a": NaN}', "not valid JSON (NaN is no number of JSON's)"),
-        ('{"a": [1, -Infinity]}', "not valid JSON (-Infinity is no number"),
+        ('{"a": NaN}', "not valid JSON (NaN is not a JSON number)"),
+        ('{"a": [1, -Infinity]}', "not valid JSON (-Infinity is not a JSON number"),
         ('{"a": [0, 1e999]}', "a[1]: a number that is too large or none"),
         (f'{{"a": {10**30}}}', "a: a number that is too large"),
         (f'{{"a": {"9" * 5000}}}', "not valid JSON (Exceeds the limit"),
         ('{"a": {"b": "\\ud800"}}', "a.b: a text with half a character"),
         ('{"\\udc00": 1}', "\\udc00: a text with half a character"),
-        ('{"a": 1, "b": 2, "a": 3}', "not valid JSON ('a' stands twice)"),
+        ('{"a": 1, "b": 2, "a": 3}', "not valid JSON ('a' occurs twice)"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 60 + "1" + "}" * 60, f"{'.'.join('a' * 50)}: nested more than 50 deep"),
         ("", "not valid JSON (Expecting value"),
@@ -102,7 +102,7 @@ def test_dates_of_yaml_are_texts():
     [
         ("a: .nan", "a: a number that is too large or none"),
         ("a: [.inf]", "a[0]: a number that is too large or none"),
-        ("a: 1\nb: 2\na: 3", "not valid YAML ('a' stands twice, line 1 and below)"),
+        ("a: 1\nb: 2\na: 3", "not valid YAML ('a' occurs twice, line 1 and below)"),
         ("a: &x [1]\nb: *x", "not valid YAML (an alias in line 2: write it out)"),
         ("a: &x [*x]", "not valid YAML (an alias in line 1"),
         ("[" * 10_000, "nested too deeply"),

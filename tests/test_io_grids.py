@@ -32,12 +32,12 @@ def test_a_small_share_of_a_voxel_is_no_difference_and_more_is():
         if same:
             assert turn_onto(Grid((2, 3, 4), moved), target).is_none
             continue
-        with pytest.raises(OtherGridError, match=r"it lies up to 0\.041 mm away"):
+        with pytest.raises(OtherGridError, match=r"it is up to 0\.041 mm away"):
             turn_onto(Grid((2, 3, 4), moved), target)
     stretched = AFFINE.copy()
     stretched[2, 2] += 0.01  # 0.03 mm at the fourth slice, 3 mm at the 301st
     assert turn_onto(Grid((2, 3, 4), stretched), target).is_none
-    with pytest.raises(OtherGridError, match="it lies up to 3 mm away"):
+    with pytest.raises(OtherGridError, match="it is up to 3 mm away"):
         turn_onto(Grid((2, 3, 301), stretched), Grid((2, 3, 301), AFFINE))
 
 

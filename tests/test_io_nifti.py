@@ -70,7 +70,7 @@ def test_every_flipped_bit_of_the_voxels_is_found_whatever_the_file_is_called(tm
         damaged[at] ^= 4
         path = tmp_path / name
         path.write_bytes(damaged)
-        assert "copy it again" in refused(path) or "export the volume anew" in refused(path)
+        assert "copy it again" in refused(path) or "export the volume again" in refused(path)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -157,9 +157,9 @@ def test_what_others_make_of_a_header_is_what_is_read(tmp_path, content):
     [
         ({"datatype": 1536 + 7}, "its header is damaged"),
         ({"vox_offset": 10}, "its header is damaged"),
-        ({"vox_offset": 2e9}, "the voxels begin at byte 2000000000"),
+        ({"vox_offset": 2e9}, "the voxels start at byte 2000000000"),
         ({"vox_offset": np.nan}, "its header makes no sense"),
-        ({"magic": b"ni1"}, "voxels are in another file"),
+        ({"magic": b"ni1"}, "its voxels in another file"),
         ({"sform_code": 0, "qform_code": 1, "quatern_b": 3.0}, "its header makes no sense"),
         ({"srow_x": [np.inf, 0, 0, 0]}, "NaN or infinity"),
     ],
@@ -171,7 +171,7 @@ def test_headers_that_make_no_sense_are_one_line(tmp_path, content, fields, told
 
 def test_other_formats_are_refused_when_they_are_read(tmp_path, array):
     nib.save(nib.MGHImage(array.astype(np.float32), AFFINE), tmp_path / "a.mgz")
-    assert "no volume that can be read; convert it to NIfTI" in refused(tmp_path / "a.mgz")
+    assert "cannot be read as a volume; convert it to NIfTI" in refused(tmp_path / "a.mgz")
     nib.save(nib.AnalyzeImage(array, AFFINE), tmp_path / "b.hdr")
     assert "an Analyze image does not tell left from right" in refused(tmp_path / "b.hdr")
     nib.save(nib.Nifti1Pair(array, AFFINE), tmp_path / "c.hdr")

@@ -92,7 +92,7 @@ def test_what_cannot_be_told_is_refused_by_name(tmp_path, capsys):
     capsys.readouterr()
     # As the card's numbers: 6 and 7 lie elsewhere, 8 is missed, 5 is false: nothing agrees.
     assert evaluate(tmp_path, "--card", "synapse8", "--reference-labels", "card", "--labels", "card") == (0, 0.0)
-    assert "warning: mean Dice 0 over all cases: not one voxel agrees" in capsys.readouterr().err
+    assert "warning: mean Dice 0 over all cases: no voxel agrees" in capsys.readouterr().err
     assert evaluate(tmp_path, "--card", "synapse8", "--labels", "mine")[0] == 2
     assert "--labels mine: no such numbers; choose card or raw" in capsys.readouterr().err
 
@@ -234,7 +234,7 @@ def test_datalist_of_the_same_organs_in_other_images_is_warned_of(edited_study, 
     caplog.clear()
     with caplog.at_level("WARNING"):
         load_datalist(edited_study(lambda content: content.update(card="lost.yaml")), card)
-    assert "whether it is of card hippocampus cannot be told: " in caplog.text
+    assert "whether it belongs to card hippocampus is unknown: " in caplog.text
 
 
 def test_prepare_finds_out_which_numbers_the_label_files_have(tmp_path, capsys):

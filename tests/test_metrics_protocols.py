@@ -90,7 +90,7 @@ def test_nothing_is_ever_nan(protocol):
 
 def test_protocols_refuse_cards_of_other_organs():
     assert PROTOCOLS["flare22"].misfit(["liver", "portal_and_splenic_vein"]) == (
-        "portal_and_splenic_vein is none of its organs"
+        "portal_and_splenic_vein is not one of its organs"
     )
     assert "needs all of its 13 organs" in PROTOCOLS["btcv"].misfit(list(load_card("synapse8").labels))
     assert PROTOCOLS["clinical"].misfit(["anything"]) is None

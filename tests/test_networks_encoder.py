@@ -148,7 +148,7 @@ def test_recomputing_gives_the_same_gradients_and_keeps_less(tuning, what, share
 
 def test_unknown_checkpointing_is_refused():
     _, ours = pair(img_size=64)
-    with pytest.raises(ValueError, match="choose attention, mlp or blocks"):
+    with pytest.raises(ValueError, match="choose attention, mlp, blocks"):
         ours.checkpoint("all")
 
 

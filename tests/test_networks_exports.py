@@ -212,7 +212,7 @@ def test_what_is_added_begins_at_zero_effect(base, brought):
     with torch.no_grad():
         assert torch.equal(network(slices()), source(slices()))
     assert sorted(report.used) == sorted(source.trainable_state())
-    assert set(report.missing.values()) == {"not in the weights: begins at zero effect"}
+    assert set(report.missing.values()) == {"not in the weights: starts at zero effect"}
     assert {name.split(".")[0] for name in report.missing} == {"stem", "detail", "fusion", "sam"}
     assert sorted([*report.used, *report.missing]) == sorted(network.trainable_state())
 
@@ -263,7 +263,10 @@ def test_a_prompt_head_begins_with_sams_own_masks_of_the_weights(base, brought):
         ({"decoder_lora": {"rank": 2}}, "has no place in the network"),
         ({"full_tuning": True}, "the weights lack what the network needs, .*image_encoder"),
         ({"prompts": "trained"}, r"the weights lack what the network needs, .*prompt_head\.mask_tokens"),
-        ({"base": None}, "made on other base weights; set `base` to the ones whose SHA-256 begins with [0-9a-f]{12}"),
+        (
+            {"base": None},
+            "made on different base weights; set `base` to the ones whose SHA-256 starts with [0-9a-f]{12}",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_and_change_nothing(base, options, words):

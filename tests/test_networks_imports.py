@@ -164,7 +164,7 @@ def _another_table(state):
     [
         (None, None, "say whether it was trained in 3D mode"),
         (None, True, "3D mode is not supported"),
-        (_tables_of_2024, False, "from 2024-01 on, which has another mask decoder"),
+        (_tables_of_2024, False, "from 2024-01 on, which has a different mask decoder"),
         (_another_table, False, "from 2024-01 on"),
     ],
 )
@@ -478,8 +478,8 @@ def test_no_image_size_is_told(base, brought, size):
             "9 x 0: no bottleneck of 192 channels",
         ),
         ("image_encoder.blocks.0.Space_Adapter.D_fc1.weight", torch.zeros(10**6, 1), "no bottleneck of 192 channels"),
-        ("image_encoder.patch_embed.proj.weight", torch.zeros(192, 3, 0, 0), "on 8 x 8 patches is none of SAM's"),
-        ("image_encoder.pos_embed", torch.zeros(1, 0, 0, 192), "on 0 x 0 patches is none of SAM's"),
+        ("image_encoder.patch_embed.proj.weight", torch.zeros(192, 3, 0, 0), "on 8 x 8 patches is not one of SAM's"),
+        ("image_encoder.pos_embed", torch.zeros(1, 0, 0, 192), "on 0 x 0 patches is not one of SAM's"),
         ("image_encoder.blocks.0.attn.rel_pos_h", None, "7 tables of relative positions in 4 blocks"),
     ],
 )

@@ -25,7 +25,7 @@ def test_file_of_ones_own_is_replaced_until_a_person_changes_it(tmp_path):
         with Outputs(tmp_path, ["a.txt"]):
             write(tmp_path, "a.txt", text)
     write(tmp_path, "a.txt", "corrected by hand")
-    with pytest.raises(InputError, match=r"a.txt: there already, and not as ragsam wrote it; .* --overwrite"):
+    with pytest.raises(InputError, match=r"a.txt: exists, and is not as ragsam wrote it; .* --overwrite"):
         Outputs(tmp_path, ["a.txt"])
     with Outputs(tmp_path, ["a.txt"], overwrite=True):
         write(tmp_path, "a.txt", "third")
@@ -35,10 +35,10 @@ def test_file_of_ones_own_is_replaced_until_a_person_changes_it(tmp_path):
 def test_other_programs_files_stay_and_nothing_is_noted(tmp_path):
     write(tmp_path, "b.txt", "a person's")
     write(tmp_path, "c.txt", "too")
-    with pytest.raises(InputError, match=r"b.txt \(and 1 more\): there already"):
+    with pytest.raises(InputError, match=r"b.txt \(and 1 more\): exists"):
         Outputs(tmp_path, ["a.txt", "b.txt", "c.txt"])
     os.symlink("nowhere", tmp_path / "dangling")
-    with pytest.raises(InputError, match="dangling: there already"):
+    with pytest.raises(InputError, match="dangling: exists"):
         Outputs(tmp_path, ["dangling"])
     assert files_below(tmp_path) == ["b.txt", "c.txt"]
 
@@ -51,7 +51,7 @@ def test_file_of_a_killed_command_is_replaced_by_the_next(tmp_path):
     with Outputs(tmp_path, ["a.txt", "b.txt"]):
         write(tmp_path, "a.txt", "whole")
     write(tmp_path, "b.txt", "a person's: the command that finished did not write it")
-    with pytest.raises(InputError, match=r"b.txt: there already"):
+    with pytest.raises(InputError, match=r"b.txt: exists"):
         Outputs(tmp_path, ["a.txt", "b.txt"])
 
 
@@ -85,7 +85,9 @@ def test_what_is_read_is_never_written(tmp_path, spelling):
         names = ["cafe\u0301.nii.gz"]
     elif spelling == "folder":
         reads, names = [folder], ["other.nii.gz"]
-    with pytest.raises(InputError, match="read by the same command, which never replaces it; choose another --output"):
+    with pytest.raises(
+        InputError, match="an input of the same command, which is never replaced; choose another --output"
+    ):
         Outputs(output, names, reads=reads, overwrite=True)
     assert (folder / name).read_text() == "the image"
     assert not (folder / RECORD).exists()
@@ -123,7 +125,7 @@ def test_segment_never_writes_over_an_image_or_a_label(run, study, volumes, caps
     write(volumes, "data.json", json.dumps({"card": "hippocampus", "test": [case]}))
     for given, output in ((image, image.parent), (volumes / "data.json", volumes / "label")):
         assert main(["segment", str(run), str(given), "--output", str(output), "--no-retrieval", *overwrite]) == 2
-        assert "read by the same command" in capsys.readouterr().err
+        assert "an input of the same command" in capsys.readouterr().err
     assert kept(volumes, study)
     assert files_below(volumes) == ["data.json", "image/case.nii.gz", "label/case.nii.gz"]
 
@@ -139,7 +141,7 @@ def test_segment_replaces_its_own_label_and_not_a_corrected_one(run, study, volu
     nib.save(nib.Nifti1Image(np.zeros(volume.shape, np.uint8), volume.affine), label)
     corrected = label.read_bytes()
     assert main(command) == 2
-    assert "case.nii.gz: there already, and not as ragsam wrote it" in capsys.readouterr().err
+    assert "case.nii.gz: exists, and is not as ragsam wrote it" in capsys.readouterr().err
     assert label.read_bytes() == corrected
     assert main([*command, "--overwrite"]) == 0
     assert label.read_bytes() == first
@@ -150,7 +152,7 @@ def test_segment_into_a_folder_of_others_labels_writes_nothing(run, volumes, stu
     """The predictions of another program, of the same names."""
     command = ["segment", str(run), str(volumes / "image" / "case.nii.gz"), "--output", str(volumes / "label")]
     assert main([*command, "--no-retrieval"]) == 2
-    assert "case.nii.gz: there already" in capsys.readouterr().err
+    assert "case.nii.gz: exists" in capsys.readouterr().err
     assert kept(volumes, study)
     assert files_below(volumes / "label") == ["case.nii.gz"]
 
@@ -227,5 +229,5 @@ def test_no_command_replaces_what_it_reads(study, segmented, evaluated, tmp_path
     words = words.replace("EVALUATED", str(evaluated))
     before = {name: (tmp_path / name).read_bytes() for name in files_below(tmp_path)}
     assert main([*words.split(), "--overwrite"]) == 2
-    assert "read by the same command, which never replaces it" in capsys.readouterr().err
+    assert "an input of the same command, which is never replaced" in capsys.readouterr().err
     assert {name: (tmp_path / name).read_bytes() for name in files_below(tmp_path)} == before

@@ -120,12 +120,12 @@ def test_decathlons_list_says_which_cases_there_are(tmp_path):
         ({"training": [{"image": "imagesTr/a.nii.gz"}]}, "without image or label"),
         ({"training": [{"image": "../a.nii.gz", "label": "labelsTr/a.nii.gz"}]}, "outside the folder"),
         ({"training": [{"image": "/etc/a.nii.gz", "label": "labelsTr/a.nii.gz"}]}, "outside the folder"),
-        ({"training": [{"image": "imagesTr/a.txt", "label": "labelsTr/a.nii.gz"}]}, "is no volume"),
+        ({"training": [{"image": "imagesTr/a.txt", "label": "labelsTr/a.nii.gz"}]}, "is not a volume"),
         ({"training": [{"image": "imagesTr/b.nii.gz", "label": "labelsTr/b.nii.gz"}]}, "^b: its image is in dataset"),
         ({"modality": {"0": "T1", "1": "T2"}}, "2 channels"),
         ({"channel_names": {"0": "T1", "1": "T2"}}, "2 channels"),
-        ({"labels": {"0": "background", "7": "bone"}}, r"label 7 \(bone\) is no raw value of card any"),
-        ({"labels": {"background": 0, "bone": 7}}, r"label 7 \(bone\) is no raw value of card any"),
+        ({"labels": {"0": "background", "7": "bone"}}, r"label 7 \(bone\) is not a raw value of card any"),
+        ({"labels": {"background": 0, "bone": 7}}, r"label 7 \(bone\) is not a raw value of card any"),
         ({"labels": {"0": "background", "1": "Liver"}}, "liver is 1, on card any 6"),
     ],
 )
@@ -198,7 +198,7 @@ def test_folders_without_any_layout(tmp_path):
         prepare("flare22", tmp_path, tmp_path / "list.json")
     with pytest.raises(InputError, match="no folder images;"):
         prepare("flare22", tmp_path, tmp_path / "list.json", layout="plain")
-    with pytest.raises(InputError, match="--layout zip: no such layout; take one of btcv, flare22, decathlon"):
+    with pytest.raises(InputError, match="--layout zip: no such layout; choose one of btcv, flare22, decathlon"):
         prepare("btcv", tmp_path, tmp_path / "list.json", layout="zip")
     files(tmp_path, ["images/a.txt", "labels/a.txt"])
     with pytest.raises(InputError, match=r"no volumes \(\.nii\.gz, \.nii, \.mha"):

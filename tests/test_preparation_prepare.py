@@ -243,7 +243,7 @@ def test_an_organ_of_0_ml_is_not_annotated(tmp_path):
         (",1.5", ",-1", r"^b: brainstem_ml is '-1'; it must be a volume"),
         (",1.5", ",nan", r"^b: brainstem_ml is 'nan'"),
         (",1.5", ",", r"^b: brainstem_ml is ''"),
-        ("source_patient", "person", r"^card openkbp_hn: patients are told by column source_patient of manifest\.csv"),
+        ("source_patient", "person", r"^card openkbp_hn: patients come from column source_patient of manifest\.csv"),
         ("case,", "name,", r"^raw: has layout plain, card openkbp_hn expects manifest"),
         ("pt_1", "", r"^b: no patient in manifest\.csv"),
     ],

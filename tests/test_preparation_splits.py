@@ -117,7 +117,7 @@ def test_a_split_by_a_column_of_the_manifest():
         "training": ["a", "d"], "validation": ["b"], "test": ["c"],
     }  # fmt: skip
     assert counts(split_cases(cases, card, seed=0, rows=rows, test=2)) == {"training": 1, "validation": 1, "test": 2}
-    with pytest.raises(InputError, match=r"its test split are told by column source_split of manifest\.csv"):
+    with pytest.raises(InputError, match=r"its test split come from column source_split of manifest\.csv"):
         split_cases(cases, card, seed=0)
 
 

@@ -53,7 +53,10 @@ def test_everything_that_can_be_said(tmp_path):
         ({"c": {}}, "prompts.json: c: a case has a list"),
         ({"c": []}, "a case has a list"),
         ({"c": [3]}, "c: object 1: not an object with"),
-        ({"c": [{"organ": "livr", "points": [POINT]}]}, f"livr is no organ of the card hippocampus; it has {ORGAN}"),
+        (
+            {"c": [{"organ": "livr", "points": [POINT]}]},
+            f"livr is not an organ of the card hippocampus; it has {ORGAN}",
+        ),
         ({"c": [{"object": ORGAN, "points": [POINT]}]}, 'is an organ of the card; write it as "organ"'),
         ({"c": [{"object": " ", "points": [POINT]}]}, "its name is not a text"),
         ({"c": [{"points": [POINT]}]}, "either organ or object"),
@@ -65,7 +68,7 @@ def test_everything_that_can_be_said(tmp_path):
         ({"c": [{"organ": ORGAN, "points": [{**POINT, "x": 2}]}]}, "point 1: x is unknown"),
         ({"c": [{"organ": ORGAN, "points": [{**POINT, "i": "1"}]}]}, "point 1: i: '1' is not a number"),
         ({"c": [{"organ": ORGAN, "points": [{**POINT, "i": True}]}]}, "i: True is not a number"),
-        ('{"c": [{"object": "o", "points": [{"i": NaN, "j": 1, "k": 1}]}]}', "NaN is no number of JSON"),
+        ('{"c": [{"object": "o", "points": [{"i": NaN, "j": 1, "k": 1}]}]}', "NaN is not a JSON number"),
         ({"c": [{"organ": ORGAN, "points": [{**POINT, "inside": 1}]}]}, "inside: 1 is neither true nor false"),
         ({"c": [{"organ": ORGAN, "box": {"i": [1, 2], "j": [1, 2]}}]}, "box: k is missing"),
         ({"c": [{"organ": ORGAN, "box": {"i": [1, 2], "j": [1, 2], "k": 3}}]}, r"box: k is not \[first, last\]"),
@@ -73,9 +76,9 @@ def test_everything_that_can_be_said(tmp_path):
         ({"c": [{"organ": ORGAN, "mask": {"file": "d.nii.gz", "value": 1.5}}]}, "value a whole number"),
         ({"c": [{"organ": ORGAN, "points": [POINT], "propogate": True}]}, "propogate is unknown; there are box"),
         ({"c": [{"organ": ORGAN, "points": [POINT], "refine": "yes"}]}, "refine: 'yes' is neither true nor false"),
-        ({"c": [{"object": "cyst", "points": [POINT], "refine": True}]}, "refine begins with the automatic result"),
+        ({"c": [{"object": "cyst", "points": [POINT], "refine": True}]}, "refine starts from the automatic result"),
         ({"c": [{"organ": ORGAN, "mask": {"file": "d.nii"}, "refine": True}]}, "leave out refine or the mask"),
-        ({"c": [{"organ": ORGAN, "points": [POINT]}] * 2}, "stands twice; put its prompts together"),
+        ({"c": [{"organ": ORGAN, "points": [POINT]}] * 2}, "occurs twice; put its prompts together"),
     ],
 )
 def test_what_is_refused(tmp_path, content, words):

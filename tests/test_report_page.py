@@ -260,7 +260,7 @@ def test_volumes_that_do_not_fit_are_noted_and_the_page_goes_on(tmp_path):
     path = tmp_path / "report.html"
     write_report(metrics, path, card=CARD, pairs=pairs, trace=_trace(pairs), support_cases=support)
     text = _text(path)
-    assert "The prediction lies on another grid and is not shown." in text
-    assert "The image lies on another grid and is not shown." in text
+    assert "The prediction is on a different grid and is not shown." in text
+    assert "The image is on a different grid and is not shown." in text
     assert "case2: the file is damaged" in text
     assert "neighbour cbbb222, slice 3" not in text

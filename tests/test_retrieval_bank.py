@@ -299,7 +299,7 @@ def test_a_head_that_does_not_agree_with_the_file_is_refused_before_anything_is_
     manifest.pop("sha256")
     write_manifest(folder, manifest)
     tracemalloc.start()
-    with pytest.raises(InputError, match=r"bank bank: labels is missing or damaged; make it anew with `ragsam index`"):
+    with pytest.raises(InputError, match=r"bank bank: labels is missing or damaged; make it again with `ragsam index`"):
         Bank.open(folder)
     assert tracemalloc.get_traced_memory()[1] < 5e6
     tracemalloc.stop()
@@ -335,7 +335,7 @@ def test_a_manifest_edited_by_hand_is_found(folder):
     "other", [{"card": "flare22"}, {"image_size": 16}, {"descriptor": "embedding"}, {"encoder": "abc"}]
 )
 def test_a_bank_made_for_something_else_is_refused(folder, other):
-    with pytest.raises(InputError, match=f"made for another {next(iter(other))} .*ragsam index"):
+    with pytest.raises(InputError, match=f"made for a different {next(iter(other))} .*ragsam index"):
         Bank.open(folder, {**FIT, **other})
 
 

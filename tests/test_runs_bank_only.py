@@ -96,7 +96,7 @@ def test_a_bank_with_nobody_else_in_it_is_told(study, tmp_path, call, caplog):
     free = ("segment", "--card", "hippocampus", "--bank", tmp_path / "bank")
     code, _, _ = call(*free, tmp_path / "one.json", "--section", "training", "--output", tmp_path / "out")
     assert code == 0
-    assert "case-tr0: the bank has no slice of another patient; none votes" in caplog.text
+    assert "case-tr0: the bank has no slice of another patient; no label votes" in caplog.text
     assert not np.asarray(nib.load(tmp_path / "out" / "case-tr0.nii.gz").dataobj).any()
 
 
@@ -166,12 +166,12 @@ def test_a_dicom_series_gets_its_segmentation_and_its_patient_is_told_to_nobody(
     [
         (
             "index --output {out}",
-            "index: no RUN; name one, or with --data DATALIST the cases of a bank that needs none",
+            "index: no RUN; name one, or give the cases of a bank without a run by --data DATALIST",
         ),
         ("index --data {study}", "--output: needed without a RUN; name the folder of the bank"),
         ("index --add {study}", "--output: needed without a RUN; name the folder of the bank"),
         ("index --remove somebody", "--output: needed without a RUN; name the folder of the bank"),
-        ("index {run} --data {study}", "--data: makes a bank without a RUN; cases beside those of a bank are named "),
+        ("index {run} --data {study}", "--data: makes a bank without a RUN; to add cases to a bank, use "),
         ("index {run} --set image_size=64", "--set: only with --data; slices are prepared as the run or the bank has"),
         (
             "index --data {study} --output {out} --set epochs=2",
@@ -201,7 +201,7 @@ def test_a_dicom_series_gets_its_segmentation_and_its_patient_is_told_to_nobody(
             "segment --card btcv --bank {bank} {study} --output {out}",
             "bank bank: of anterior, posterior, and card btcv has spleen, ",
         ),
-        ("segment --card none --bank {bank} {study} --output {out}", "'none': no such card; take one of "),
+        ("segment --card none --bank {bank} {study} --output {out}", "'none': no such card; choose one of "),
         ("segment --card hippocampus --bank {out} {study} --output {out}", "bank out: no manifest.json in it; make a "),
         (
             "segment --card hippocampus --bank {bank} {study} --output {out} --set epochs=1",
@@ -226,7 +226,7 @@ def test_a_bank_that_looks_at_an_encoder_needs_its_run(study, own_bank, tmp_path
     write_manifest(own_bank, manifest)
     line = "ragsam: bank bank: needs the encoder of a run; "
     code, _, error = call("segment", "--card", "hippocampus", "--bank", own_bank, study, "--output", tmp_path / "out")
-    assert (code, error.startswith(line + "make one that needs none with `ragsam index --data")) == (2, True)
+    assert (code, error.startswith(line + "make one without a run with `ragsam index --data")) == (2, True)
     code, _, error = call("index", "--output", own_bank, "--add", study, "--section", "validation")
     assert (code, error) == (2, line + "name the RUN that it was made with\n")
 

@@ -110,7 +110,7 @@ def test_expressions_that_put_values_together_pass(text):
         ("extra", {"_target_": "ragsam.retrieval.Retriever", "_mode_": "debug"}, "_mode_ debug"),
         ("device", f"$__import__('os').system('touch {MARK}')", "a call of __import__('os').system"),
         ("imports", ["$import os"], "$import os"),
-        ("extra", "%/tmp/other.yaml::x", "takes in another file"),
+        ("extra", "%/tmp/other.yaml::x", "includes another file"),
         ("extra", [{"deep": [{"_target_": "builtins.exec"}]}], "extra#0#deep#0: _target_ builtins.exec"),
         ("extra", {"$open('x')": 1}, "$open('x')"),
     ],

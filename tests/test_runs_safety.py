@@ -47,7 +47,7 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_learnt_from_it(loss):
         trainer.run([0, 0], max_epochs=2)
     assert str(raised.value) == (
         f"training: the loss is {loss} in epoch 2, step 3, of img0001 (slice 3), img0002 (slice 7); lower --set "
-        "learning_rate, or look at these slices (what was kept after epoch 1 stays)"
+        "learning_rate, or check these slices (what was kept after epoch 1 stays)"
     )
     assert learnt == [1, 2]
 
@@ -171,7 +171,7 @@ def test_disk_space_is_looked_at_before_anything_is_trained(study, tmp_path, mon
     full_disk(monkeypatch, 10_000_000)
     assert main(["train", "sam_lora", "--data", str(study), "--output", str(tmp_path / "run")]) == 2
     (line,) = log_lines(capsys.readouterr().err)
-    assert "10 MB are free, the training needs about" in line
+    assert "10 MB are free, but the training needs about" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -195,7 +195,7 @@ def test_check_estimates_and_leaves_nothing(study, tmp_path, capsys, monkeypatch
     assert not output.exists()
     full_disk(monkeypatch, 200_000_000)
     monkeypatch.setattr("ragsam.api.try_training.free_bytes", lambda folder: 1000)
-    with pytest.raises(InputError, match=r"0 MB are free, the training needs about \d+"):
+    with pytest.raises(InputError, match=r"0 MB are free, but the training needs about \d+"):
         try_training("sam_lora", study, output, {"batch_size": 2})
 
 
@@ -209,7 +209,7 @@ def test_check_finds_what_would_stop_the_training(study, tmp_path, capsys, edite
         assert main(["train", "sam_lora", "--data", str(data), "--output", str(output), "--check"]) == 2
     lines = log_lines(capsys.readouterr().err)
     assert len(lines) == 2
-    assert "holds something already" in lines[0]
+    assert "is not empty" in lines[0]
     assert "validation" in lines[1]
 
 

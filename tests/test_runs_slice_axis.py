@@ -41,7 +41,7 @@ def test_masks_lie_on_the_inputs_own_grid(coronal_run, study, tmp_path):
 def test_a_bank_says_how_its_slices_were_cut(coronal_run, run, study, tmp_path):
     fit = json.loads((coronal_run / "bank" / "manifest.json").read_text())["fit"]
     assert (fit["slice_axis"], fit["context_slices"], fit["context_distance_mm"]) == (1, 1, 2.5)
-    with pytest.raises(InputError, match=r"bank bank: made for another slice_axis \(1, not 2\)"):
+    with pytest.raises(InputError, match=r"bank bank: made for a different slice_axis \(1, not 2\)"):
         segment_with_run(run, [study], tmp_path, bank=coronal_run / "bank")
 
 

@@ -178,7 +178,7 @@ def test_resume_begins_where_there_is_nothing_yet(study, tmp_path, capsys):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     assert main(["train", "sam_lora", "--data", str(study), "--output", str(tmp_path / "other"), *arguments]) == 2
-    assert "holds something already" in capsys.readouterr().err
+    assert "is not empty" in capsys.readouterr().err
 
 
 def test_another_training_is_not_resumed(study, reference, edited_study):
@@ -189,7 +189,7 @@ def test_another_training_is_not_resumed(study, reference, edited_study):
         train_run("sam_lora", study, reference, {**KNOBS, "network_def.lora.rank": 2}, resume=True)
     with pytest.raises(InputError, match="--data: "):
         train_run("sam_lora", other, reference, KNOBS, resume=True)
-    with pytest.raises(InputError, match="or go on with its training by --resume"):
+    with pytest.raises(InputError, match="or resume its training with --resume"):
         train_run("sam_lora", study, reference, KNOBS)
 
 
@@ -203,7 +203,7 @@ def test_a_training_that_is_done_goes_on_for_more_epochs_as_if_it_had_had_them(s
     wanted = train_run("sam_lora", study, tmp_path / "wanted", {**options, "epochs": 2})
     run = train_run("sam_lora", study, tmp_path / "run", {**options, "epochs": 1})
     train_run("sam_lora", study, run, {**options, "epochs": 2}, resume=True)
-    assert "train: 2 epochs in place of 1; the learning rate goes on as in one of 2" in caplog.messages
+    assert "train: 2 epochs instead of 1; the learning rate continues as in a training of 2" in caplog.messages
     assert_same_end(run, wanted)
     train_run("sam_lora", study, run, {**options}, resume=True)  # without naming them they are the run's own
     with pytest.raises(InputError, match="--set epochs: 1, but run was begun with 2"):

@@ -109,7 +109,7 @@ def test_weights_loader_loads_at_the_start_and_refuses_another_base(tmp_path):
     engine.run([0])
     assert engine.state.output == 7
     network.base_sha256 = "a" * 64
-    with pytest.raises(InputError, match=r"model\.safetensors: made on other base weights; set `base`"):
+    with pytest.raises(InputError, match=r"model\.safetensors: made on different base weights; set `base`"):
         engine.run([0])
     network.base_sha256 = None
     save_weights(path, {"weight": torch.ones(1)}, {"base_sha256": "b" * 64})

@@ -89,5 +89,5 @@ def test_a_recipe_is_in_the_run_and_what_is_set_goes_before(study, tmp_path, cap
     last = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
     assert last["optimizer"]["param_groups"][0]["weight_decay"] == 0.1
     assert main([*command, "--recipe", "samed2"]) == 2
-    told = "--recipe samed2: there is none of that name; take one of adapter, default, frequency, low_memory, samed,"
+    told = "--recipe samed2: no such recipe; choose one of adapter, default, frequency, low_memory, samed,"
     assert told in capsys.readouterr().err

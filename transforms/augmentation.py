@@ -63,7 +63,7 @@ def slice_augmentation(
         InputError: mirroring of sagittal slices, which do not show left and right.
     """
     if mirror and slice_axis == 0:
-        raise InputError("mirror: sagittal slices show no left and right; switch it off or take another slice_axis")
+        raise InputError("mirror: sagittal slices have no left and right; turn it off or choose another slice_axis")
     angle = rotation_degrees * pi / 180
     steps: list[tuple[float, Transform]] = [
         (

@@ -35,7 +35,7 @@ def preprocessing(
         spacing_mm: spacing within a slice to resample to, in the order of its axes in RAS (axial: x, y); None keeps
             the image's own. Slices are never resampled across, so that every slice stays one that was scanned.
         slice_axis: what the slices lie across: 0 sagittal, 1 coronal, 2 axial.
-        keys: "image", and "label" where there is one.
+        keys: "image", and "label" if there is one.
         device: where the image is resampled, a few slices at a time; what comes out is on the CPU either way.
 
     Returns:
@@ -48,7 +48,7 @@ def preprocessing(
         InputError: another slice axis.
     """
     if slice_axis not in SLICE_AXCODES:
-        raise InputError(f"slice_axis {slice_axis}: no such axis; take 0 (sagittal), 1 (coronal) or 2 (axial)")
+        raise InputError(f"slice_axis {slice_axis}: no such axis; choose 0 (sagittal), 1 (coronal) or 2 (axial)")
     steps = [
         LoadVolumed(keys, image_only=True),
         EnsureChannelFirstd(keys, channel_dim="no_channel"),

@@ -12,7 +12,7 @@ from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys
 from torch import Tensor
 
-_SLAB = 32  # slices, which bounds what stands beside the two volumes
+_SLAB = 32  # slices, which bounds what is beside the two volumes
 _TOLERANCE_MM = 1e-3  # a spacing this near is kept, as MONAI's Spacing does
 
 
@@ -86,7 +86,7 @@ class InPlaneSpacingd(MapTransform, InvertibleTransform):
 
 
 def own_grid(image: Tensor) -> OwnGrid | None:
-    """Return the grid that a volume's slices had before `InPlaneSpacingd`; None where it was not applied."""
+    """Return the grid that a volume's slices had before `InPlaneSpacingd`; None if it was not applied."""
     for operation in getattr(image, "applied_operations", ()):
         if operation[TraceKeys.CLASS_NAME] == InPlaneSpacingd.__name__:
             return _own_grid(operation)
@@ -120,7 +120,7 @@ def resample_slices(
 ) -> Tensor:
     """Resample slices [..., H, W] linearly, one axis after the other.
 
-    A new pixel i lies at `origin + step * i` in old pixels; beyond the border the outermost pixel goes on.
+    A new pixel i is at `origin + step * i` in old pixels; beyond the border the outermost pixel continues.
 
     Args:
         shape: (2,), of the result.

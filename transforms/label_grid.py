@@ -39,8 +39,8 @@ class LabelToGridd(MapTransform):
 def coverage(new: int, old: int, scale: float, origin: float) -> Tensor:
     """Return how far each old pixel of an axis makes up each new one: [new, old], rows summing to 1.
 
-    A new pixel lies at `scale * i + origin` in old pixels. It takes in what it covers; where it is smaller than an old
-    pixel that is linear interpolation. Beyond the border the outermost pixel goes on.
+    A new pixel is at `scale * i + origin` in old pixels. It includes what it covers; where it is smaller than an old
+    pixel that is linear interpolation. Beyond the border the outermost pixel continues.
     """
     centre = (scale * torch.arange(new, dtype=torch.float64) + origin).clamp(0, old - 1)[:, None]
     pixel = torch.arange(old, dtype=torch.float64)

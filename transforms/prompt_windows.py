@@ -37,14 +37,14 @@ class Window:
         return inside.start - start, start + self.size - inside.stop
 
     def inner(self, shape: Sequence[int]) -> tuple[slice, slice]:
-        """Return the rows and columns of a slice (H, W) that lie in the window."""
+        """Return the rows and columns of a slice (H, W) that are in the window."""
         height, width = shape[-2:]
         rows = slice(max(self.row, 0), min(self.row + self.size, height))
         columns = slice(max(self.column, 0), min(self.column + self.size, width))
         return rows, columns
 
     def own(self, seen: Tensor, shape: Sequence[int]) -> Tensor:
-        """Return what of the window's pixels [..., S, S] lies on a slice (H, W): that of `inner`."""
+        """Return what of the window's pixels [..., S, S] is on a slice (H, W): that of `inner`."""
         rows, columns = self.inner(shape)
         top, left = rows.start - self.row, columns.start - self.column
         bottom, right = rows.stop - self.row, columns.stop - self.column

@@ -1,4 +1,4 @@
-"""What an inferer made of a volume's slices, back on the image's own grid and told apart."""
+"""What an inferer made of a volume's slices, back on the image's own grid and distinguished."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class SlicePrompts:
 
 @dataclass(frozen=True)
 class SliceGrid:
-    """How the voxels of an input's file lie in the working volume made of it: axes are exchanged, flipped and scaled.
+    """How the voxels of an input's file are in the working volume made of it: axes are exchanged, flipped and scaled.
 
     Rows, columns and numbers of slices each depend on one index of the file: `steps * index + origins`.
 

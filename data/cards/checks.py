@@ -11,7 +11,7 @@ from ragsam.errors import InputError
 
 
 class Faults:
-    """Everything that is wrong with a card, so that it can be told at once.
+    """Everything that is wrong with a card, so that it can be reported at once.
 
     Args:
         where: how errors name the card.
@@ -23,7 +23,7 @@ class Faults:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Note the refusal that ends the block, and go on behind it."""
+        """Note the refusal that ends the block, and continue behind it."""
         try:
             yield
         except InputError as error:

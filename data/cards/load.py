@@ -29,12 +29,12 @@ def card_text(name_or_path: str | Path) -> str:
         file = resources.files(__package__) / f"{name}.yaml"
     else:
         known = ", ".join(list_cards())
-        raise InputError(f"{name!r}: no such card; take one of {known}, or the path of a card's .yaml file")
+        raise InputError(f"{name!r}: no such card; choose one of {known}, or the path of a card's .yaml file")
     return read_text(file, f"card {name}")
 
 
 def load_card(name_or_path: str | Path) -> Card:
-    """Load a packaged card by its name, or a card of one's own by the path of its yaml file.
+    """Load a packaged card by its name, or a card of your own by the path of its yaml file.
 
     Raises:
         InputError: unknown name, missing file, not yaml, or a card that breaks the rules of `parse_card`.

@@ -44,7 +44,7 @@ class Organ:
 
 @dataclass(frozen=True)
 class PatientRule:
-    """How a case tells its patient where no table does; exactly one of the three ways is set.
+    """How a case gives its patient where no table does; exactly one of the three ways is set.
 
     `pattern` with `files_per_patient`: case names have a number, and so many in a row are one patient.
     `case_is_patient`: every case is another patient. `column`: of the data set's manifest.
@@ -57,7 +57,7 @@ class PatientRule:
     column: str | None = None
 
     def patient(self, case: str) -> str | None:
-        """Return the patient by a case's name alone, None where the name does not tell it.
+        """Return the patient by a case's name alone, None if the name does not tell it.
 
         With two files a patient, cases 3 and 4 are `subj_002`.
         """
@@ -100,7 +100,7 @@ class Split:
 class Card:
     """A data set as the package sees it.
 
-    `window` is in Hounsfield units, or None where intensities have no scale of their own (MR) and every volume is
+    `window` is in Hounsfield units, or None if intensities have no scale of their own (MR) and every volume is
     scaled by its own percentiles. `left_right` pairs organs that change places when a volume is mirrored.
     `raw_ignored` are numbers of the data set's label files that the card takes for background. `layouts` are those in
     which the data set is given out; empty: any.
@@ -135,7 +135,7 @@ class Card:
 
     @property
     def label_map(self) -> dict[int, int] | None:
-        """Values of the data set's label files to the card's (0 where ignored); None where they are the same."""
+        """Values of the data set's label files to the card's (0 where ignored); None if they are the same."""
         value_of = {}
         for organ in self.organs:
             value_of |= dict.fromkeys(organ.raw_values, organ.value)

@@ -1,4 +1,4 @@
-"""What a card says of patients: how a case tells its patient, and the split that belongs to the data set."""
+"""What a card says of patients: how a case gives its patient, and the split that belongs to the data set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ragsam.errors import InputError
 
 
 def parse_patient_rule(content: Any, where: str) -> PatientRule | None:
-    """Return a card's patient rule, None where it has none; `where` is how errors name it."""
+    """Return a card's patient rule, None if it has none; `where` is how errors name it."""
     if content is None:
         return None
     ways = ("pattern", "case_is_patient", "column")
@@ -30,7 +30,7 @@ def parse_patient_rule(content: Any, where: str) -> PatientRule | None:
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
-        raise InputError(f"{where}: pattern {pattern!r} is no regular expression ({error})") from error
+        raise InputError(f"{where}: pattern {pattern!r} is not a regular expression ({error})") from error
     if groups != 1 or r"(\d+)" not in pattern:
         raise InputError(rf"{where}: pattern {pattern!r} must have one group, the number: (\d+)")
     files = content["files_per_patient"]
@@ -40,7 +40,7 @@ def parse_patient_rule(content: Any, where: str) -> PatientRule | None:
 
 
 def parse_split(content: Any, where: str) -> Split | None:
-    """Return a card's split, None where it has none; `where` is how errors name it."""
+    """Return a card's split, None if it has none; `where` is how errors name it."""
     if content is None:
         return None
     check_keys(content, ("note",), ("validation", "test"), where)

@@ -29,7 +29,7 @@ def parse_card(content: Any, *, where: str = "card") -> Card:
     """Turn a card's parsed yaml, see `docs/reference/cards.md`, into a `Card`; `where` is how errors name it.
 
     Raises:
-        InputError: tells everything that is wrong in one line: unknown or missing key, organ values that are not 1..K,
+        InputError: everything that is wrong, in one line: unknown or missing key, organ values that are not 1..K,
             duplicate names, a raw value used twice, a colour that is not three whole numbers 0-255, a window that does
             not ascend, and the like.
     """
@@ -68,7 +68,7 @@ def _optional_text(content: Any, where: str) -> str | None:
 
 def _orientation(content: Any, where: str) -> str:
     if content not in (None, "RAS"):
-        raise InputError(f"{where} is {content!r}; volumes are turned to RAS, write RAS")
+        raise InputError(f"{where} is {content!r}; volumes are reoriented to RAS, write RAS")
     return "RAS"
 
 
@@ -99,7 +99,7 @@ def _organs(content: Any, faults: Faults) -> tuple[Organ, ...]:
             with faults.noted():
                 organs.append(_organ(entry, index, f"{where}: organ {index}"))
         if len(organs) < len(content):
-            return ()  # what they have in common is told once they are right
+            return ()  # what they have in common is reported once they are right
     with faults.noted():
         if doubled := _doubled([organ.name for organ in organs]):
             raise InputError(f"{where}: organ {doubled} is named twice; names must differ")
@@ -188,7 +188,7 @@ def _left_right(content: Any, organs: tuple[Organ, ...], where: str) -> tuple[tu
     unknown = list(filterfalse(known.__contains__, named))
     if unknown:
         told = ", ".join(map(str, unknown))
-        raise InputError(f"{where}: left_right names {told}, which is no organ of the card")
+        raise InputError(f"{where}: left_right names {told}, which is not an organ of the card")
     if len(set(named)) != len(named):
         raise InputError(f"{where}: left_right names an organ twice; an organ has one counterpart")
     return tuple(map(tuple, content))

@@ -40,7 +40,7 @@ class CaseCheck:
 
     Attributes:
         faults, warnings: lines; a warning stops nothing.
-        image, label: the opened volumes, None where they are at fault.
+        image, label: the opened volumes, None if they are at fault.
         label_voxels: {card value: number of voxels}, None without a sound label.
     """
 
@@ -122,7 +122,7 @@ def scan_opened(
         for reader in readers:
             reader.add(slab)
     if bad and fill_nonfinite is None:
-        way = "export the volume anew, or let the datalist fill them (fill_nonfinite)"
+        way = "export the volume again, or let the datalist fill them (fill_nonfinite)"
         raise InputError(f"{case}: {bad} voxels are NaN or infinite; {way}")
     if bad:
         told.append(f"{case}: {bad} voxels are NaN or infinite; filled with {fill_nonfinite:g}")
@@ -140,7 +140,7 @@ def examine_case(case: Case, card: Card, *readers: SlabReader, keep: bool = Fals
     told: list[str] = []
     unknown = ", ".join(filterfalse(card.labels.__contains__, case.annotated or ()))
     if unknown:
-        faults.append(f"{case.case}: annotated names {unknown}, not on card {card.name}; mend the datalist")
+        faults.append(f"{case.case}: annotated names {unknown}, not on card {card.name}; correct the datalist")
     image = label = label_voxels = None
     counts = LabelCounts()
     try:
@@ -180,13 +180,13 @@ def _numbering_faults(case: Case, card: Card) -> list[str]:
 
 
 def _grid_faults(case: str, image: SpatialImage, label: SpatialImage, told: list[str]) -> list[str]:
-    """Return the fault of a label that is on another grid than its image; what is turned joins the warnings."""
+    """Return the fault of a label that is on a different grid from its image; what is turned joins the warnings."""
     try:
         turn = turn_onto(Grid.of(label), Grid.of(image))
     except OtherGridError as error:
         return [f"{case}: the label is not on the image's grid, {error}; export it on that"]
     if not turn.is_none:
-        told.append(f"{case}: the label's axes are in another order than the image's; it is turned to them")
+        told.append(f"{case}: the label's axes are ordered differently from the image's; it is reoriented")
     return []
 
 
@@ -241,7 +241,7 @@ def _check_shape(image: SpatialImage, case: str) -> None:
     shape = tuple(map(int, image.shape))
     dtype = image.get_data_dtype()
     if min(shape, default=1) <= 0:
-        raise InputError(f"{case}: shape {shape} has no slices or no voxels; export the volume anew")
+        raise InputError(f"{case}: shape {shape} has no slices or no voxels; export the volume again")
     if len(shape) != 3:
         raise InputError(f"{case}: shape {shape} is not three-dimensional; give one volume of one channel")
     if max(shape) > MAX_SIDE:

@@ -114,7 +114,7 @@ def _averaged(planes: NDArray, step: int) -> NDArray:
 def _best_correlation(a: NDArray, b: NDArray) -> float:
     """Return the highest correlation of the planes that overlap, over all shifts that leave three quarters of them."""
     n, m, pixels = len(a), len(b), a.shape[1]
-    shift = np.arange(1 - m, n)  # plane i of the first lies on plane i - shift of the second
+    shift = np.arange(1 - m, n)  # plane i of the first is on plane i - shift of the second
     start = np.maximum(shift, 0)
     stop = np.minimum(n, m + shift)
     # Row i moved right by i: the columns' sums are those of the products' diagonals, one for each shift.

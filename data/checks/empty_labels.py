@@ -23,7 +23,7 @@ def lacking_organs(card: Card, found: Iterable[Set[str]]) -> list[str]:
 
 
 def empty_fault(what: str, card: Card, lacking: list[str]) -> str | None:
-    """Return what is wrong with cases of a section, or of a new bank, that lack all organs; None where they do not."""
+    """Return what is wrong with cases of a section, or of a new bank, that lack all organs; None if they do not."""
     if len(lacking) < card.num_classes:
         return None
     return f"{what}: no case has a labelled voxel of any organ; {_TELL}"
@@ -38,5 +38,5 @@ def training_fault(card: Card, lacking: list[str]) -> str | None:
     return empty_fault("training", card, lacking) or some
 
 
-#: By section, what tells its fault; a validation may lack some organs.
+#: By section, what gives its fault; a validation may lack some organs.
 SECTION_FAULTS = {"training": training_fault, "validation": partial(empty_fault, "validation")}

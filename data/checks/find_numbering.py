@@ -1,4 +1,4 @@
-"""Which numbers label files have, found out by what is told beside them and by the values that occur in them."""
+"""Which numbers label files have, by the files beside them and by the values in them."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def find_numbering(
     given: str | None = None,
     jobs: int = 1,
 ) -> str | None:
-    """Return the numbers of label files that belong together, `card` or `raw`; None where both come to the same.
+    """Return the numbers of label files that belong together, `card` or `raw`; None if both come to the same.
 
     Files that tell their numbers, and values that only one numbering has, decide; see `told_numbering`. A file of
-    values that neither has, or that cannot be read, decides nothing: its fault is told by who reads it.
+    values that neither has, or that cannot be read, decides nothing: its fault is reported by its reader.
 
     Args:
-        raw: the data set's values to the card's; None where they are the same.
+        raw: the data set's values to the card's; None if they are the same.
         what: names the files in errors.
         way_out: how errors tell to name the numbers.
         given: the numbers as the user named them.
 
     Raises:
-        InputError: numbers that cannot be told and are not given, files of either, or of another card.
+        InputError: numbers that are ambiguous and not given, files of either, or of another card.
     """
     told = {path: told_numbering(path, card, raw) for path in paths}
     if raw is None:
@@ -45,7 +45,9 @@ def find_numbering(
     found = {numbering for numbering in told.values() if numbering is not None}
     if given is not None:
         if found - {given}:
-            raise InputError(f"{what}: {given} is given, but the files beside them say {min(found - {given})}; mend it")
+            raise InputError(
+                f"{what}: {given} is given, but the files beside them say {min(found - {given})}; correct it"
+            )
         return given
     silent = [path for path, numbering in told.items() if numbering is None]
     values = frozenset[int]()

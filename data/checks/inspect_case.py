@@ -23,7 +23,7 @@ _SAMPLED_VOXELS = 500_000
 
 @dataclass(frozen=True)
 class CaseInspection:
-    """What was found of a case; everything after `warnings` is None where its file is at fault.
+    """What was found of a case; everything after `warnings` is None if its file is at fault.
 
     `shape` and `spacing_mm` are in the file's axis order, `orientation` is where its axes point, such as LPS,
     `intensity` has "min", "p0.5", "p5", "p50", "p95", "p99.5" and "max", and `organs_ml` the organs annotated.
@@ -44,7 +44,7 @@ class CaseInspection:
 
 
 def inspect_case(case: Case, section: str, card: Card) -> CaseInspection:
-    """Check a case and measure it; whatever goes wrong is a fault of the case, so that the others go on."""
+    """Check a case and measure it; whatever goes wrong is a fault of the case, so that the others continue."""
     intensity = IntensityReader()
     fingerprint = FingerprintReader()
     try:

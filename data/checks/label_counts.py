@@ -58,7 +58,7 @@ class LabelCounts:
     def faults(self, case: str, card: Card, label_map: Mapping[int, int] | None) -> list[str]:
         """Return what is wrong with the values, a line each."""
         if self.broken:
-            example = f"{self.broken} label voxels are no whole numbers (such as {self.example:.3g})"
+            example = f"{self.broken} label voxels are not whole numbers (such as {self.example:.3g})"
             return [f"{case}: {example}; export labels unsmoothed"]
         known = {0, *card.labels.values()}
         missing = f"is not on card {card.name} (0-{card.num_classes})"
@@ -71,7 +71,7 @@ class LabelCounts:
         shown = ", ".join(map(str, unknown[:_SHOWN]))
         if len(unknown) > _SHOWN:
             shown += " ..."
-        way_out = "map it or take another card"
+        way_out = "map it or choose another card"
         if label_map is None and set(unknown) <= (card.label_map or {}).keys():
             way_out = (
                 "it is the data set's own number: give the datalist the card's label_map, as `ragsam prepare` does"

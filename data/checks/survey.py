@@ -35,7 +35,7 @@ def survey(
     """Check and measure every case of a datalist; the result does not depend on the number of processes.
 
     Args:
-        faults: those of the datalist itself, told first.
+        faults: those of the datalist itself, reported first.
         done: called with the number of cases done, as it grows.
 
     Returns:
@@ -122,7 +122,7 @@ def _case_entry(case: CaseInspection, organs: Mapping[str, Mapping[str, Any]], n
         if 0 < volume_ml < low or volume_ml > high:
             outliers.append(organ)
             usual = f"the others' usual {low:.3g} to {high:.3g} ml"
-            notes.append(f"{case.case}: {organ} has {volume_ml:.3g} ml, outside {usual}; look at its label")
+            notes.append(f"{case.case}: {organ} has {volume_ml:.3g} ml, outside {usual}; check its label")
     return {
         "case": case.case,
         "patient": case.patient,
@@ -166,7 +166,7 @@ def _window_notes(cases: Sequence[CaseInspection], low: float, high: float) -> l
         brightest = case.intensity["p99.5"]
         if brightest <= low or darkest >= high:
             notes.append(
-                f"{case.case}: intensities {darkest:.4g} to {brightest:.4g} lie outside the card's window "
+                f"{case.case}: intensities {darkest:.4g} to {brightest:.4g} are outside the card's window "
                 f"{low:g} to {high:g}; are they Hounsfield units?"
             )
     return notes

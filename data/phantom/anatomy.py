@@ -1,6 +1,6 @@
-"""The phantom's anatomy: organs as shapes in a body of standard size, drawn anew for every patient.
+"""The phantom's anatomy: organs as shapes in a body of standard size, drawn again for every patient.
 
-Coordinates are mm in the standard body: x to the patient's right is positive, y forward, z upward; the origin lies in
+Coordinates are mm in the standard body: x to the patient's right is positive, y forward, z upward; the origin is in
 front of the spine at the height of the pancreas. The abdominal cavity reaches about 105 mm to the sides and 70 mm
 forward and back. Sizes and Hounsfield values follow common anatomy and CT teaching, rounded; thin organs are made
 thicker than life, so that they survive voxels of 4 mm.

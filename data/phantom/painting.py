@@ -71,7 +71,7 @@ def _wall_distance(points: Points, radii: Sequence[float], centre_y: float) -> N
 
 
 def _dome_distance(rng: np.random.Generator, points: Points) -> NDArray[np.float32]:
-    """Signed distance, roughly, of what lies above the diaphragm: two domes that fall off towards the chest wall."""
+    """Signed distance, roughly, of what is above the diaphragm: two domes that fall off towards the chest wall."""
     x, y, z = points
     out = np.minimum((x / _CAVITY_MM[0]) ** 2 + (y / _CAVITY_MM[1]) ** 2, 1)
     top = rng.uniform(88, 100) - rng.uniform(4, 12) * (x < 0)
@@ -82,7 +82,7 @@ def _dome_distance(rng: np.random.Generator, points: Points) -> NDArray[np.float
 def _paint_wall(
     rng: np.random.Generator, hu: NDArray, label: NDArray, points: Points, cavity: NDArray, contrast: Contrast
 ) -> None:
-    """Muscle, ribs, subcutaneous fat, skin and the air around, each covering what lies outside the one before."""
+    """Muscle, ribs, subcutaneous fat, skin and the air around, each covering what is outside the one before."""
     side, fat = rng.uniform(9, 14), rng.uniform(5, 20)
     muscle_radii = (_CAVITY_MM[0] + side, _CAVITY_MM[1] + 17)
     muscle = _wall_distance(points, muscle_radii, -8)

@@ -1,4 +1,4 @@
-"""Implicit shapes for the phantom: each tells, for points in mm, about how far outside itself they lie (mm)."""
+"""Implicit shapes for the phantom: each gives, for points in mm, about how far outside itself they lie (mm)."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Union:
 
 @dataclass(frozen=True)
 class Cut:
-    """A shape cut off by a plane through `point`: what lies on the side that `normal` points to is gone."""
+    """A shape cut off by a plane through `point`: what is on the side that `normal` points to is gone."""
 
     shape: Shape
     point: Sequence[float]

@@ -1,4 +1,4 @@
-"""Made abdominal CT volumes with BTCV's 13 organs: something real enough to train on, with no patient in it.
+"""Synthetic abdominal CT volumes with BTCV's 13 organs: something real enough to train on, with no patient in it.
 
 Every volume is a function of its seed. The patient differs in size, pose, place in the field of view, organ shapes and
 contrast phase; the grid differs in spacing and shape. A mean label map of other patients is a poor guess (see
@@ -40,7 +40,7 @@ def make_phantom(
 
     Args:
         seed: any whole number from 0; the same seed gives the same bytes.
-        storage: how the volume lies in its array: `canonical` (RAS, axis-aligned), `flipped` (one or two axes run the
+        storage: how the volume is in its array: `canonical` (RAS, axis-aligned), `flipped` (one or two axes run the
             other way: the same voxels as `canonical`) or `oblique` (the scanner's grid is turned by about 10 degrees
             about one axis: the same patient on another grid).
 
@@ -68,7 +68,7 @@ def make_phantom(
 def write_phantoms(
     folder: str | Path, *, training: int = 24, validation: int = 2, test: int = 6, seed: int = 0
 ) -> Path:
-    """Write made patients as NIfTI files with a datalist, whose path is returned.
+    """Write synthetic patients as NIfTI files with a datalist, whose path is returned.
 
     Of every 8 patients 2 are stored flipped and 1 oblique.
 

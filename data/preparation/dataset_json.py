@@ -38,14 +38,14 @@ def _check_label(name: str, value: int, card: Card) -> None:
     raw_of = {organ.name: organ.raw_values for organ in card.organs}
     if value not in set(card.raw_ignored).union(*raw_of.values()):
         raise InputError(
-            f"{DATASET}: label {value} ({name}) is no raw value of card {card.name}; take another card, or add "
+            f"{DATASET}: label {value} ({name}) is not a raw value of card {card.name}; choose another card, or add "
             "raw_ignored to one of your own"
         )
     organ = re.sub("[^a-z0-9]+", "_", name.casefold()).strip("_")
     organ = name if name in raw_of else organ
     if value not in raw_of.get(organ, (value,)):
         numbers = ", ".join(map(str, raw_of[organ]))
-        raise InputError(f"{DATASET}: {organ} is {value}, on card {card.name} {numbers}; take another card")
+        raise InputError(f"{DATASET}: {organ} is {value}, on card {card.name} {numbers}; choose another card")
 
 
 def listed_pairs(source: Path) -> list[Pair]:
@@ -65,13 +65,13 @@ def _listed_pair(entry: Any, source: Path) -> Pair:
     for kind in ("image", "label"):
         name = entry.get(kind) if isinstance(entry, Mapping) else None
         if not isinstance(name, str) or name == "":
-            raise InputError(f"{DATASET}: a training case without image or label; mend its list")
+            raise InputError(f"{DATASET}: a training case without image or label; correct its list")
         paths[kind] = Path(os.path.normpath(source / name))
     if not all(path.is_relative_to(source) for path in paths.values()):
-        raise InputError(f"{DATASET}: a training case outside the folder; mend its list")
+        raise InputError(f"{DATASET}: a training case outside the folder; correct its list")
     case = volume_name(paths["image"])
     if case is None:
-        raise InputError(f"{DATASET}: a training case that is no volume ({', '.join(SUFFIXES)}); mend its list")
+        raise InputError(f"{DATASET}: a training case that is not a volume ({', '.join(SUFFIXES)}); correct its list")
     for kind, path in paths.items():
         if not path.is_file():
             raise InputError(f"{case}: its {kind} is in {DATASET}, but not in the folder; add it or mend the list")

@@ -16,7 +16,7 @@ _DEPTH = 4  # folders below the source that are looked into
 _SHOWN_FAULTS = 5
 
 Volumes = dict[str, Path]  # by case
-CaseOf = Callable[[str], str | None]  # from a file's name without suffix; None where the file is something else
+CaseOf = Callable[[str], str | None]  # from a file's name without suffix; None if the file is something else
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def volumes_in(folder: Path, case_of: CaseOf = str, *, dicom: bool = False, read
     """Return the volumes of a folder, not below it, by case; other files, and hidden ones, are passed over.
 
     Args:
-        case_of: how a file's name without suffix tells the case.
+        case_of: how a file's name without suffix gives the case.
         dicom: whether a folder that holds DICOM files counts as a volume of its name.
         readable: whether a file whose name is not UTF-8 is a case too, see `volume_name`.
 
@@ -83,7 +83,7 @@ def pair_up(images: Mapping[str, Path], labels: Mapping[str, Path], where: str) 
 def pair_scattered(
     images: Sequence[Volumes], labels: Sequence[Volumes], where: str, *, look: str
 ) -> tuple[list[Pair], int]:
-    """Pair volumes that lie in several folders; return the cases, and the number of images left out.
+    """Pair volumes that are in several folders; return the cases, and the number of images left out.
 
     A folder of images none of which has a label holds unlabelled cases: they are left out. Where one has, all must.
 
@@ -92,7 +92,7 @@ def pair_scattered(
         where, look: how errors name the whole, and what was looked for.
 
     Raises:
-        InputError: as `pair_up`, and where a case lies in two folders.
+        InputError: as `pair_up`, and where a case is in two folders.
     """
     having_image = set().union(*images)
     having_label = set().union(*labels)

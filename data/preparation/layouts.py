@@ -53,7 +53,7 @@ def detect_layout(source: Path, card: Card) -> str:
             f"labels have the card's raw values (ragsam cards {card.name}), give --layout {fitting[0]}"
         )
     if len(expected) == 1:
-        return expected[0]  # its reader tells what is missing
+        return expected[0]  # its reader reports what is missing
     looks = "; ".join(f"{name}: {_LAYOUTS[name].look}" for name in expected)
     raise InputError(f"{source.name}: no known layout; give the folder that holds one of these ({looks})")
 
@@ -78,7 +78,7 @@ def _first_channel(name: str) -> str | None:
 
 
 def _btcv_case(name: str, kind: str) -> str | None:
-    """Return the case of a BTCV image or label, which `kind` tells apart."""
+    """Return the case of a BTCV image or label; `kind` is `img` or `label`."""
     match = re.fullmatch(kind + r"(\d+)", name)
     return f"img{match.group(1)}" if match else None
 

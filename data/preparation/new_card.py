@@ -1,4 +1,4 @@
-"""A card of one's own, begun from label volumes: the values found in them, and what their images tell."""
+"""A card of your own, begun from label volumes: the values found in them, and what their images tell."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _head(name: str, modality: str, window: tuple[int, int] | None) -> list[str]
 
 
 def _organs(voxels: Mapping[int, int], cases: Mapping[int, int], total: int) -> list[str]:
-    lines = ["organs:  # put their names; colour, tolerance_mm and code may be added"]
+    lines = ["organs:  # name them; colour, tolerance_mm and code are optional"]
     for index, value in enumerate(sorted(voxels), start=1):
         lines.append(f"  - name: label_{value}  # {voxels[value]} voxels in {cases[value]} of {total} volumes")
         if value != index:
@@ -154,8 +154,8 @@ def _organs(voxels: Mapping[int, int], cases: Mapping[int, int], total: int) -> 
 
 
 _TAIL = (
-    "# Take the # away from what is so:",
-    "# patient_rule: {note: every case is another patient, case_is_patient: true}",
-    "# left_right: [[left_kidney, right_kidney]]  # organs that change places in a mirror",
+    "# Remove the # from the lines that apply:",
+    "# patient_rule: {note: every case is a different patient, case_is_patient: true}",
+    "# left_right: [[left_kidney, right_kidney]]  # organs that a mirror exchanges",
     "# licence, source, citation: of the data set",
 )

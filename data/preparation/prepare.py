@@ -53,7 +53,7 @@ def prepare(
             `fold`; `fold` is for validation and the others for training.
         fold: from 0.
         subjects: table with the columns `case,patient` (or `case,inferred_subject`). None: `subjects.csv` in
-            `source` where there is one, else the card's patient rule.
+            `source` if there is one, else the card's patient rule.
         series: UIDs of the series to take from DICOM folders that hold several.
         labels: the label files' numbers, `raw` (the data set's own) or `card`; None finds them out where the card's
             differ, which reads the files.
@@ -68,7 +68,7 @@ def prepare(
     check_numbering(labels)
     source = Path(os.path.abspath(source))
     if layout is not None and layout not in LAYOUTS:
-        raise InputError(f"--layout {layout}: no such layout; take one of {', '.join(LAYOUTS)}")
+        raise InputError(f"--layout {layout}: no such layout; choose one of {', '.join(LAYOUTS)}")
     _check_folds(folds, fold, validation)
     layout = layout or detect_layout(source, card)
     found = read_layout(source, layout, card)
@@ -94,7 +94,7 @@ def prepare(
 
 
 def _label_map(pairs: Sequence[Pair], card: Card, labels: str | None) -> Mapping[int, int] | None:
-    """Return what leads from the label files' values to the card's; None where they are the same."""
+    """Return what leads from the label files' values to the card's; None if they are the same."""
     if card.label_map is None or labels == "card":
         return None
     # Volumes are read by MONAI, some seconds to import, which most data sets do not need here.

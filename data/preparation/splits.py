@@ -57,7 +57,7 @@ def split_cases(
             logger.warning("prepare: card %s: its split has no %s case among these", card.name, section)
         for patient in members:
             if fixed.setdefault(patient, section) != section:
-                raise InputError(f"card {card.name}: its split puts one patient into validation and test; mend it")
+                raise InputError(f"card {card.name}: its split puts one patient into validation and test; correct it")
     return split_by_patient(cases, **counts, seed=seed, fixed=fixed)
 
 

@@ -42,7 +42,7 @@ def patients_of(
         known = _read_patients(table)
         where = table.name
     elif rule is None:
-        own = "patient_rule: {note: every case is another patient, case_is_patient: true}"
+        own = "patient_rule: {note: every case is a different patient, case_is_patient: true}"
         raise InputError(
             f"{source.name}: no patient key; give a table with --patients FILE.csv (columns case,patient), or where "
             f"every case is another patient a card of your own with `{own}`"
@@ -84,7 +84,7 @@ def read_manifest(source: Path) -> Rows:
 
 
 def is_manifest(source: Path) -> bool:
-    """Return whether a folder has a manifest that tells organs' volumes by case."""
+    """Return whether a folder has a manifest that gives organs' volumes by case."""
     if not (source / MANIFEST).is_file():
         return False
     columns, _ = read_table(source / MANIFEST)
@@ -125,7 +125,7 @@ def column_of(rows: Rows | None, column: str, what: str) -> dict[str, str]:
     except KeyError:
         cells = {}
     if not cells:
-        raise InputError(f"{what} are told by column {column} of {MANIFEST}, which is not there; add it")
+        raise InputError(f"{what} come from column {column} of {MANIFEST}, which is missing; add it")
     return cells
 
 

@@ -17,7 +17,7 @@ def known_bases() -> list[dict[str, Any]]:
 
     Returns:
         Of each: name, family, backbone, patch_size, image_size (pixels), normalisation, parameters, licence, publisher,
-        file, sha256 (None where it is not known), places (folders that are searched), path (of the file where it is
+        file, sha256 (None if it is not known), places (folders that are searched), path (of the file where it is
         installed, else None), install (what to do where it is not).
     """
     return [_description(name) for name in BASES]

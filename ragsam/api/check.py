@@ -45,7 +45,7 @@ def check_data(
         InputError: a datalist or card that cannot be read at all, or a file that cannot be written.
     """
     if jobs is not None and jobs < 1:
-        raise InputError(f"--jobs {jobs}: no such number of processes; take 1 or more")
+        raise InputError(f"--jobs {jobs}: not a number of processes; give 1 or more")
     data, faults = read_datalist(datalist)
     known = load_card(card or data.card)
     reads = [datalist, *paths_of(chain.from_iterable(data.sections.values()))]

@@ -33,7 +33,7 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def leave_network() -> bool:
-    """Go, while there is one thread yet, where there is no network, and end with the parent; False where that fails."""
+    """Go, while there is one thread yet, if there is no network, and end with the parent; False where that fails."""
     if sys.platform != "linux":
         return False
     libc = ctypes.CDLL(None, use_errno=True)
@@ -82,7 +82,7 @@ def _reason(event: str, arguments: tuple[Any, ...], own: str) -> str | None:
 
 
 def _inside(path: Any, folder: int, own: str) -> bool:
-    """Whether a path, relative to an open folder where that is not negative, lies in one's own; open files do."""
+    """Whether a path, relative to an open folder where that is not negative, is in one's own; open files do."""
     if isinstance(path, int):
         return True
     place = os.fsdecode(path)

@@ -46,7 +46,7 @@ def cross_validate(
         output: gets `fold-0.json`, `fold-0/`, the run, `predictions-fold-0/`, and so on, and `evaluation/`.
         options: of every run.
         folds: how many.
-        resume: go on with what was begun there.
+        resume: continue with what was begun there.
 
     Returns:
         The content of `evaluation/metrics.json`.
@@ -91,7 +91,7 @@ def folds_of(data: Datalist, folds: int) -> dict[str, int]:
     if sorted(set(told.values())) != list(range(folds)):
         raise InputError(f"--folds {folds}: the datalist has {len(set(told.values()))} folds; ask for those")
     if parted := [case.case for case in pool if case.extra.get("fold") != told[case.patient]]:
-        raise InputError(f"{parted[0]}: in another fold than its patient's other cases; mend the datalist")
+        raise InputError(f"{parted[0]}: in a different fold from its patient's other cases; correct the datalist")
     return told
 
 

@@ -1,4 +1,4 @@
-"""The main job from end to end, on made patients or on given data."""
+"""The main job from end to end, on synthetic patients or on given data."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run_demo(
         {"report": path, "picture": path, "with": mean Dice, "without": mean Dice, "seconds": by step}.
 
     Raises:
-        InputError: an output folder that holds something else than an older demo, or the data; a faulty datalist.
+        InputError: an output folder that holds something other than an earlier demo, or the data; a faulty datalist.
     """
     output = Path(output)
     _make_room(output, datalist)
@@ -99,12 +99,12 @@ def _make_room(output: Path, datalist: str | os.PathLike[str] | None) -> None:
     """Remove what an older demo wrote, and nothing else."""
     empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
     if not empty and not _is_demo(output):
-        raise InputError(f"{output}: holds something else than an older demo; choose another --output")
-    if datalist is not None:  # faults are told before anything is removed
+        raise InputError(f"{output}: holds something other than an earlier demo; choose another --output")
+    if datalist is not None:  # faults are reported before anything is removed
         cases = chain.from_iterable(load_datalist(datalist).sections.values())
         for path in (Path(datalist).resolve(), *(path.resolve() for path in paths_of(cases))):
             if output.resolve() in path.parents:
-                raise InputError(f"{path}: lies in {output}, which is replaced; choose another --output")
+                raise InputError(f"{path}: is inside {output}, which is replaced; choose another --output")
     for name in _PARTS:
         path = output / name
         if path.is_dir() and not path.is_symlink():

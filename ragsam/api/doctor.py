@@ -114,10 +114,12 @@ def _device() -> Iterator[Finding]:
     try:
         import torch
     except ImportError:
-        return  # told among the packages
+        return  # reported among the packages
     if not torch.cuda.is_available():
         built = f"PyTorch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "this PyTorch has no CUDA"
-        yield Finding("cuda", "missing", f"no GPU is seen ({built}); all runs on the CPU, where only vit_tiny is quick")
+        yield Finding(
+            "cuda", "missing", f"no GPU found ({built}); everything runs on the CPU, where only vit_tiny is quick"
+        )
         return
     for number in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(number)

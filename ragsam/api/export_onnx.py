@@ -125,7 +125,7 @@ def _new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder, which becomes `path` when the block ends well."""
     target = Path(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target}: holds something already; choose another output, or remove it")
+        raise InputError(f"{target}: is not empty; choose another output, or remove it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with draft_folder(target.parent) as folder:

@@ -58,7 +58,7 @@ def _written(run: str | os.PathLike[str], output: str | os.PathLike[str]) -> flo
         try:
             torch.jit.save(frozen, str(temporary), _extra_files={"about.json": json.dumps(about)})
         except RuntimeError as error:
-            raise OSError(str(error).splitlines()[0]) from error  # a full disk, told as by every other writer
+            raise OSError(str(error).splitlines()[0]) from error  # a full disk, reported as by every other writer
         exported = torch.jit.load(str(temporary))
         return largest_difference(
             Path(output).name, whole, exported, lambda batch: example_inputs(network, batch, channels)
@@ -92,7 +92,7 @@ def largest_difference(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back what exporters say of the shapes that they take for constants, which `largest_difference` tells."""
+    """Silence exporters' warnings about shapes taken for constants: `largest_difference` measures their effect."""
     levels = {name: logging.getLogger(name).level for name in _CHATTY}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -42,7 +42,7 @@ def export_state_dict(
             try:
                 torch.save(state, temporary)
             except RuntimeError as error:
-                raise OSError(str(error).splitlines()[0]) from error  # a full disk, told as by every other writer
+                raise OSError(str(error).splitlines()[0]) from error  # a full disk, reported as by every other writer
     return [*notes, *_input_notes(RunFolder(run).content("inference"))]
 
 

@@ -142,7 +142,7 @@ def _tell_agreement(retriever: Retriever) -> None:
     logger.info("bank: the vote of %s finds its labels with a Dice of %s", among, found.in_words(organs) or "nothing")
     for organ, dice, chance, trust in zip(organs, found.dice[1:], found.chance[1:], found.trust[1:], strict=False):
         if trust < 1:
-            told = "bank: %s: found with a Dice of %.2f, %.2f by chance; its vote counts %.0f %%; look at its labels"
+            told = "bank: %s: found with a Dice of %.2f, %.2f by chance; its vote counts %.0f %%; check its labels"
             logger.warning(told, organ, dice, chance or 0.0, 100 * trust)
 
 
@@ -152,7 +152,7 @@ def _tell_doubtful(retriever: Retriever, cases: Sequence[Case]) -> None:
     for case in cases:
         for name in retriever.bank.own_patients(case.patient, None) & found.keys():
             told = "bank: %s: others' vote finds this patient's labels with a Dice of %.2f, far less than the others'; "
-            logger.warning(told + "look at them, or take the patient out with --remove", case.case, found[name])
+            logger.warning(told + "check them, or take the patient out with --remove", case.case, found[name])
 
 
 def _cases(datalist: str | os.PathLike[str], section: str, labels: Sequence[str], of: str) -> Sequence[Case]:

@@ -53,7 +53,7 @@ class Packed:
         files: how many.
         size: bytes once unpacked.
         bank: whether the bank is among them.
-        base: name of the base weights that the run needs; None where it needs none.
+        base: name of the base weights that the run needs; None if it needs none.
         base_sha256: of them.
         with_base: whether they are among the files.
         left_out: configs and documents that are no part of a run.
@@ -85,7 +85,7 @@ def pack_run(
 ) -> Packed:
     """Write a run as a zip, whole or not at all; the same run gives the same bytes.
 
-    Configs, weights, model card, licence and log go in, with the bank if there is one; nothing else that lies in the
+    Configs, weights, model card, licence and log go in, with the bank if there is one; nothing else that is in the
     folder. Paths of the machine are taken out of the configs; of base weights their name is left.
 
     Args:
@@ -153,7 +153,7 @@ def base_path(text: str) -> Path | None:
 
 
 def _run_files(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield what lies in a run's own folders, bank and base weights apart, and what of it is packed from the top."""
+    """Yield what is in a run's own folders, bank and base weights apart, and what of it is packed from the top."""
     for pattern in ("LICENSE", "log.csv", "configs/*", "docs/*", "models/*"):
         for path in sorted(root.glob(pattern)):
             name = path.relative_to(root).as_posix()

@@ -41,7 +41,7 @@ class PseudoLabels:
     """What a run made of volumes without labels.
 
     Attributes:
-        datalist: of the volumes that are learnt from; None where there are none.
+        datalist: of the volumes that are learnt from; None if there are none.
         volumes: how many these are.
         novel: how many were left out as unlike the bank's.
         share: of all organs and slices of the volumes, those that are learnt from, 0 to 1.
@@ -100,8 +100,7 @@ def write_pseudo_labels(
 def _learnt(case: str, run: RunFolder, made: Sequence[Path]) -> NDArray[np.bool_]:
     """Return which organs of which slices each folder's labels agree on with the next one's: [slices, K + 1].
 
-    Of an organ that the first labels do not have at all nothing is learnt: whether it is not there or was missed cannot
-    be told.
+    Nothing is learnt of an organ that the first labels lack entirely: it may be absent or missed.
     """
     classes, axis = run.card.num_classes, run.content("inference")["slice_axis"]
     labels = [_labels_in_ras(folder / f"{case}.nii.gz", case) for folder in made]

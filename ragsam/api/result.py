@@ -29,7 +29,7 @@ class Result:
             voted, the weightiest first: `patient`, `case` (pseudonyms), `slice`, `similarity`, `weight` and `row`.
             Empty without retrieval.
         novelty: how unlike the bank's volumes it is; None without retrieval.
-        objects: what `prompts.json` tells of each object that was asked for.
+        objects: what `prompts.json` gives of each object that was asked for.
     """
 
     case: str

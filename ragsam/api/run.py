@@ -179,7 +179,7 @@ class Run:
         return load_prompted(self._folder)
 
     def _forget_bank(self) -> None:
-        """Have the bank opened anew when it is searched next."""
+        """Have the bank opened again when it is searched next."""
         self._loaded.forget_bank()
         if "_prompted" in self.__dict__:
             self._prompted.loaded.forget_bank()

@@ -63,7 +63,7 @@ def segment_with_run(
         output: folder for `CASE.nii.gz` and `retrieval.json`.
         card: without a run, of the bank's organs: a card's name, or the path of its yaml file.
         base: without a run, weights that the vote prompts; see `load_answering`.
-        bank: folder of the bank; None takes the run's own, and where there is none segments without retrieval.
+        bank: folder of the bank; None takes the run's own, and if there is none segments without retrieval.
         retrieval: False segments without the bank, as a run does that was trained so, unless a bank is named.
         series: Series Instance UIDs to take from DICOM folders that hold several.
         dicom_seg: write `CASE.seg.dcm` too, a DICOM segmentation of the case's series.

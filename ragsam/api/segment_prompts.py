@@ -46,7 +46,7 @@ def segment_prompted(
 
     Where an object of a case is to be refined, the case's label volume is the automatic result with what was asked for
     in it; else it holds the objects alone. Organs have their card's values, other objects the values after these, in
-    the order in which they are named. Where objects overlap the later one lies on top.
+    the order in which they are named. Where objects overlap the later one is on top.
 
     Args:
         run: a trained run whose network answers prompts, or one with base weights, which then do.
@@ -116,7 +116,7 @@ def _require_prompts_for(cases: Sequence[Case], asked: Mapping[str, Any], prompt
     if lacking := sorted(names - set(asked)):
         raise InputError(f"{lacking[0]}: {name} has no prompts for it; add them, or leave the input out")
     if unknown := sorted(set(asked) - names):
-        raise InputError(f"{name}: {unknown[0]} is none of the inputs; a case is called after its file or folder")
+        raise InputError(f"{name}: {unknown[0]} is not among the inputs; a case is named after its file or folder")
 
 
 def _answer(
@@ -128,7 +128,7 @@ def _answer(
     reads: Sequence[str | os.PathLike[str]],
     overwrite: bool,
 ) -> None:
-    """Write the label volumes of cases and what their values are; faulty cases are told once the others are done."""
+    """Write the label volumes of cases and what their values are; faulty cases are reported once the others are done."""
     told, faults = {}, []
     written = [PROMPTED_NAME]
     for case in cases:

@@ -1,4 +1,4 @@
-"""Training: make a run and train it, or go on with one that was interrupted."""
+"""Training: make a run and train it, or continue with one that was interrupted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def train(
         output: the run's folder, which is made.
         options: values by the options' names, see docs/reference/options.md.
         recipe: options by a name, see docs/how-to/train.md; `options` take precedence.
-        resume: go on where a training of `output` was stopped, or begin.
+        resume: continue where a training of `output` was stopped, or begin.
 
     Raises:
         InputError: as `train_run`.
@@ -60,11 +60,11 @@ def train_run(
     is left.
 
     Args:
-        resume: go on with the run of `output` after the last epoch that it finished; where there is none, begin. With
+        resume: continue with the run of `output` after the last epoch that it finished; if there is none, begin. With
             more `epochs` it trains longer.
 
     Raises:
-        InputError: as `make_run`, a faulty case, or a run that was begun with other data or options.
+        InputError: as `make_run`, a faulty case, or a run that was started with other data or options.
     """
     run = Path(output)
     fresh = not run.exists() or (run.is_dir() and not any(run.iterdir()))
@@ -86,7 +86,7 @@ def train_run(
 
 
 def _has_state(run: Path) -> bool:
-    """Whether a run has the state of a finished epoch to go on from.
+    """Whether a run has the state of a finished epoch to continue from.
 
     Raises:
         InputError: a trained run of a version that kept no such state.
@@ -123,4 +123,4 @@ def _require_same_training(run: Path, datalist: str | os.PathLike[str], asked: M
             continue
         if have != value:
             what = "--data" if name == "datalist" else f"--set {name}"
-            raise InputError(f"{what}: {value!r}, but {run.name} was begun with {have!r}; resume it with its own")
+            raise InputError(f"{what}: {value!r}, but {run.name} was started with {have!r}; resume it with its own")

@@ -58,7 +58,7 @@ def train_rounds(
         unlabelled: see `unlabelled_cases`.
         options: of every run.
         rounds: at most so many with pseudo-labels.
-        resume: go on with what was begun there.
+        resume: continue with what was begun there.
 
     Returns:
         The run with the best validation.
@@ -113,7 +113,7 @@ def validation_of(run: Path) -> float:
 
 
 def _labels(run: Path, cases: Sequence[Case], folder: Path, *, resume: bool) -> Path | None:
-    """Return the datalist of a round's pseudo-labels, made by a run unless it is there; None where none can be used."""
+    """Return the datalist of a round's pseudo-labels, made by a run unless it is there; None if none can be used."""
     if resume and (folder / DATALIST).is_file():
         return folder / DATALIST
     retrieval = retrieves(run)
@@ -142,7 +142,7 @@ def rounds_lines(
     labelling = duration(labelling_s)
     return [
         f"unlabelled: {len(cases)} volumes of {patients} patients; labelling them: at most {labelling} a round",
-        f"{rounds} rounds at most, each labels them and trains anew: about {duration(total_s)} in all, besides reading",
+        f"{rounds} rounds at most, each labels them and trains again: about {duration(total_s)} in all, plus reading",
     ]
 
 

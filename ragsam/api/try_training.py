@@ -124,7 +124,9 @@ def try_training(
         estimate = _try_run(run, Path(output))
     if estimate.free_bytes < estimate.disk_bytes:
         free, needed = (size / 1e6 for size in (estimate.free_bytes, estimate.disk_bytes))
-        raise InputError(f"{output}: {free:.0f} MB are free, the training needs about {needed:.0f}; free some space")
+        raise InputError(
+            f"{output}: {free:.0f} MB are free, but the training needs about {needed:.0f}; free some space"
+        )
     return estimate
 
 

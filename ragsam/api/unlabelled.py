@@ -32,7 +32,7 @@ def unlabelled_cases(volumes: Sequence[str | os.PathLike[str]], data: Datalist) 
         data: of the training. Its training images are left out.
 
     Raises:
-        InputError: no such volume, two of one name, a volume whose patient is not told, or one that no training may
+        InputError: no such volume, two of one name, a volume whose patient is not known, or one that no training may
             see, see `require_apart`.
     """
     card = load_card(data.card)

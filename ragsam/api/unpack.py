@@ -78,7 +78,7 @@ def entry_fault(entry: ZipInfo) -> str | None:
     if not (is_run_file(name) or entry.is_dir()):
         return "no file of a run"
     if entry.flag_bits & 1 or entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-        return "encrypted, or packed in a way that is not used here"
+        return "encrypted, or packed in a way that ragsam does not use"
     return None
 
 

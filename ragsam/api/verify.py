@@ -117,7 +117,7 @@ def _weights_faults(run: RunFolder, card: Card) -> list[str]:
     for name, tensors in ((_WEIGHTS[0], state), (_WEIGHTS[1], read_state_dict(root / _WEIGHTS[1]))):
         faults += _key_faults(name, tensors, network)
         if broken := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
-            faults.append(f"{name}: {len(broken)} tensors hold NaN or infinity ({broken[0]}); train it anew")
+            faults.append(f"{name}: {len(broken)} tensors hold NaN or infinity ({broken[0]}); train it again")
         elif not faults and any(not torch.equal(tensors[key], state[key]) for key in state):
             faults.append(f"{name}: other values than {_WEIGHTS[0]}; MONAI's tools would run another network")
     return faults

@@ -164,7 +164,7 @@ def _made_study(folder: Path, card: Card, card_path: Path) -> Path:
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Keep what MONAI tells to itself, and make whatever goes wrong a line of bad input."""
+    """Silence MONAI's messages, and turn whatever goes wrong into a line of bad input."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""`ragsam demo`: the whole main job on made patients, or on given data."""
+"""`ragsam demo`: the whole main job on synthetic patients, or on given data."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def run(args: argparse.Namespace) -> None:
 
 
 def kept(args: argparse.Namespace) -> str:
-    """Return what an interrupted demo keeps, and how to go on."""
-    return f"{args.output} is not complete; the command makes it anew"
+    """Return what an interrupted demo keeps, and how to continue."""
+    return f"{args.output} is not complete; the command starts it again"

@@ -12,7 +12,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command."""
     parser = commands.add_parser("describe", help="what trains and what is frozen, part by part, and what it takes")
     parser.add_argument("bundle", help="a run, a bundle's folder, or the name of a packaged one (sam_lora)")
-    parser.add_argument("--card", help="needed where it is no run: a card's name, or a .yaml file of your own")
+    parser.add_argument("--card", help="needed unless it is a run: a card's name, or a .yaml file of your own")
     add_options(parser, "as in training")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write it as JSON")
     add_overwrite(parser)

@@ -14,7 +14,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--reference", type=Path, required=True, help="folder of label volumes, or a datalist")
     parser.add_argument("--prediction", type=Path, required=True, metavar="DIR")
     parser.add_argument("--image", type=Path, metavar="DIR", help="images of a folder of references, for the pictures")
-    parser.add_argument("--card", help="needed where the reference is a folder")
+    parser.add_argument("--card", help="needed if the reference is a folder")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--section", default="test", help="of a datalist (default: test)")
     parser.add_argument(
@@ -24,11 +24,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
     parser.add_argument("--bank", type=Path, help="the bank searched, to show the neighbours' pictures")
-    parser.add_argument("--baseline", type=Path, metavar="METRICS.json", help="another run to compare with")
+    parser.add_argument("--baseline", type=Path, metavar="METRICS.json", help="metrics.json of a run to compare with")
     parser.add_argument(
         "--viewer", nargs="*", metavar="CASE", help="3D view of these cases, or of so many of the worst (default: 3)"
     )
-    parser.add_argument("--labels", help="card or raw: whose numbers the predictions have, where they do not tell")
+    parser.add_argument("--labels", help="card or raw: whose numbers the predictions have, if the files do not say")
     parser.add_argument("--reference-labels", help="the same of a folder of references")
     add_overwrite(parser)
     parser.set_defaults(job=run)

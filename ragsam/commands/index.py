@@ -15,10 +15,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="left out: a bank to segment by without a run")
     parser.add_argument("--output", type=Path, metavar="BANK", help="default: the run's own bank/")
     parser.add_argument("--data", type=Path, metavar="DATALIST", help="without a RUN: make a bank of its cases")
-    parser.add_argument("--add", type=Path, metavar="DATALIST", help="put its cases beside those of the bank")
+    parser.add_argument("--add", type=Path, metavar="DATALIST", help="add its cases to the bank")
     parser.add_argument("--section", help="of the datalist (default: training)")
     add_options(parser, "with --data, as image_size=96")
-    parser.add_argument("--remove", nargs="+", metavar="PATIENT", help="take patients out of the bank, by their keys")
+    parser.add_argument("--remove", nargs="+", metavar="PATIENT", help="remove patients from the bank, by their keys")
     parser.set_defaults(job=run, kept=kept)
 
 
@@ -32,11 +32,11 @@ def run(args: argparse.Namespace) -> None:
     if args.section and not (args.add or args.data):
         raise InputError("--section: of the datalist to add; name one with --add")
     if args.data and (args.run or args.add):
-        raise InputError("--data: makes a bank without a RUN; cases beside those of a bank are named with --add")
+        raise InputError("--data: makes a bank without a RUN; to add cases to a bank, use --add")
     if args.set and not args.data:
         raise InputError("--set: only with --data; slices are prepared as the run or the bank has it")
     if args.run is None and not (args.data or args.add):
-        raise InputError("index: no RUN; name one, or with --data DATALIST the cases of a bank that needs none")
+        raise InputError("index: no RUN; name one, or give the cases of a bank without a run by --data DATALIST")
     folder, slices, patients = index_run(
         args.run,
         _bank_folder(args),
@@ -53,12 +53,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def kept(args: argparse.Namespace) -> str:
-    """Return what an interrupted indexing keeps, and how to go on."""
+    """Return what an interrupted indexing keeps, and how to continue."""
     draft = _bank_folder(args) / "draft.jsonl"
     if not draft.is_file():
-        return "a bank that is there is whole; to be sure that the command was done, run it again"
+        return "an existing bank is complete; run the command again to be sure that it finished"
     finished = max(len(draft.read_text(encoding="utf-8").splitlines()) - 1, 0)
-    return f"{finished} volumes are finished and kept; to go on after them, run the command again"
+    return f"{finished} volumes are finished and kept; to continue after them, run the command again"
 
 
 def _bank_folder(args: argparse.Namespace) -> Path:

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     packed = pack_run(args.run, args.output, bank=not args.no_bank, with_base=args.with_base, overwrite=args.overwrite)
     say(f"packed: {args.output}, {packed.files} files, {args.output.stat().st_size / 1e6:.1f} MB")
     for name in packed.left_out:
-        say(f"left out: {name}, which is no part of a run")
+        say(f"left out: {name}, which is not part of a run")
     if packed.bank:
         say("bank: in it, with label maps of the training patients; --no-bank leaves it out")
     if packed.base:

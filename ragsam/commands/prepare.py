@@ -24,7 +24,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--folds", type=int, metavar="N", help="deal all but the test patients to folds")
     parser.add_argument("--fold", type=int, default=0, metavar="I", help="the fold for validation, from 0")
     parser.add_argument("--seed", type=int, default=0, help="of the split or the folds")
-    parser.add_argument("--labels", help="card or raw: whose numbers the label files have, where they do not tell")
+    parser.add_argument("--labels", help="card or raw: whose numbers the label files have, if the files do not say")
     add_overwrite(parser)
     parser.set_defaults(job=run)
 

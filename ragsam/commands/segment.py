@@ -78,9 +78,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def kept(args: argparse.Namespace) -> str:
-    """Return what an interrupted segmentation keeps, and how to go on."""
+    """Return what an interrupted segmentation keeps, and how to continue."""
     ways = "run the command again, or with the inputs that are left"
-    return f"label volumes that were finished are kept in {args.output}; to go on, {ways}"
+    return f"label volumes that were finished are kept in {args.output}; to continue, {ways}"
 
 
 def _run_and_inputs(args: argparse.Namespace) -> tuple[Path | None, list[Path]]:
@@ -147,4 +147,4 @@ def _segment_prompted(args: argparse.Namespace, path: Path, inputs: Sequence[Pat
         series=args.series,
         overwrite=args.overwrite,
     )
-    say(f"label volumes: {len(cases)} in {args.output}; prompts.json tells what was found where")
+    say(f"label volumes: {len(cases)} in {args.output}; prompts.json lists the objects and their slices")

@@ -12,7 +12,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--studies", required=True, metavar="DIR", help="volumes; or the address of a DICOMweb server")
     parser.add_argument("--output", type=Path, metavar="DIR", help="of the app and the copy (default: RUN-monailabel)")
-    parser.add_argument("--host", default="127.0.0.1", help="another one needs MONAI Label's authentication")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; any but 127.0.0.1 needs MONAI Label's authentication"
+    )
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="a further name by which clients call it"

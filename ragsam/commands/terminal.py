@@ -34,7 +34,9 @@ def add_options(parser: argparse.ArgumentParser, about: str) -> None:
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     """Add `--overwrite`."""
-    parser.add_argument("--overwrite", action="store_true", help="replace outputs that ragsam did not write, or not so")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace outputs that ragsam did not write or that were changed"
+    )
 
 
 def json_output(args: argparse.Namespace, reads: Iterable[Path]) -> AbstractContextManager[object]:

@@ -17,13 +17,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     recipes = ", ".join(recipe_names())
     parser.add_argument("bundle", help="a bundle's folder, or the name of a packaged one (sam_lora)")
     parser.add_argument(
-        "--options", action=_ListOptions, nargs="?", metavar="NAME", help="list what --set takes, or tell one in full"
+        "--options", action=_ListOptions, nargs="?", metavar="NAME", help="list the options of --set, or explain one"
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DATALIST")
     parser.add_argument("--output", type=Path, required=True, metavar="RUN")
     add_options(parser, "set an option; --options lists them")
-    parser.add_argument("--recipe", metavar="NAME", help=f"{recipes}: options that go together; --set goes before")
-    parser.add_argument("--resume", action="store_true", help="go on with RUN where it was stopped, or begin")
+    parser.add_argument(
+        "--recipe", metavar="NAME", help=f"{recipes}: options that belong together; --set takes precedence"
+    )
+    parser.add_argument("--resume", action="store_true", help="resume RUN after its last epoch, or start it")
     parser.add_argument("--check", action="store_true", help="try it: a few batches, and what the whole will take")
     parser.add_argument("--fit-batch", action="store_true", help="find the largest batch_size that the memory holds")
     parser.add_argument("--folds", type=int, metavar="N", help="cross-validate: N runs in RUN, evaluated as one")
@@ -81,20 +83,20 @@ def run(args: argparse.Namespace) -> None:
 
 
 def kept(args: argparse.Namespace) -> str:
-    """Return what an interrupted training keeps, and how to go on."""
+    """Return what an interrupted training keeps, and how to continue."""
     parts = "fold" if args.folds is not None else "round"
     if (args.folds is not None or args.unlabelled) and args.output.is_dir():
-        return f"{args.output} keeps the epochs finished of each {parts}; to go on, add --resume to the command"
+        return f"{args.output} keeps the epochs finished of each {parts}; to continue, add --resume to the command"
     if args.check or not (args.output / "checkpoints" / "last.pt").is_file():
-        return "no epoch was finished, nothing is kept; to go on, run the command again"
-    return f"{args.output} keeps the epochs finished; to go on after them, add --resume to the command"
+        return "no epoch was finished, nothing is kept; to continue, run the command again"
+    return f"{args.output} keeps the epochs finished; to continue after them, add --resume to the command"
 
 
 def _fitting_batch(args: argparse.Namespace, options: dict[str, Any]) -> int:
     from ragsam.api.fit_batch import largest_batch
 
     if args.resume:
-        raise InputError("--fit-batch: not with --resume; a training goes on with its own batch_size")
+        raise InputError("--fit-batch: not with --resume; a resumed training keeps its batch_size")
     size = largest_batch(args.bundle, args.data, args.output, options)
     say(f"batch_size: {size}, the largest power of two that the memory holds")
     return size
@@ -104,7 +106,7 @@ def _try(args: argparse.Namespace, options: dict[str, Any]) -> None:
     from ragsam.api.try_training import estimate_lines, try_training
 
     if args.resume or args.folds is not None:
-        raise InputError("--check: not with --resume or --folds; try one training that is not begun")
+        raise InputError("--check: not with --resume or --folds; try a training that has not started")
     estimate = try_training(args.bundle, args.data, args.output, options)
     for line in estimate_lines(estimate):
         say(line)

@@ -13,7 +13,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("unpack", help="a packed run as a run again")
     parser.add_argument("archive", type=Path, metavar="FILE.zip")
     parser.add_argument("--output", type=Path, required=True, metavar="RUN")
-    parser.add_argument("--base", type=Path, metavar="SAM", help="the base weights, where they are not in it")
+    parser.add_argument("--base", type=Path, metavar="SAM", help="the base weights, if the file lacks them")
     parser.add_argument("--max-gb", type=float, default=10.0, metavar="N", help="what it may grow to (default: 10)")
     parser.set_defaults(job=run)
 
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
 
     packed = unpack_run(args.archive, args.output, base=args.base, max_gb=args.max_gb)
     say(f"run: {args.output}, {packed.files} files, {packed.size / 1e6:.1f} MB")
-    say("a run is code: use one only where you trust its source")
+    say("a run is code: use it only if you trust its source")
     for line in packed.code:
         say(f"runs other code than this package's: {line}")
     if packed.base and not packed.with_base and not args.base:

@@ -1,1 +1,1 @@
-"""What is shown while work goes on, and what it takes of time and memory."""
+"""What is shown while work continues, and what it takes of time and memory."""

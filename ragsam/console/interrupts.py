@@ -1,4 +1,4 @@
-"""Ctrl-C, and SIGTERM in the same way: one exception, which only the main process tells."""
+"""Ctrl-C, and SIGTERM in the same way: one exception, which only the main process reports."""
 
 from __future__ import annotations
 

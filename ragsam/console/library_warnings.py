@@ -1,4 +1,4 @@
-"""Warnings of libraries: lines of the log, each told once, without the place in the source where it arises."""
+"""Warnings of libraries: lines of the log, each reported once, without the place in the source where it arises."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-#: What developers of a library are told; nobody who segments can act upon it.
+#: Warnings for developers of a library; a user cannot act on them.
 _FOR_DEVELOPERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 #: What comes in many texts, or in words that name nothing of ours, in our own.
 _OWN_WORDS = (

@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 #: Between a log's lines of one work, but for its first and its last.
 LINE_EVERY_S = 10.0
-#: The unit of works that lie within those by volumes: their bar appears only where one takes so long, and goes again.
+#: The unit of works that are within those by volumes: their bar appears only where one takes so long, and goes again.
 SLICE = "slice"
 _BAR_AFTER_S = 2.0
 
@@ -24,7 +24,7 @@ class Shown:
 
         Args:
             done: units, those that were done before among them.
-            line: what a log may say of it; None: only that it goes on, once nothing was said for a while.
+            line: what a log may say of it; None: only that it continues, once nothing was said for a while.
             beside: values by name, for beside a bar.
         """
 
@@ -33,14 +33,14 @@ class Shown:
 
 
 class Reporter(Protocol):
-    """Shows work that goes on. Works that lie within each other may be shown at once."""
+    """Shows work that continues. Works that are within each other may be shown at once."""
 
     def begin(self, name: str, total: int | None, unit: str, done: int = 0) -> Shown:
         """Show work that begins.
 
         Args:
             name: what is done, such as `train`.
-            total: how many units it has; None where nobody knows.
+            total: how many units it has; None if nobody knows.
             unit: one of them, such as `volume`.
             done: how many were done before.
         """
@@ -73,7 +73,7 @@ class QuietReporter:
 class _Lines(Shown):
     """The first line of a work, its last, and between them one in `LINE_EVERY_S`; in a lull how far it is."""
 
-    _any = 0.0  # when any work was told of last: while that goes on, the works within it need no line
+    _any = 0.0  # when any work was last reported: meanwhile the works within it need no line
 
     def __init__(self, name: str, total: int | None, unit: str) -> None:
         self.name = name

@@ -19,12 +19,12 @@ class CasePair:
 
     Attributes:
         case: the study's own key of the volume.
-        patient: the study's own key of the patient; None where none is known: the case then counts as its own patient.
+        patient: the study's own key of the patient; None if none is known: the case then counts as its own patient.
         reference: label volume to compare with.
-        prediction: label volume to be scored; None where there is none.
+        prediction: label volume to be scored; None if there is none.
         image: the volume both belong to, for pictures only.
-        annotated: the organs the reference covers; None where it covers the whole card.
-        label_map: the reference's values to the card's; None where they are the card's.
+        annotated: the organs the reference covers; None if it covers the whole card.
+        label_map: the reference's values to the card's; None if they are the card's.
         prediction_map: the same of the prediction, see `with_numbering`.
         fill_nonfinite: what NaN and infinite voxels of the image are drawn as; None draws no such image.
     """
@@ -49,7 +49,7 @@ def pairs_from_folders(
 ) -> list[CasePair]:
     """Match the volumes of two folders by name, whatever their formats; sorted by case.
 
-    Every reference is a case, named as its file without suffix; its prediction is None where it has no file.
+    Every reference is a case, named as its file without suffix; its prediction is None if it has no file.
 
     Args:
         image_dir: images of the same names, for pictures only.

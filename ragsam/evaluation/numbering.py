@@ -46,7 +46,7 @@ def with_numbering(
 def _map_of(
     kind: str, paths: Sequence[Path], card: Card, raw: Mapping[int, int] | None, given: str | None, jobs: int
 ) -> Mapping[int, int] | None:
-    """Return what leads from the values of volumes to the card's, None where they are the same."""
+    """Return what leads from the values of volumes to the card's, None if they are the same."""
     option = "--reference-labels" if kind == "reference" else "--labels"
     way_out = f"say which with {option} card or {option} raw"
     found = find_numbering(paths, card, raw, what=f"{kind}s", way_out=way_out, given=given, jobs=jobs)

@@ -117,7 +117,7 @@ def _paired_cases(ours: Cases, theirs: Cases) -> tuple[Cases, Cases, list[str]]:
             alone.append(case["case"])
             continue
         if case["patient"] != other["patient"]:
-            raise InputError(f"{case['case']}: another patient in either run; evaluate both with one datalist")
+            raise InputError(f"{case['case']}: a different patient in each run; evaluate both with one datalist")
         first.append(case)
         second.append(other)
     if not first:

@@ -83,7 +83,7 @@ def _whole_numbers(values: NDArray[np.floating], case: str) -> NDArray[np.int32]
     whole = np.abs(values - labels) <= WHOLE_NUMBER_TOLERANCE
     broken = np.count_nonzero(~whole)
     if broken:
-        raise InputError(f"{case}: {broken} labels are no whole numbers; save them as integers")
+        raise InputError(f"{case}: {broken} labels are not whole numbers; save them as integers")
     limits = np.iinfo(np.int32)
     if labels.min() < limits.min or labels.max() > limits.max:
         raise InputError(f"{case}: labels beyond 32 bits; save them as small integers")

@@ -24,7 +24,7 @@ _NAMED_VALUES = 8
 
 
 def evaluated(pair: CasePair, *, card: Card, protocol: str) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the organs' scores, None where the reference cannot be used, and the faults of one case."""
+    """Return the organs' scores, None if the reference cannot be used, and the faults of one case."""
     name = f"{pair.case} (reference)"
     try:
         reference = read_labels(pair.reference, name, label_map=pair.label_map)
@@ -42,7 +42,7 @@ def crashed(pair: CasePair) -> tuple[None, list[str]]:
 
 
 def _read_prediction(pair: CasePair, reference: LabelVolume, card: Card, faults: list[str]) -> LabelVolume | None:
-    """Return the prediction, None where it cannot be used; what is wrong with it joins the faults."""
+    """Return the prediction, None if it cannot be used; what is wrong with it joins the faults."""
     if pair.prediction is None:
         faults.append(f"{pair.case}: no prediction; scored as missed, segment the case and evaluate again")
         return None
@@ -59,7 +59,7 @@ def _read_prediction(pair: CasePair, reference: LabelVolume, card: Card, faults:
         faults.append(f"{pair.case}: {where}; scored as missed, bring it onto the image's own grid")
         return None
     if placed is not prediction:
-        logger.info("evaluate: %s: its axes are in another order than the reference's; it is turned to them", name)
+        logger.info("evaluate: %s: its axes are ordered differently from the reference's; it is reoriented", name)
     faults += _unknown_values(placed, card, name)
     return placed
 

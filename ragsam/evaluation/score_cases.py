@@ -51,14 +51,14 @@ def evaluate_cases(
         protocol_caveat and protocol_rules. It holds no NaN.
 
     Raises:
-        InputError: where there is no case, a name stands twice, the protocol or an annotated organ is unknown, the
+        InputError: if there is no case, a name occurs twice, the protocol or an annotated organ is unknown, the
             protocol is not for the card's organs, or there is no process.
     """
     rules = _check(pairs, card, protocol)
     if jobs is None:
         jobs = cores()
     if jobs < 1:
-        raise InputError(f"--jobs {jobs}: no such number of processes; take 1 or more")
+        raise InputError(f"--jobs {jobs}: not a number of processes; give 1 or more")
     if results is None:
         job = partial(evaluated, card=card, protocol=protocol)
         results = run_each(job, pairs, jobs=min(jobs, len(pairs)), crashed=crashed, done=progress)
@@ -103,7 +103,7 @@ def score_table(cases: Cases, organs: Iterable[str], metric: str) -> Table:
 
 
 def _check(pairs: Sequence[CasePair], card: Card, protocol: str) -> Protocol:
-    """Return the protocol; refuse what no case could mend."""
+    """Return the protocol; refuse what no case could correct."""
     if protocol not in PROTOCOLS:
         raise InputError(f"{protocol}: no such protocol; choose one of {', '.join(PROTOCOLS)}")
     rules = PROTOCOLS[protocol]
@@ -119,7 +119,9 @@ def _check(pairs: Sequence[CasePair], card: Card, protocol: str) -> Protocol:
         seen.add(pair.case)
         unknown = sorted(set(pair.annotated or ()) - card.labels.keys())
         if unknown:
-            raise InputError(f"{pair.case}: annotated organ {unknown[0]} is not on card {card.name}; mend the datalist")
+            raise InputError(
+                f"{pair.case}: annotated organ {unknown[0]} is not on card {card.name}; correct the datalist"
+            )
     return rules
 
 

@@ -59,7 +59,7 @@ def report_evaluation(
 
     Args:
         pairs: references and predictions.
-        predictions: folder of the predictions; of its files, if any, `retrieval.json` tells the neighbours, and
+        predictions: folder of the predictions; of its files, if any, `retrieval.json` gives the neighbours, and
             `provenance.json` what the predictions were made with.
         bank: the bank behind them, which knows the pseudonyms of `support_cases`, shown beside the query slices.
         support_cases: cases the bank was made of.
@@ -74,7 +74,7 @@ def report_evaluation(
     """
     output = Path(output)
     if viewer:
-        load_viewer_code()  # what is missing is told before the work
+        load_viewer_code()  # what is missing is reported before the work
     with evaluation_outputs(output, pairs, reads=reads, overwrite=overwrite):
         if "results" not in options:
             numbers = {"labels": labels, "reference_labels": reference_labels}
@@ -113,7 +113,7 @@ def evaluation_outputs(folder: str | os.PathLike[str], pairs: Sequence[CasePair]
 
 
 def evaluation_lines(metrics: Mapping[str, Any], folder: str | os.PathLike[str]) -> list[str]:
-    """Return what a person is told of an evaluation: the mean Dice, where any was measured, and the report's path."""
+    """Return the lines that a command prints after an evaluation: the mean Dice, if measured, and the report's path."""
     dice = metrics["summary"]["mean"]["dice"]
     told = []
     if dice["mean"] is not None:
@@ -126,7 +126,7 @@ def evaluation_warnings(metrics: Mapping[str, Any]) -> list[str]:
     told = [metrics["protocol_caveat"]] if metrics["protocol_caveat"] else []
     if metrics["summary"]["mean"]["dice"]["mean"] == 0:
         told.append(
-            "mean Dice 0 over all cases: not one voxel agrees; have the predictions other label numbers (--labels), "
+            "mean Dice 0 over all cases: no voxel agrees; do the predictions have other label numbers (--labels), "
             "another card, another orientation, or other cases' names?"
         )
     return told
@@ -149,7 +149,7 @@ class EvaluationReport:
     """Measures the volumes that an evaluator has written, when it is done.
 
     Of several processes each scores the cases that its own evaluator has had; the scores are gathered once, and the
-    first process writes. It scores what none of them has had, as missed where there is no volume.
+    first process writes. It scores what none of them has had, as missed if there is no volume.
 
     Args:
         datalist: path of the datalist.
@@ -196,7 +196,7 @@ class EvaluationReport:
         if idist.get_rank() == 0:
             cases = load_datalist(self.datalist, self.card).section(self.section)
             reads = [self.datalist, *paths_of(cases), *filter(None, (self.baseline,))]
-            Outputs(self.output, EVALUATION_FILES, reads=reads)  # told before anything is segmented
+            Outputs(self.output, EVALUATION_FILES, reads=reads)  # reported before anything is segmented
 
     def note(self, engine: Engine) -> None:
         """Note the cases that this process has just had."""

@@ -21,7 +21,7 @@ from ragsam.retrieval.retriever import Retriever
 class InfererRetrieval:
     """Gives an inferer the supports of a volume that comes without.
 
-    The volume's file tells its case, which is taken for a patient of its own, as `ragsam segment` does with a file:
+    The volume's file gives its case, which is taken for a patient of its own, as `ragsam segment` does with a file:
     slices of that name are left out. The bank is opened at the first volume, and again where it, or the network, is
     another one.
 

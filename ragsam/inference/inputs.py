@@ -46,7 +46,7 @@ def cases_of_inputs(
         if name == following:
             raise InputError(f"{name}: two inputs of this name; segment them into two folders")
     if series and not any(map(is_dicom, cases)):
-        raise InputError("--series: none of the inputs is a DICOM folder; leave it out")
+        raise InputError("--series: no input is a DICOM folder; leave it out")
     return cases
 
 
@@ -91,7 +91,7 @@ def _cases_of(path: Path, card: Card | None, section: str, series: Sequence[str]
 def _tell_left_out(folder: Path, taken: Iterable[Path]) -> None:
     files = {path for path in folder.glob("[!.]*") if path.is_file()}
     if left_out := len(files.difference(taken)):
-        logger.info("%s: %d files of the folder are no volumes; left out", readable_name(folder.name), left_out)
+        logger.info("%s: %d files of the folder are not volumes; skipped", readable_name(folder.name), left_out)
 
 
 def _asked_for(folder: Path, series: Sequence[str], name: str) -> str:
@@ -101,7 +101,7 @@ def _asked_for(folder: Path, series: Sequence[str], name: str) -> str:
     try:
         held = {one.uid for one in list_series(folder, name)}
     except InputError:
-        return ""  # told when the folder is opened, so that the other inputs go on
+        return ""  # reported when the folder is opened, so that the other inputs continue
     here = [uid for uid in series if uid in held]
     if len(here) > 1:
         raise InputError(f"{name}: two of the series asked for are in this folder; segment them one by one")

@@ -69,12 +69,12 @@ class LoadedRun:
         return self._retriever
 
     def forget_bank(self) -> None:
-        """Close the bank; it is opened anew when it is searched next."""
+        """Close the bank; it is opened again when it is searched next."""
         if self._retriever is not None:
             self._retriever.detach()
         self._retriever = None
         self.__dict__.pop("retrieves", None)
 
     def supports(self, case: Case) -> VolumeSupports | None:
-        """Return what finds the supports of a case's slices; None where the run does not retrieve."""
+        """Return what finds the supports of a case's slices; None if the run does not retrieve."""
         return VolumeSupports(self.open_bank(), case.patient, case.case) if self.retrieves else None

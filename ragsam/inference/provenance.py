@@ -66,10 +66,10 @@ class Provenance:
 
     Args:
         network: what segments.
-        weights: the file that its weights are of; None where it has none.
+        weights: the file that its weights are of; None if it has none.
         folder: of the label volumes.
         card: of the organs.
-        bank: the bank that is searched; None where retrieval is off.
+        bank: the bank that is searched; None if retrieval is off.
         ensemble: folders of the runs that are averaged with it.
     """
 
@@ -137,7 +137,7 @@ def member(run: Path, *, retrieval: bool) -> dict[str, Any]:
 
 
 def provenance_rows(folder: str | os.PathLike[str]) -> dict[str, str]:
-    """Return what the `provenance.json` of a folder says, as rows for people; none where there is no such file of ours.
+    """Return what the `provenance.json` of a folder says, as rows for people; none if there is no such file of ours.
 
     Raises:
         InputError: a file that is not JSON, or a field of it that is wrong.

@@ -39,7 +39,7 @@ class Look:
         return slices
 
     def undo(self, seen: Tensor, shape: Sequence[int]) -> Tensor:
-        """Return what lies on slices as seen [S, C, H', W'] where it lies on the slices themselves, of a shape."""
+        """Return what is on slices as seen [S, C, H', W'] where it is on the slices themselves, of a shape."""
         if self.scale != 1:
             seen = _scaled(seen, shape, 1 / self.scale)
         if self.mirror:
@@ -87,7 +87,7 @@ class Looks:
             self.looks.append(Look(scale=float(scale)))
 
     def __call__(self, slices: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return logits [S, K + 1, H, W] of slices [S, C, H, W]: the network's own where there is one look.
+        """Return logits [S, K + 1, H, W] of slices [S, C, H, W]: the network's own if there is one look.
 
         Of several looks they are the logarithms of the mean probabilities.
 

@@ -116,7 +116,7 @@ class VolumeInferer(Inferer):
         Args:
             supports: of the volume's slices; None asks `retrieval`.
             average: turns the volume's slabs into those of several runs' mean; None leaves them as they are.
-            probabilities: in place of the inferer's own, where it is given.
+            probabilities: instead of the inferer's own, where it is given.
 
         Returns:
             The first channel is the labels. With `uncertainty` the next is the entropy of the classes' probabilities,
@@ -140,7 +140,7 @@ class VolumeInferer(Inferer):
 
         Args:
             supports: of the volume's slices; None segments without.
-            restore_grid: in place of the inferer's own, where it is given.
+            restore_grid: instead of the inferer's own, where it is given.
         """
         rounds = is_int8(self.precision, volume.device)
         dtype = None if rounds else autocast_dtype(self.precision, volume.device)

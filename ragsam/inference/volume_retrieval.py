@@ -62,7 +62,7 @@ class VolumeRetrieval:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        """Open the bank; where there is none, volumes are segmented without."""
+        """Open the bank; if there is none, volumes are segmented without."""
         if self.bank is not None and finds_bank(self.bank):
             attach_bank(self.retriever, self.network, self.bank, self.preparation)
         self.cases = {}
@@ -71,7 +71,7 @@ class VolumeRetrieval:
             self._outputs = Outputs.of_file(self.trace_path)
 
     def inject(self, engine: Engine) -> None:
-        """Put the supports of the volume at hand into the batch; None where there is no bank."""
+        """Put the supports of the volume at hand into the batch; None if there is no bank."""
         batch = engine.state.batch
         self._supports = None
         if self.retriever.bank is not None:
@@ -88,7 +88,7 @@ class VolumeRetrieval:
             logger.warning(told, case, new.score, new.p_value)
         slices = self._supports.by_slice()
         if not any(slices.values()):
-            logger.warning("%s: the bank has no slice of another patient; none votes", case)
+            logger.warning("%s: the bank has no slice of another patient; no label votes", case)
         self.cases[case] = {
             "orientation": "RAS",
             "axis": self.preparation.get("slice_axis", 2),

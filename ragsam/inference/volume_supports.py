@@ -1,4 +1,4 @@
-"""The supports of one volume's slices: found while it is segmented, and kept to be told."""
+"""The supports of one volume's slices: found while it is segmented, and kept to be reported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class VolumeSupports:
 
     Args:
         retriever: with a bank attached.
-        patient, case: of the volume; None where one is not known.
+        patient, case: of the volume; None if one is not known.
 
     Attributes:
         trace: what was found so far: pairs of heights [B] and neighbours of as many slices.
@@ -56,7 +56,7 @@ class VolumeSupports:
             return self.retriever.find(image, embedding, height, [self.query] * len(image))
 
     def novelty(self) -> Novelty | None:
-        """Rank the volume by what was found for its slices; None where nothing was."""
+        """Rank the volume by what was found for its slices; None if nothing was."""
         heights = [float(height) for block, _ in self.trace for height in block]
         nearest = [found.similarity.max(1, initial=-np.inf, where=found.rows >= 0) for _, found in self.trace]
         return novelty(heights, np.concatenate(nearest), self.retriever.bank.scores.values())

@@ -143,7 +143,7 @@ def on_grid_of(image: SpatialImage, labels: np.ndarray, name: str) -> nib.Nifti1
     """
     if labels.shape != image.shape[:3]:
         raise ValueError(f"{name}: labels are {labels.shape}, the image is {image.shape}")
-    # The header's free text (descrip, intent_name, db_name) may name the patient: only the geometry goes on.
+    # The header's free text (descrip, intent_name, db_name) may name the patient: only the geometry continues.
     header = nib.Nifti1Header()
     header.set_data_dtype(labels.dtype)
     header.set_data_shape(labels.shape)

@@ -32,7 +32,7 @@ class PixelElement:
     """Where a file's pixels lie: the element's keyword and VR, its transfer syntax, and the place of its value.
 
     `offset` and `length` are in bytes of the file, or of what its deflated part, from `deflated_at` on, inflates to.
-    The length is None where it is undefined, as it is of compressed pixels.
+    The length is None if it is undefined, as it is of compressed pixels.
     """
 
     keyword: str
@@ -74,7 +74,7 @@ def is_dicom_file(path: Path) -> bool:
 
 
 def read_header(path: Path, tags: Sequence[str] | None = None) -> tuple[Dataset, PixelElement | None]:
-    """Return what stands before a file's pixels, and where these are; None where it has none.
+    """Return what stands before a file's pixels, and where these are; None if it has none.
 
     Args:
         path: a file for which `is_dicom_file` holds.

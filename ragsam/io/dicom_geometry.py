@@ -26,7 +26,7 @@ def stack_slices(
         orientations: [N, 6], Image Orientation (Patient): direction in which the column index grows, then the row
             index.
         pixel_spacings_mm: [N, 2], Pixel Spacing: between rows, then between columns.
-        thickness_mm: what a single slice is thick; None where its header does not say.
+        thickness_mm: what a single slice is thick; None if its header does not say.
         case: how errors name it.
 
     Returns:
@@ -75,7 +75,7 @@ def _require_one(values: NDArray, tolerance: float, what: str, case: str) -> Non
 def _require_directions(row: NDArray, column: NDArray, case: str) -> None:
     products = [row @ row - 1, column @ column - 1, row @ column]
     if not np.isfinite(products).all() or np.abs(products).max() > _DIRECTION_TOLERANCE:
-        raise InputError(f"{case}: the slices' directions are not perpendicular unit vectors; export the series anew")
+        raise InputError(f"{case}: the slices' directions are not perpendicular unit vectors; export the series again")
 
 
 def _require_even(heights_mm: NDArray, case: str) -> None:
@@ -84,8 +84,8 @@ def _require_even(heights_mm: NDArray, case: str) -> None:
     doubled = int((steps < _PLACE_TOLERANCE_MM / 2).sum())
     if doubled:
         raise InputError(
-            f"{case}: {doubled} of {len(heights_mm)} slices lie where another one does (copied twice, or several "
-            "phases in one series); keep one slice for each place"
+            f"{case}: {doubled} of {len(heights_mm)} slices are at the position of another slice (copied twice, or "
+            "several phases in one series); keep one slice for each place"
         )
     usual = float(np.sort(steps)[(len(steps) - 1) // 2])  # of two in the middle the smaller: the other has the gap
     tolerance = max(_PLACE_TOLERANCE_MM, _STEP_TOLERANCE * usual)

@@ -183,7 +183,7 @@ def choose_series(series: Sequence[Series], uid: str | None, case: str) -> Serie
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keep warnings of pydicom and highdicom from being told: they quote the values they find odd."""
+    """Keep warnings of pydicom and highdicom from being reported: they quote the values they find odd."""
     with ExitStack() as undo:
         for name in ("pydicom", "highdicom"):
             logger = logging.getLogger(name)
@@ -195,7 +195,7 @@ def quiet_pydicom() -> Iterator[None]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return what lies in a folder and below it, in order; of too much, such as of a whole disk, only a part."""
+    """Return what is in a folder and below it, in order; of too much, such as of a whole disk, only a part."""
     found = (Path(place, name) for place, below, files in os.walk(folder) for name in (*below, *files))
     return sorted(islice(found, _MOST_ENTRIES + 1))
 
@@ -282,7 +282,7 @@ def _real(data: Dataset, name: str, absent: float) -> float:
 
 
 def _positive(data: Dataset, name: str, malformed: list[str]) -> float | None:
-    """Return a number that few series need, None where there is none above 0; note what is no number."""
+    """Return a number that few series need, None if there is none above 0; note what is no number."""
     number = _real(data, name, 0.0)
     if not math.isfinite(number) and data.get_item(name).value:
         malformed.append(name)

@@ -37,7 +37,7 @@ def require_sound_pixels(headers: Sequence[SliceHeader], case: str) -> None:
     if needed > max(_SMALL_BYTES, _MOST_RATIO * stored):
         raise InputError(
             f"{case}: the headers promise {needed >> 20} MiB of pixels, which {stored >> 10} KiB of files cannot hold; "
-            "export the series anew"
+            "export the series again"
         )
 
 
@@ -58,7 +58,7 @@ def decode_pixels(header: SliceHeader, case: str) -> NDArray:
         raise InputError(f"{case}: a slice's pixels cannot be decoded (cut short or damaged); copy it again") from error
     low, high = header.stored_range
     if pixels.shape != (header.rows, header.columns) or pixels.min() < low or pixels.max() > high:
-        raise InputError(f"{case}: a slice's pixels do not fit its header; export the series anew")
+        raise InputError(f"{case}: a slice's pixels do not fit its header; export the series again")
     return pixels
 
 
@@ -81,7 +81,7 @@ def _fault(header: SliceHeader) -> str | None:
     if pixels.syntax in _NATIVE:
         return _length_fault(header, pixels)
     if pixels.syntax not in (_RLE, *_JPEG, *_JPEG_2000):
-        return "pixels are packed in a transfer syntax that is not read"
+        return "pixels have a transfer syntax that ragsam does not read"
     return None if pixels.length is None else "pixels are not in the fragments that the transfer syntax asks for"
 
 
@@ -135,7 +135,7 @@ def _unpacked(header: SliceHeader, codestream: bytes, case: str) -> NDArray:
     if header.pixels.syntax != _RLE:
         size = _jpeg_2000_size(codestream) if header.pixels.syntax in _JPEG_2000 else _jpeg_size(codestream)
         if size != (header.columns, header.rows, 1):
-            raise InputError(f"{case}: a slice's pixels do not fit its header; export the series anew")
+            raise InputError(f"{case}: a slice's pixels do not fit its header; export the series again")
         if b"\xff\xd9" not in codestream[-10:]:
             raise ValueError("no end of the image")
     sitk = simpleitk(case)

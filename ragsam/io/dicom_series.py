@@ -57,7 +57,7 @@ def read_series(folder: Path, series: str | None = None, case: str = "DICOM fold
     load = partial(_voxels, ordered, chosen.modality, dtype, case)
     image = lazy_volume(load, shape, dtype, affine, case)
     if malformed := sorted({name for header in ordered for name in header.malformed}):
-        image.extra["warnings"] = [f"{case}: {', '.join(malformed)} is no number; the series is read without it"]
+        image.extra["warnings"] = [f"{case}: {', '.join(malformed)} is not a number; the series is read without it"]
     return image
 
 
@@ -108,7 +108,7 @@ def _require_plain(headers: Sequence[SliceHeader], case: str) -> None:
     if any(header.has_lut for header in headers) or 0 in slopes:
         raise InputError(f"{case}: pixels are rescaled by a table or a slope of 0; export plain values")
     if not np.isfinite([*slopes, *(header.intercept for header in headers)]).all():
-        raise InputError(f"{case}: RescaleSlope or RescaleIntercept is no finite number; export the series anew")
+        raise InputError(f"{case}: RescaleSlope or RescaleIntercept is not a finite number; export the series again")
     if any(header.half_rescaled for header in headers):
         raise InputError(f"{case}: RescaleSlope or RescaleIntercept is missing beside the other; export them both")
 

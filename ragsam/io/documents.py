@@ -1,4 +1,4 @@
-"""JSON and YAML that is read back: plain data, bounded in size and depth, held to a schema where there is one."""
+"""JSON and YAML that is read back: plain data, bounded in size and depth, held to a schema if there is one."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def parse_yaml(text: str, where: str) -> Any:
         where: names it in errors.
 
     Raises:
-        InputError: not YAML, a key that stands twice, an alias, deep nesting, or what is neither object, list, text,
+        InputError: not YAML, a key that occurs twice, an alias, deep nesting, or what is neither object, list, text,
             finite number, truth value nor null.
     """
     if len(text) > _LARGEST_YAML:
@@ -96,7 +96,7 @@ def check_schema(content: Any, schema: Mapping[str, Any], where: str) -> None:
         InputError: names the first such field by its place, as `metrics.json: cases[3].organs.liver.dice`.
     """
     for place, reason in schema_faults(content, schema):
-        raise InputError(f"{where}: {place}{': ' if place else ''}{reason}; mend or remake the file")
+        raise InputError(f"{where}: {place}{': ' if place else ''}{reason}; repair the file or make it again")
 
 
 def schema_faults(content: Any, schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -119,15 +119,15 @@ def _plain(parse: Callable[[], Any], kind: str, where: str) -> Any:
     try:
         content = parse()
     except RecursionError as error:
-        raise InputError(f"{where}: nested too deeply; mend or remake the file") from error
+        raise InputError(f"{where}: nested too deeply; repair the file or make it again") from error
     except (ValueError, TypeError, AttributeError, OverflowError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{where}: not valid {kind} ({reason}); mend or remake the file") from error
+        raise InputError(f"{where}: not valid {kind} ({reason}); repair the file or make it again") from error
     fault = _fault(content, 0)
     if fault is not None:
         place, reason = fault
         place = place.removeprefix(".")
-        raise InputError(f"{where}: {place}{': ' if place else ''}{reason}; mend or remake the file")
+        raise InputError(f"{where}: {place}{': ' if place else ''}{reason}; repair the file or make it again")
     return content
 
 
@@ -158,7 +158,7 @@ def _step(key: Any) -> str:
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError(f"{_doubled([key for key, _ in pairs])} stands twice")
+        raise ValueError(f"{_doubled([key for key, _ in pairs])} occurs twice")
     return found
 
 
@@ -167,7 +167,7 @@ def _doubled(names: Sequence[str]) -> str:
 
 
 def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON's")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 class _Loader(LOADER):  # type: ignore[misc, valid-type]
@@ -176,7 +176,7 @@ class _Loader(LOADER):  # type: ignore[misc, valid-type]
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(names)) < len(names):
-            raise yaml.YAMLError(f"{_doubled(names)} stands twice, line {node.start_mark.line + 1} and below")
+            raise yaml.YAMLError(f"{_doubled(names)} occurs twice, line {node.start_mark.line + 1} and below")
         return super().construct_mapping(node, deep)
 
 

@@ -1,4 +1,4 @@
-"""Whether two volumes lie on one grid in the world, in whatever order and direction their axes are stored."""
+"""Whether two volumes are on one grid in the world, in whatever order and direction their axes are stored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOLERANCE = 0.02
 
 
 class OtherGridError(ValueError):
-    """A volume that lies on another grid; says how it differs."""
+    """A volume that is on another grid; says how it differs."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Turn:
 
 
 def turn_onto(grid: Grid, target: Grid) -> Turn:
-    """Return what turns a volume on a grid so that its voxels lie in the order of the target's.
+    """Return what turns a volume on a grid so that its voxels are in the order of the target's.
 
     Raises:
         OtherGridError: in no order do its voxels lie where the target's do, to `TOLERANCE` at the corners.
@@ -74,7 +74,7 @@ def turn_onto(grid: Grid, target: Grid) -> Turn:
     turned = grid.affine @ nibabel.orientations.inv_ornt_aff(axes, grid.shape)
     apart_mm = _corners_apart_mm(turned, target)
     if not apart_mm <= TOLERANCE * np.linalg.norm(target.affine[:3, :3], axis=0).min():
-        raise OtherGridError(f"it lies up to {apart_mm:.3g} mm away")
+        raise OtherGridError(f"it is up to {apart_mm:.3g} mm away")
     return Turn(axes)
 
 

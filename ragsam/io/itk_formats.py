@@ -44,7 +44,7 @@ def open_itk(path: Path, case: str) -> nibabel.Nifti1Image:
         The volume in RAS millimetres. Without an orientation of its own a file is taken for LPS, as ITK does.
 
     Raises:
-        InputError: no such format, another unit than millimetres, which ITK passes over, not three dimensions, several
+        InputError: no such format, a unit other than millimetres, which ITK ignores, not three dimensions, several
             channels, a header that promises more than the file can hold or more than 2**31 voxels; when voxels are
             asked for, a file that is cut short.
     """
@@ -55,9 +55,9 @@ def open_itk(path: Path, case: str) -> nibabel.Nifti1Image:
         with quiet_itk():
             reader.ReadImageInformation()
     except RuntimeError as error:  # its text holds the file's name
-        raise InputError(f"{case}: the file is no volume that ITK can read; copy it again or make it NIfTI") from error
+        raise InputError(f"{case}: ITK cannot read the file as a volume; copy it again or make it NIfTI") from error
     if not _in_millimetres(path, reader):
-        raise InputError(f"{case}: its header gives lengths in another unit than mm; save the volume in millimetres")
+        raise InputError(f"{case}: its header gives lengths in a unit other than mm; save the volume in millimetres")
     shape = _without_single_axes(reader.GetSize())
     if len(shape) != 3:
         raise InputError(f"{case}: shape {shape} is not three-dimensional; give one volume of one channel")

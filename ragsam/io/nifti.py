@@ -1,6 +1,7 @@
 """NIfTI files, by their content, in millimetres.
 
-Their headers are read by nibabel, whose own opening goes by a file's name, passes over units, and logs what it mends.
+Their headers are read by nibabel, whose own opening goes by a file's name, passes over units, and logs
+what it corrects.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _STORED = "stored_header"
 
 
 class _UnpackedProxy(ArrayProxy):
-    """Voxels in a file that its content, not its name, tells packed from plain."""
+    """Voxels in a file whose content, not its name, says whether it is packed."""
 
     @contextmanager
     def _get_fileobj(self) -> Iterator[BinaryIO]:
@@ -109,7 +110,7 @@ def nifti_volume(
 
 
 def volume_of_nibabel(image: SpatialImage, case: str) -> Nifti1Image:
-    """Return an image in memory as `nifti_volume`; one of another format than NIfTI keeps its voxels and affine.
+    """Return an image in memory as `nifti_volume`; one of a different format from NIfTI keeps its voxels and affine.
 
     Raises:
         InputError: no affine, an Analyze image, or as `nifti_volume`.
@@ -161,14 +162,14 @@ def _open_pair(path: Path, case: str) -> Nifti1Image:
 def _check_values(header: Nifti1Header, case: str) -> None:
     """Refuse what would leave the voxels' place in the file, or their values, open."""
     if header["magic"] != header.single_magic:
-        raise InputError(f"{case}: a header whose voxels are in another file; save both as one .nii.gz")
+        raise InputError(f"{case}: a header with its voxels in another file; save both as one .nii.gz")
     offset = header.get_data_offset()
     if offset > _MOST_EXTENSION_BYTES:
-        raise InputError(f"{case}: by its header the voxels begin at byte {offset}; the file is damaged")
+        raise InputError(f"{case}: by its header the voxels start at byte {offset}; the file is damaged")
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if np.isfinite(slope) and slope != 0 and not np.isfinite(intercept):
         what = f"its header adds {intercept} to the voxels (scl_inter), so that their values are unknown"
-        raise InputError(f"{case}: {what}; export the volume anew")
+        raise InputError(f"{case}: {what}; export the volume again")
 
 
 @contextmanager
@@ -179,9 +180,9 @@ def _sense(case: str) -> Iterator[None]:
     except InputError:
         raise
     except HeaderDataError as error:
-        raise InputError(f"{case}: its header is damaged ({error}); export the volume anew") from error
+        raise InputError(f"{case}: its header is damaged ({error}); export the volume again") from error
     except Exception as error:  # nibabel has many exceptions for what it does not expect
-        raise InputError(f"{case}: its header makes no sense ({error}); export the volume anew") from error
+        raise InputError(f"{case}: its header makes no sense ({error}); export the volume again") from error
 
 
 def _foreign(path: Path, case: str) -> InputError:
@@ -190,4 +191,4 @@ def _foreign(path: Path, case: str) -> InputError:
         unpacked_bytes(path, case, limit=_UNKNOWN_LIMIT_BYTES)  # raises where there is damage
     elif path.name.lower().endswith(".gz"):
         return InputError(f"{case}: the file is damaged or not packed by gzip; copy it again")
-    return InputError(f"{case}: the file is no volume that can be read; convert it to NIfTI")
+    return InputError(f"{case}: the file cannot be read as a volume; convert it to NIfTI")

@@ -81,7 +81,7 @@ class LoadVolumed(LoadImaged):
     """MONAI's LoadImaged with `VolumeReader` alone: no other reader is tried where it refuses a file."""
 
     def __init__(self, keys: KeysCollection, **options: Any) -> None:
-        # LoadImaged makes all of MONAI's readers, and one of them tells that NVIDIA's decoder is missing.
+        # LoadImaged makes all of MONAI's readers, and one of them reports that NVIDIA's decoder is missing.
         logger = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
         level = logger.level
         logger.setLevel(logging.ERROR)

@@ -13,7 +13,7 @@ SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES)
 
 
 def volume_name(path: PurePath, *, readable: bool = False) -> str | None:
-    """Return a volume's name without its suffix, None where the suffix is no volume's.
+    """Return a volume's name without its suffix, None if the suffix is no volume's.
 
     Letters with accents come out composed, however the file system stores them, so that an image and its label match.
 

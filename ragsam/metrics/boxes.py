@@ -61,7 +61,7 @@ def _mark(labels: NDArray[np.integer], highest: int, planes: list[NDArray[np.uns
 
 
 def _foreground(labels: NDArray[np.integer]) -> Box | None:
-    """Return the box of all that is not 0, None where there is nothing: often much smaller, and quick to find."""
+    """Return the box of all that is not 0, None if there is nothing: often much smaller, and quick to find."""
     front = np.bitwise_or.reduce(labels, axis=0)
     if not front.any():
         return None

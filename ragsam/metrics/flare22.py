@@ -1,4 +1,4 @@
-"""The protocol of the FLARE 2022 challenge: Dice and NSD of 13 organs, as its own script counts them, and mended.
+"""The protocol of the FLARE 2022 challenge: Dice and NSD of 13 organs, as its own script counts them, and corrected.
 
 The script scores aorta, vena cava and esophagus only between the reference's lowest and highest slice, and leaves the
 highest one out: an off-by-one. Since 2024-03-29 it gives an organ with a Dice below 0.2 an NSD of 0 as well. The

@@ -76,7 +76,7 @@ def _around(spacing_mm: Floats, limit_mm: float) -> tuple[Ints, Floats, float]:
 def _look_around(points: Ints, others: Mask, steps: Ints, lengths: Floats) -> tuple[Floats, bool]:
     """Return the length of the first step that leads from each point to one of the others, infinity where none does.
 
-    Points and steps are flat indices; the steps come the shortest first. The second value tells whether all steps were
+    Points and steps are flat indices; the steps come the shortest first. The second value says whether all steps were
     tried: sets far apart are soon left to the tree.
     """
     met_at = np.full(len(points), len(steps))

@@ -16,7 +16,7 @@ def dice(reference: Mask, prediction: Mask) -> float | None:
     """Return the Dice coefficient, twice the intersection over the sum of both masks.
 
     Returns:
-        0-1; None where both masks are empty, since 0/0 says nothing; 0 where exactly one is.
+        0-1; None if both masks are empty, since 0/0 says nothing; 0 where exactly one is.
 
     Raises:
         ValueError: where the shapes differ.

@@ -59,12 +59,12 @@ class Protocol:
         return (*self.own_rules, *_SHARED_RULES)
 
     def misfit(self, organs: Sequence[str]) -> str | None:
-        """Return why the protocol is not for a card of these organs, None where it is."""
+        """Return why the protocol is not for a card of these organs, None if it is."""
         if self.organs is None:
             return None
         unknown = sorted(set(organs) - set(self.organs))
         if unknown:
-            return f"{unknown[0]} is none of its organs"
+            return f"{unknown[0]} is not one of its organs"
         lacking = sorted(set(self.required) - set(organs))
         if lacking:
             return f"it needs all of its {len(self.organs)} organs, and {lacking[0]} is not on the card"

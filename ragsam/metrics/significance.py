@@ -10,7 +10,7 @@ from scipy import stats
 
 Key = TypeVar("Key")
 
-# Differences of averaged scores that equal each other, or zero, but for rounding: ranks must not tell them apart.
+# Differences of averaged scores that equal each other, or zero, but for rounding: ranks must not distinguish them.
 _DECIMALS = 12
 
 
@@ -21,7 +21,7 @@ def wilcoxon_p(differences: Sequence[float]) -> float | None:
         differences: one a patient; zeros are left out, as Wilcoxon did.
 
     Returns:
-        0-1; None where there is no difference at all to rank, or none but zeros. Exact up to 50 differences without
+        0-1; None if there is no difference at all to rank, or none but zeros. Exact up to 50 differences without
         ties and up to 13 with ties, else by the normal approximation. With fewer than 6 it cannot fall below 0.05.
 
     Source: Wilcoxon, "Individual comparisons by ranking methods", 1945.

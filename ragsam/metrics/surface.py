@@ -1,6 +1,6 @@
 """Distances between the surfaces of two masks: Hausdorff, its 95th percentile in both definitions, average distance.
 
-A surface is the mask minus its erosion by the 6 face neighbours; what lies outside the array is background, so that a
+A surface is the mask minus its erosion by the 6 face neighbours; what is outside the array is background, so that a
 mask touching the border has surface there. Distances run between voxel centres in mm.
 """
 
@@ -46,14 +46,14 @@ def surface_distances(reference: Mask, prediction: Mask, spacing_mm: Sequence[fl
 
 
 def hd_mm(distances: SurfaceDistances) -> float | None:
-    """Return the Hausdorff distance, the largest of both directions; None where a mask is empty."""
+    """Return the Hausdorff distance, the largest of both directions; None if a mask is empty."""
     if not distances.reference_to_prediction.size:
         return None
     return float(np.concatenate(distances).max())
 
 
 def hd95_mm(distances: SurfaceDistances) -> float | None:
-    """Return the larger of the two directed 95th percentiles (linear interpolation); None where a mask is empty."""
+    """Return the larger of the two directed 95th percentiles (linear interpolation); None if a mask is empty."""
     if not distances.reference_to_prediction.size:
         return None
     forth = np.percentile(distances.reference_to_prediction, 95)
@@ -62,7 +62,7 @@ def hd95_mm(distances: SurfaceDistances) -> float | None:
 
 
 def hd95_pooled_mm(distances: SurfaceDistances) -> float | None:
-    """Return the 95th percentile of both directions' distances together, as medpy has it; None where a mask is empty.
+    """Return the 95th percentile of both directions' distances together, as medpy has it; None if a mask is empty.
 
     Where one surface lies off the other on one side only, it is the kinder of the two definitions.
     """
@@ -73,7 +73,7 @@ def hd95_pooled_mm(distances: SurfaceDistances) -> float | None:
 
 
 def assd_mm(distances: SurfaceDistances) -> float | None:
-    """Return the mean of all distances of both directions, pooled; None where a mask is empty."""
+    """Return the mean of all distances of both directions, pooled; None if a mask is empty."""
     both = np.concatenate(distances)
     if len(both) == 0:
         return None
@@ -87,7 +87,7 @@ def diagonal_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
 
 
 def checked_masks(reference: Mask, prediction: Mask, spacing_mm: Sequence[float]) -> tuple[Mask, Mask, Floats]:
-    """Return two masks and their spacing, the axes turned round where the first lies in memory the other way.
+    """Return two masks and their spacing, the axes turned round where the first is in memory the other way.
 
     A NIfTI file's voxels do: its first axis runs fastest. No distance depends on the order of the axes, but the time
     to read and shift voxels does.

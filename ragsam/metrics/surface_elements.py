@@ -46,7 +46,7 @@ def nsd(
         rounding_mm: how far a distance may exceed the tolerance: voxel spacings are often stored in 32 bits.
 
     Returns:
-        0-1; None where both masks are empty; 0 where one is.
+        0-1; None if both masks are empty; 0 where one is.
     """
     limit_mm = tolerance_mm + rounding_mm
     return share_within(element_distances(reference, prediction, spacing_mm, limit_mm=limit_mm), limit_mm)
@@ -85,7 +85,7 @@ def element_distances(
 
 
 def share_within(elements: ElementDistances, limit_mm: float) -> float | None:
-    """Return the share of both surfaces' area within `limit_mm` of the other, 0-1; None where both are empty."""
+    """Return the share of both surfaces' area within `limit_mm` of the other, 0-1; None if both are empty."""
     close_mm2 = 0.0
     all_mm2 = 0.0
     for distances_mm, areas_mm2 in zip(*elements, strict=True):
@@ -95,7 +95,7 @@ def share_within(elements: ElementDistances, limit_mm: float) -> float | None:
 
 
 def hd95_area_mm(elements: ElementDistances) -> float | None:
-    """Return the larger of the two distances within which 95 % of a surface's area lies; None where a mask is empty.
+    """Return the larger of the two distances within which 95 % of a surface's area lies; None if a mask is empty.
 
     surface-distance has it so (`compute_robust_hausdorff`): a distance that occurs, without interpolation.
     """

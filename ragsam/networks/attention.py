@@ -25,7 +25,7 @@ class Strip(NamedTuple):
     Attributes:
         start: its first row on the grid.
         count: windows, one behind the other.
-        size: rows of a window that lie on the grid.
+        size: rows of a window that are on the grid.
         padded: rows of a window that lie beyond it.
     """
 

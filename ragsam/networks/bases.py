@@ -21,7 +21,7 @@ class Base:
         backbone, patch_size, image_size, normalisation: options of `Segmenter` that they were trained with.
         licence: of the weights, an SPDX name.
         file: name of the published file.
-        sha256: of the file; None where it is not known here.
+        sha256: of the file; None if it is not known here.
         package: that brings the file, in `folder`; None for a file that is fetched by hand.
         extra: of this package, which installs that package.
     """
@@ -90,7 +90,7 @@ def base_file(base: str | os.PathLike[str]) -> Path:
 
 
 def installed_file(name: str) -> Path | None:
-    """Return the file of a known base where it is installed; None where it is not."""
+    """Return the file of a known base where it is installed; None if it is not."""
     for place in places_of(name):
         path = place / BASES[name].file
         if path.is_file():

@@ -16,7 +16,7 @@ CHECKPOINTING = (None, "attention", "mlp", "blocks")
 def require_checkpointing(what: str | None) -> None:
     """Refuse a word that is not of `CHECKPOINTING`; raises ValueError."""
     if what not in CHECKPOINTING:
-        raise ValueError(f"checkpointing {what!r} is unknown; choose attention, mlp or blocks, or null for none")
+        raise ValueError(f"checkpointing {what!r} is unknown; choose attention, mlp, blocks or null")
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:

@@ -20,7 +20,7 @@ from ragsam.errors import InputError
 from ragsam.files import atomic_write
 from ragsam.networks.encoders import family_name, family_of
 
-#: Parts of a SAM that count masks: made anew when the number of masks differs (3 in SAM, K classes here).
+#: Parts of a SAM that count masks: made again when the number of masks differs (3 in SAM, K classes here).
 PER_MASK_PARTS = (
     "mask_decoder.mask_tokens.",
     "mask_decoder.output_hypernetworks_mlps.",
@@ -160,7 +160,7 @@ def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
 
 
 def _require_family(state: Mapping[str, Tensor], family: str) -> None:
-    """Refuse base weights whose image encoder is of another family than the network's."""
+    """Refuse base weights whose image encoder is of a different family from the network's."""
     found = family_of(state)
     if found == "hiera":
         raise InputError(f"base weights: the image encoder is {family_name(found)}, which is not supported yet")
@@ -230,7 +230,7 @@ def save_weights(path: str | os.PathLike[str], tensors: dict[str, Tensor], metad
         try:
             safetensors.torch.save_file(plain, temporary, texts)
         except safetensors.SafetensorError as error:
-            raise OSError(str(error)) from error  # a full disk, told as by every other writer
+            raise OSError(str(error)) from error  # a full disk, reported as by every other writer
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

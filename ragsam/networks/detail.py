@@ -23,7 +23,7 @@ FULL_CHANNELS = 16
 
 #: How much rarer than background an organ is before anything is learnt. Masks have no constant term of their own:
 #: without this one the features of a network trained from scratch would first learn that nearly all is background, and
-#: organs be hard to tell apart in them. Source: Lin et al., "Focal Loss for Dense Object Detection", 2017
+#: organs be hard to distinguish in them. Source: Lin et al., "Focal Loss for Dense Object Detection", 2017
 #: (arXiv:1708.02002), 3.3.
 RARITY = 0.01
 

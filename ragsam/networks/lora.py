@@ -40,7 +40,7 @@ class LoRALinear(nn.Module):
         parts: which outputs each update belongs to.
         rank: of each update.
         num_heads: where the layer gives the parts of each head together, query, key, value of the first, then of the
-            next; None where it gives the parts of all heads one after the other, as `parts` counts.
+            next; None if it gives the parts of all heads one after the other, as `parts` counts.
         alpha: updates are multiplied by alpha / rank; None takes rank, a scale of 1.
         dropout: of the updates' input, while training.
 

@@ -59,9 +59,9 @@ def load_start(
         if key in loaded:
             continue
         if key.startswith(left_out):
-            report.missing[key] = f"{_OTHER_CLASSES}: begins anew"
+            report.missing[key] = f"{_OTHER_CLASSES}: starts from its initial values"
         elif _begins_at_zero(key, network):
-            report.missing[key] = "not in the weights: begins at zero effect"
+            report.missing[key] = "not in the weights: starts at zero effect"
         else:
             lacking.append(key)
     if lacking:
@@ -84,7 +84,7 @@ def base_fault(wanted: str | None) -> str:
     """Return what to tell where weights were made on other base weights than those at hand."""
     if wanted is None:
         return "made without base weights; set `base` to null"
-    return f"made on other base weights; set `base` to the ones whose SHA-256 begins with {wanted[:12]}"
+    return f"made on different base weights; set `base` to the ones whose SHA-256 starts with {wanted[:12]}"
 
 
 def _with_prompt_head(

@@ -22,7 +22,7 @@ class Supports:
         labels: [B, k, H, W], uint8, class of each pixel, 0 is background; not looked at where there is a vote.
         weights: [B, k], float, trust in each neighbour, summing to 1 a query; all zero means that the query has no
             supports, and then the network's output is exactly that without retrieval.
-        annotated: [B, k, K + 1], bool, the classes that each neighbour annotates; None where all annotate all.
+        annotated: [B, k, K + 1], bool, the classes that each neighbour annotates; None if all annotate all.
         vote: [B, K + 1 or fewer, H, W], 0-1, what the neighbours say once their labels are carried over to the query,
             the fainter the less they look like it there, see `ragsam.retrieval.label_transfer`; classes that it leaves
             out get nothing. None: the labels vote pixel on pixel.

@@ -22,7 +22,7 @@ from ragsam.networks.supports import Supports, label_prior, resize_prior, vote_s
 #: that has not learnt an organ yet denies it everywhere, and no vote would outweigh that.
 VOTE_DOUBT = 0.02
 NETWORK_DOUBT = 0.01
-#: As many neighbours as that doubt is meant for. Each of fewer tells less of what the others would have said: it is as
+#: As many neighbours as that doubt is meant for. Each of fewer gives less of what the others would have said: it is as
 #: if half a neighbour more had voted for every class.
 MANY = 24
 #: The power of the vote of a single patient's slices, and that of the number of patients by which it grows.
@@ -65,7 +65,7 @@ class VoteProduct(nn.Module):
     def evidence(self, supports: Supports, size: tuple[int, int]) -> Tensor:
         """Return the logarithm of the vote's power [B, K + 1, H, W], at a weight of 1, for slices of this size.
 
-        A class that no neighbour annotates is as likely, beside the others, as the background that it lies in; one that
+        A class that no neighbour annotates is as likely, beside the others, as the background that it is in; one that
         cannot be trusted is the more so, the less it can.
         """
         vote = resize_prior(label_prior(supports, self.num_classes).float(), size)

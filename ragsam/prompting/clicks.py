@@ -68,7 +68,7 @@ def objects_of(
             place = {"i": float(prompt.i), "j": float(prompt.j), "k": float(prompt.k)}
             entry["points"].append({**place, "inside": bool(prompt.inside)})
         elif "box" in entry:
-            raise InputError(f"prompts: {name} has two boxes; give it one, or another name to the other")
+            raise InputError(f"prompts: {name} has two boxes; give it one, or name the second object differently")
         else:
             entry["box"] = {
                 "i": list(map(float, prompt.i)),

@@ -83,7 +83,7 @@ def read_objects(asked: Any, where: str, folder: Path, card: Card) -> tuple[Obje
     objects = {}
     for number, entry in enumerate(asked, start=1):
         found = _object(entry, f"{where}: object {number}", folder, card)
-        _require(found.name not in objects, f"{where}: {found.name} stands twice; put its prompts together")
+        _require(found.name not in objects, f"{where}: {found.name} occurs twice; put its prompts together")
         objects[found.name] = found
     return tuple(objects.values())
 
@@ -96,7 +96,7 @@ def _object(asked: Any, where: str, folder: Path, card: Card) -> ObjectPrompts:
     _require(isinstance(name, str) and name.strip(), f"{where}: its name is not a text")
     if organ:
         organs = ", ".join(card.labels)
-        _require(name in card.labels, f"{where}: {name} is no organ of the card {card.name}; it has {organs}")
+        _require(name in card.labels, f"{where}: {name} is not an organ of the card {card.name}; it has {organs}")
     else:
         _require(name not in card.labels, f'{where}: {name} is an organ of the card; write it as "organ"')
     listed = asked.get("points", [])
@@ -116,7 +116,7 @@ def _object(asked: Any, where: str, folder: Path, card: Card) -> ObjectPrompts:
     if refine:
         _require(
             organ and not mask,
-            f"{where}: refine begins with the automatic result of an organ; leave out refine or the mask",
+            f"{where}: refine starts from the automatic result of an organ; leave out refine or the mask",
         )
     return ObjectPrompts(name, organ, tuple(points), box, mask, propagate=propagate, refine=refine)
 

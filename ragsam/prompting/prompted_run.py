@@ -224,7 +224,7 @@ def _tell_unfollowed(
         return
     slices = ", ".join(str(index) for index in sorted(grid.file_slice(number)[1] for number in found))
     why = "in the next the object is empty, elsewhere or of low quality; prompt more slices"
-    logger.warning("%s: propagation ended where it began, at %s %s: %s", what, "ijk"[grid.axes[2]], slices, why)
+    logger.warning("%s: propagation ended where it started, at %s %s: %s", what, "ijk"[grid.axes[2]], slices, why)
 
 
 def _description(

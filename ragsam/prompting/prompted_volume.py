@@ -102,7 +102,7 @@ class PromptedVolume:
 def window_prompts(
     prompts: SlicePrompts, window: Window, mask_size: Sequence[int], device: torch.device
 ) -> Prompts | None:
-    """Return a slice's prompts in the pixels of a window; None if none of them lies in it.
+    """Return a slice's prompts in the pixels of a window; None if none of them is in it.
 
     Args:
         mask_size: (2,), of a mask prompt at the decoder's resolution.

@@ -234,7 +234,7 @@ def _of_file(path: Path) -> tuple[Segmenter, bool]:
     try:
         options = {"num_classes": about["num_classes"], **described_options(about)}
     except KeyError as error:
-        raise InputError(f"--base {path.name}: says nothing of num_classes; make it anew with this version") from error
+        raise InputError(f"--base {path.name}: does not state num_classes; make it again with this version") from error
     except InputError as error:
         raise InputError(f"--base {path.name}: {error}") from error
     with torch.random.fork_rng(devices=[]):  # its weights are loaded next

@@ -20,7 +20,7 @@ class Following:
         margin: pixels by which the box around the mask is widened, so that the object may grow; None gives no box.
         drafts: whether the mask's logits prompt the next slice too, beside the box.
         lowest_quality: a mask with a lower estimated intersection over union ends the object.
-        least_overlap: share of the smaller of two neighbouring masks that lies in the other; less ends the object.
+        least_overlap: share of the smaller of two neighbouring masks that is in the other; less ends the object.
     """
 
     margin: float | None = 1.0

@@ -23,10 +23,10 @@ class CaseVolumes:
 
     Attributes:
         notes: lines about what cannot be shown.
-        expected: reference, [X, Y, Z], the annotated organs alone; None where it cannot be read.
-        found: prediction, likewise; empty where there is none to show, None without a reference.
+        expected: reference, [X, Y, Z], the annotated organs alone; None if it cannot be read.
+        found: prediction, likewise; empty if there is none to show, None without a reference.
         predicted: whether there is a prediction to show.
-        image: on the same grid, None where there is none to show.
+        image: on the same grid, None if there is none to show.
         spacing_mm: (3,), mm, array order.
         window: values drawn black and white.
     """
@@ -53,11 +53,11 @@ def read_case(pair: CasePair, card: Card) -> CaseVolumes:
     if prediction is not None:
         prediction = prediction.placed_on(reference)
         if prediction is None:
-            notes.append("The prediction lies on another grid and is not shown.")
+            notes.append("The prediction is on a different grid and is not shown.")
     if image is not None:
         image = image.placed_on(reference)
         if image is None:
-            notes.append("The image lies on another grid and is not shown.")
+            notes.append("The image is on a different grid and is not shown.")
     window = (0.0, 1.0)
     if image is None:
         notes.append("Drawn without the image.")
@@ -76,7 +76,7 @@ def read_case(pair: CasePair, card: Card) -> CaseVolumes:
 
 
 def _read(notes: list[str], view: Callable[..., View], path: Path | None, case: str, **options: Any) -> View | None:
-    """Read a volume where there is one; what is wrong with it becomes a note."""
+    """Read a volume if there is one; what is wrong with it becomes a note."""
     if path is None:
         return None
     try:

@@ -45,7 +45,7 @@ def worst_first(metrics: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], flo
 
 
 def only_status(case: Mapping[str, Any]) -> str | None:
-    """Return the one status that all annotated organs of a case share, None where they differ."""
+    """Return the one status that all annotated organs of a case share, None if they differ."""
     statuses = {entry["status"] for entry in case["organs"].values()} - {"not_annotated"}
     if len(statuses) != 1:
         return None
@@ -53,7 +53,7 @@ def only_status(case: Mapping[str, Any]) -> str | None:
 
 
 def neighbour_loader(support_cases: Mapping[str, Case]) -> LoadNeighbour:
-    """Return a function that gives a support case's image and label views by pseudonym, None where it is not at hand.
+    """Return a function that gives a support case's image and label views by pseudonym, None if it is not at hand.
 
     Labels on another grid are None. The last few volumes are kept, since neighbouring slices share their neighbours.
     """
@@ -132,7 +132,7 @@ def _panels(z: int, volumes: CaseVolumes, card: Card) -> list[Picture]:
 
 
 def _neighbour(entry: Mapping[str, Any], card: Card, load: LoadNeighbour) -> dict[str, Any]:
-    """Return a neighbour's picture, None where its volume is not at hand, with what the trace says of it."""
+    """Return a neighbour's picture, None if its volume is not at hand, with what the trace says of it."""
     png = None
     views = load(entry["case"])
     if views is not None and entry["slice"] in range(views[0].array.shape[2]):

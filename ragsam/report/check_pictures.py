@@ -33,7 +33,7 @@ def findings(summary: Mapping[str, Any], cases: Mapping[str, Case], card: Card) 
     for title, text, wanted in (*_pairs(summary, cases), *_outliers(summary)):
         try:
             panels = [(caption, _picture(cases[case], organ, card)) for caption, case, organ in wanted]
-        except InputError:  # told among the faults
+        except InputError:  # reported among the faults
             continue
         found.append(Finding(title, text, panels))
         if len(found) == MAX_FINDINGS:

@@ -13,7 +13,7 @@ from ragsam.metrics.scoring import DISTANCES, LOWER_IS_BETTER
 from ragsam.report.formatting import TITLES, TITLES_WITH_UNITS
 from ragsam.report.plots import GREY, GRID, INK, LOG_RATIO, bare_figure, figure_png, name_rows, plot_name
 
-#: Okabe and Ito's colours, which colour-blind readers tell apart; the first run has the first.
+#: Okabe and Ito's colours, which colour-blind readers distinguish; the first run has the first.
 COLOURS = ("#56b4e9", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#0072b2", "#f0e442")
 WIDE_INCHES = 10.4
 MAX_CASES = 40

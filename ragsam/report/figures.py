@@ -13,7 +13,7 @@ from ragsam.report.views import as_picture
 
 Colour = tuple[int, int, int]
 
-# Okabe and Ito's colours, which colour-blind readers tell apart, on grey.
+# Okabe and Ito's colours, which colour-blind readers distinguish, on grey.
 DIFFERENCE_COLOURS: dict[str, Colour] = {
     "missed": (230, 159, 0),
     "added": (86, 180, 233),

@@ -21,7 +21,7 @@ def render(template: str, content: Mapping[str, Any], *, scripts: Sequence[str] 
     Args:
         template: its file's name; it may include others of the folder.
         content: what it shows.
-        scripts: texts of the scripts that may run, told by their hash; every other one is refused by the browser.
+        scripts: texts of the scripts that may run, recognised by their hash; every other one is refused by the browser.
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 

@@ -14,7 +14,7 @@ from ragsam.errors import InputError
 from ragsam.files import atomic_write
 from ragsam.report.plots import GRID, INK, bare_figures, figure_png, plot_name
 
-#: Okabe and Ito's colours, which colour-blind readers tell apart.
+#: Okabe and Ito's colours, which colour-blind readers distinguish.
 COLOURS = ("#56b4e9", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#0072b2", "#f0e442")
 CURVES_NAME = "curves.png"
 _STYLES = ("-", "--", ":")
@@ -23,7 +23,7 @@ Row = Mapping[str, float | None]
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, float | None]]:
-    """Read a run's log: a row a validation, None where a field is empty.
+    """Read a run's log: a row a validation, None if a field is empty.
 
     Raises:
         InputError: no log, no row in it, or a field that is missing or no number, named by its row.
@@ -43,20 +43,22 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, float | None]]:
 
 
 def _numbers(row: Mapping[str | None, Any], where: str) -> dict[str, float | None]:
-    """Return a row's fields as numbers, None where one is empty or not finite."""
+    """Return a row's fields as numbers, None if one is empty or not finite."""
     found: dict[str, float | None] = {}
     for name, value in row.items():
         try:
             number = float(value or "nan")
         except (TypeError, ValueError) as error:
             field = name or "more fields than titles"
-            raise InputError(f"{where}: {field}: a number is needed, got {value!r}; mend or remove the log") from error
+            raise InputError(
+                f"{where}: {field}: a number is needed, got {value!r}; repair or remove the log"
+            ) from error
         found[str(name)] = number if math.isfinite(number) else None
     for name in ("epoch", "score"):
         if name not in found:
-            raise InputError(f"{where}: {name} is missing; it is no log of a training")
+            raise InputError(f"{where}: {name} is missing; it is not the log of a training")
     if found["epoch"] is None:
-        raise InputError(f"{where}: epoch: a number is needed, got {row['epoch']!r}; mend or remove the log")
+        raise InputError(f"{where}: epoch: a number is needed, got {row['epoch']!r}; repair or remove the log")
     return found
 
 

@@ -36,7 +36,7 @@ _DIFFERENCES = {
 def viewer_choice(words: Sequence[str] | None, cases: Sequence[str]) -> int | tuple[str, ...]:
     """Return what `--viewer` with these words asks for: so many of the worst cases, or the named ones.
 
-    Words are None where the option was not given, and empty where it was given alone. One whole number that is no
+    Words are None if the option was not given, and empty where it was given alone. One whole number that is no
     case's name is a count.
 
     Raises:
@@ -57,7 +57,7 @@ def viewer_choice(words: Sequence[str] | None, cases: Sequence[str]) -> int | tu
 def viewer_content(
     choice: int | Sequence[str], ranked: Sequence[str], pairs: Mapping[str, CasePair], card: Card
 ) -> dict[str, Any] | None:
-    """Return what viewer.html shows, or None where no case is asked for; one case's volumes are held at a time.
+    """Return what viewer.html shows, or None if no case is asked for; one case's volumes are held at a time.
 
     The choice is that of `viewer_choice`, the ranked cases come the worst first; errors are `load_viewer_code`'s.
     """

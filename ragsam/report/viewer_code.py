@@ -13,7 +13,8 @@ from ragsam.report.html import asset
 PACKAGE, SCRIPT = "ipyniivue", "ipyniivue/static/widget.js"
 WAY_OUT = "pip install 'ragsam[viewer]'"
 
-# The package is a Jupyter widget, whose module exports the widget alone. The class is told by the words before its use.
+# The package is a Jupyter widget, whose module exports the widget alone. The words before its use
+# identify the class.
 _CLASS = re.compile(r'"Creating new Niivue instance"\).{0,300}?=new ([\w$]+)\(', re.DOTALL)
 _EXPORT = re.compile(r"export\s*\{[^{}]*\}\s*;?\s*$")
 

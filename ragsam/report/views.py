@@ -38,7 +38,7 @@ class View:
         return x, y, z
 
     def placed_on(self, other: View) -> View | None:
-        """Return the volume with its axes in the order of another's, None where it lies on another grid."""
+        """Return the volume with its axes in the order of another's, None if it is on another grid."""
         try:
             turn = turn_onto(Grid(self.array.shape, self.affine), Grid(other.array.shape, other.affine))
         except OtherGridError:
@@ -55,7 +55,7 @@ def canonical(array: NDArray, affine: NDArray[np.float64]) -> View:
 
 def view_labels(path: Path, case: str, *, label_map: Mapping[int, int] | None = None) -> View:
     """Read a label volume in canonical orientation, in the card's values; arguments and errors as of `read_labels`."""
-    image, _ = scan_volume(path, case)  # its warnings were told when it was read first
+    image, _ = scan_volume(path, case)  # its warnings were reported when it was read first
     volume = labels_of(image, case, label_map=label_map)
     return canonical(volume.labels, volume.affine)
 

@@ -1,7 +1,7 @@
 """Agreement: how well the labels of a bank's slices are found by the vote of its other patients, and what to trust.
 
 Where the vote finds no more of an organ than chance does, neighbours are poor or labels are wrong, and it deserves no
-trust. Where neighbours do not lie on one another their vote spreads, organs lose their majority to the background, and
+trust. Where neighbours disagree their vote spreads, organs lose their majority to the background, and
 every vote for one counts for more.
 """
 

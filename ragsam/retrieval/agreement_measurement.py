@@ -38,7 +38,7 @@ def measured_agreement(bank: Bank, ask: Ask) -> Agreement:
     """Let slices of a bank ask the others.
 
     Slices whose neighbours do not annotate a class, or that do not themselves, say nothing of it. A patient's own
-    slices lie on one another as others' do not: of one alone the boost is the usual one.
+    slices are more alike than those of others: a bank of one patient gets the usual boost.
 
     Args:
         ask: what a search in the bank finds for some of its rows [n], of those that masks [N] allow: the supports, and

@@ -41,11 +41,11 @@ class Bank:
         fit: what a user of the bank must share with it: card, labels, preprocessing, descriptor and, where the
             descriptor needs it, the encoder's fingerprint.
         salt: of the pseudonyms.
-        annotated: [N, K + 1], bool, the classes that each slice's case annotates; None where every case annotates all.
-        images: [N, s, s], uint8, the slice's middle channel, 0-1 scaled to 0-255; None where they are not kept.
+        annotated: [N, K + 1], bool, the classes that each slice's case annotates; None if every case annotates all.
+        images: [N, s, s], uint8, the slice's middle channel, 0-1 scaled to 0-255; None if they are not kept.
         present: [N, C], bool, the classes of which the slice has a pixel; None finds it out.
         stored_scores: `scores` as a manifest has them; None works them out when they are asked for.
-        agreement: of the bank with itself; None where it has not been measured, see `Retriever.agreement`.
+        agreement: of the bank with itself; None if it has not been measured, see `Retriever.agreement`.
     """
 
     descriptors: np.ndarray
@@ -104,7 +104,7 @@ class Bank:
         return own
 
     def allowed(self, *, without: Collection[str]) -> np.ndarray | None:
-        """Return the rows that a search may find, as a mask [N]; None where nothing limits it.
+        """Return the rows that a search may find, as a mask [N]; None if nothing limits it.
 
         Args:
             without: pseudonyms of patients to leave out.

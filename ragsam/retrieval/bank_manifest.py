@@ -29,7 +29,7 @@ _FAST = 3
 MANIFEST = "manifest.json"
 DRAFT = "draft.jsonl"
 LOCK = ".lock"
-REMAKE = "make it anew with `ragsam index`"
+REMAKE = "make it again with `ragsam index`"
 _COUNT = {"type": "integer", "minimum": 0}
 #: Of what a bank is made for. Some of it goes into a config, where `$`, `@` and `%` would begin an expression.
 _PLAIN = {
@@ -109,7 +109,7 @@ def read_manifest(folder: Path, fit: Mapping[str, Any] | None = None) -> dict[st
     for name, want in (fit or {}).items():
         have = manifest["fit"].get(name)
         if have != want:
-            raise InputError(f"bank {folder.name}: made for another {name} ({have}, not {want}); {REMAKE}")
+            raise InputError(f"bank {folder.name}: made for a different {name} ({have}, not {want}); {REMAKE}")
     manifest.setdefault("stamps", {})  # of an older version
     manifest["keeps"] = [name for name in manifest["keeps"] if name in OPTIONAL]
     for part in manifest["parts"]:
@@ -120,13 +120,13 @@ def read_manifest(folder: Path, fit: Mapping[str, Any] | None = None) -> dict[st
 def require_own(folder: Path) -> None:
     """Refuse a folder where a bank would replace a file of another program's, called as one of its own.
 
-    A bank's own manifest or draft, of whatever version, says what the bank fits, or lies beside the bank's files.
+    A bank's own manifest or draft, of whatever version, says what the bank fits, or is beside the bank's files.
     """
     if not folder.is_dir() or any(_FILE.fullmatch(path.name) for path in folder.iterdir()):
         return
     for path in (folder / MANIFEST, folder / DRAFT):
         if path.is_file() and b'"fit"' not in path.read_bytes():
-            raise InputError(f"bank {folder.name}: its {path.name} is no bank's; choose another --output")
+            raise InputError(f"bank {folder.name}: its {path.name} is not a bank's; choose another --output")
 
 
 def digest(manifest: dict[str, Any]) -> str:
@@ -244,7 +244,7 @@ def manifest_of(
 
 @contextmanager
 def writer_lock(folder: Path) -> Iterator[None]:
-    """Keep other writers out of a bank's folder, which is made where there is none. Readers need no lock.
+    """Keep other writers out of a bank's folder, which is made if there is none. Readers need no lock.
 
     Raises:
         InputError: another process writes, or the folder cannot be written.

@@ -34,7 +34,7 @@ def remove_patients(
     patients: Sequence[str],
     measure: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Take every slice of some patients out of a bank; the parts that hold any are written anew, the others stay.
+    """Take every slice of some patients out of a bank; the parts that hold any are written again, the others stay.
 
     Whom the last removal took out may be named again: a command that was killed at its end succeeds when repeated.
 
@@ -52,7 +52,7 @@ def remove_patients(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        read_manifest(folder)  # tells that there is none, and makes none
+        read_manifest(folder)  # reports that there is none, and makes none
     with writer_lock(folder):
         manifest = read_manifest(folder)
         remove_unnamed(folder, manifest)  # a draft may hold their slices too

@@ -62,8 +62,8 @@ _FINISHED = {
 class BankWriter:
     """Writes a part of a bank; to be used as a context, and ended by `commit`.
 
-    The part's files stand under their final names, which no manifest tells before `commit`. A draft (`draft.jsonl`)
-    tells which cases are finished, and how long the files were then: a writer who comes after a killed one goes on
+    The part's files have their final names, which no manifest lists before `commit`. A draft (`draft.jsonl`)
+    says which cases are finished, and how long the files were then: a writer who comes after a killed one continues
     behind the last of them. Memory holds one batch.
 
     Args:
@@ -71,7 +71,7 @@ class BankWriter:
         fit: what the bank is made for.
         keeps: the optional arrays that it holds.
         stamps: {case: text that changes with what is to be indexed}; of a draft only these very cases are taken over.
-            None begins anew always.
+            None begins again always.
         grow: put the part beside those of the bank there, not in their place.
         salt: of the pseudonyms, for a new bank; None draws one.
 
@@ -266,7 +266,7 @@ class BankWriter:
 
     def _close(self) -> None:
         for file in self._files.values():
-            with suppress(OSError):  # a full disk, told already
+            with suppress(OSError):  # a full disk, reported already
                 file.close()
         self._files = {}
 

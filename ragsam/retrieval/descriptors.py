@@ -49,7 +49,7 @@ def _centred(image: Tensor, embedding: Tensor | None, height: Tensor) -> Tensor:
 
 
 def centred(slices: Tensor) -> Tensor:
-    """Move slices [B, H, W] by whole pixels so that the centre of their brightness lies in the middle."""
+    """Move slices [B, H, W] by whole pixels so that the centre of their brightness is in the middle."""
     for axis in (1, 2):
         side = slices.shape[axis]
         profile = slices.clamp_min(0).sum(3 - axis)

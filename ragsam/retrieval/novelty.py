@@ -28,7 +28,7 @@ class Novelty:
         score: the mean distance, 0 for a copy.
         percentile: share of the bank's volumes that are nearer to the rest of it, 0-100.
         p_value: the probability that a volume of the bank's kind is as far away, by Student's prediction interval of
-            the logarithm of the bank's scores; None where the bank has fewer than three.
+            the logarithm of the bank's scores; None if the bank has fewer than three.
     """
 
     score: float
@@ -47,7 +47,7 @@ class Novelty:
 
 
 def novelty(slices: Sequence[Hashable], cosines: np.ndarray, bank_scores: Iterable[float]) -> Novelty | None:
-    """Rank a volume; None where nothing was compared.
+    """Rank a volume; None if nothing was compared.
 
     Args:
         slices: [n], which slice each window is of.
@@ -67,7 +67,7 @@ def novelty(slices: Sequence[Hashable], cosines: np.ndarray, bank_scores: Iterab
 
 
 def volume_score(slices: Sequence[Hashable], cosines: np.ndarray) -> float | None:
-    """Return the mean over the slices of the distance of their nearest window; None where no window has any."""
+    """Return the mean over the slices of the distance of their nearest window; None if no window has any."""
     nearest: dict[Hashable, float] = {}
     for number, cosine in zip(slices, np.asarray(cosines, float).tolist(), strict=True):
         if np.isfinite(cosine):

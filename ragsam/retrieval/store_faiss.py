@@ -25,7 +25,7 @@ class FaissStore:
         self.index = self.build(self.vectors)
 
     def build(self, vectors: np.ndarray) -> Any:
-        """Return the index of some vectors, or None where they are too few for one."""
+        """Return the index of some vectors, or None if they are too few for one."""
         raise NotImplementedError
 
     def find(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

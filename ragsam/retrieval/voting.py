@@ -17,7 +17,7 @@ class VotingNetwork(nn.Module):
         image_size: side of the square input slice, pixels.
 
     Attributes:
-        about: what is told of it beside label volumes.
+        about: what is reported of it beside label volumes.
     """
 
     def __init__(self, num_classes: int, *, image_size: int) -> None:

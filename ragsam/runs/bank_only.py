@@ -103,7 +103,7 @@ def segment_values(
     """
     named = load_card(card)
     folder = Path(folder).absolute()
-    fit = _encoderless(folder, "make one that needs none with `ragsam index --data DATALIST --output BANK`")
+    fit = _encoderless(folder, "make one without a run with `ragsam index --data DATALIST --output BANK`")
     theirs = ", ".join(fit["labels"])
     ours = ", ".join(named.labels)
     if theirs != ours:

@@ -20,7 +20,7 @@ def config_text(path: str | os.PathLike[str]) -> str:
     path = Path(path)
     name = f"configs/{path.name}"
     if not path.is_file():
-        raise InputError(f"{name}: no such file, or no plain one; take it from a packaged bundle")
+        raise InputError(f"{name}: no such file, or not a plain file; take it from a packaged bundle")
     return read_text(path, name)
 
 

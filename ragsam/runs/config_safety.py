@@ -2,7 +2,7 @@
 
 MONAI calls whatever a config names under `_target_`, evaluates every text that begins with `$`, and Python evaluates
 parts of a `logging.conf`. Allowed is what the packaged bundles do themselves, now and in the first layout, and little
-more; anything else is told.
+more; anything else is reported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ragsam.runs.options import BUNDLES
 from ragsam.runs.run import CONFIGS_FOLDER, RunFolder
 
 _CONFIGS = (".yaml", ".yml", ".json")
-#: What Python would import in place of a package of that name: MONAI puts a bundle's folder first on its path.
+#: What Python would import instead of a package of that name: MONAI puts a bundle's folder first on its path.
 _CODE = (".py", ".pyw", ".pyc", ".so", ".pyd")
 #: Parts that only compute, by their class's name: losses, optimizers, schedules, layers. Perceptual losses fetch code.
 _PARTS = re.compile(r"(torch\.optim(\.lr_scheduler)?|torch\.nn|monai\.losses)\.(?!Perceptual)[A-Z][A-Za-z0-9]*")
@@ -38,7 +38,7 @@ def code_faults(bundle: str | os.PathLike[str]) -> list[str]:
     """Return a line for everything in a bundle that might run code of its own; an empty list for a sound one.
 
     Looked at are all configs with what they name, those of bundles within it too, `logging.conf`, files that Python
-    could import, links that lead out of the folder and what is no plain file. What a config loads has to lie within
+    could import, links that lead out of the folder and what is no plain file. What a config loads must be in
     the folder too, but for what its owner trained it on; where it writes is not judged.
 
     Args:
@@ -102,7 +102,7 @@ def leading_out(content: Any) -> Iterator[tuple[str, str]]:
 def _place_faults(path: Path, name: str) -> list[str]:
     """Return what a config names outside of its bundle, but for what its owner trained on and where it writes.
 
-    Such places may not be named by anything else: a bank that is `@dataset_dir` would lie outside too.
+    Such places may not be named by anything else: a bank that is `@dataset_dir` would be outside too.
     """
     if path.name in ("card.yaml", "metadata.json"):
         return []
@@ -159,7 +159,7 @@ def _walk(content: Any, where: str) -> Iterator[tuple[str, Any]]:
 
 def _text_fault(text: str) -> str | None:
     if text.startswith("%"):
-        return f"{_shown(text)} takes in another file; write its content here"
+        return f"{_shown(text)} includes another file; write its content here"
     if not text.startswith("$") or text in _allowed().expressions:
         return None
     reason = expression_fault(text[1:])

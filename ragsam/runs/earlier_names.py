@@ -67,7 +67,7 @@ TARGETS = frozenset(
         "ragsam.transforms.preprocessing",
     }
 ).union(f"ragsam.workflows.{module}.{name}" for module, names in WORKFLOWS.items() for name in names)
-#: Those that are not told by their syntax to compute alone.
+#: Those that are not recognised by their syntax to compute alone.
 EXPRESSIONS = frozenset(
     {
         "$import torch",

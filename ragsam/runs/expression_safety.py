@@ -1,4 +1,4 @@
-"""Which `$` expressions of a config only compute: those that put values together, told by their syntax tree."""
+"""Which `$` expressions of a config only compute: those that put values together, recognised by their syntax tree."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def expression_fault(text: str) -> str | None:
     bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}
     taken = bound & _MEANT
     if taken:
-        return f"{min(taken)} is given another meaning"
+        return f"{min(taken)} is redefined"
     return next(_faults(tree, bound | {_REFERENCES}), None)
 
 
@@ -73,7 +73,7 @@ def _adds_to_folder(node: ast.AST) -> bool:
 
 
 def _tree(text: str) -> ast.Expression | None:
-    """Return the syntax tree of an expression, its references replaced; None where it is none."""
+    """Return the syntax tree of an expression, its references replaced; None if it is none."""
     from monai.bundle import ReferenceResolver  # takes a second; only needed here
 
     try:

@@ -35,7 +35,7 @@ def described_options(about: Mapping[str, Any]) -> dict[str, Any]:
     about = {**_BEFORE, **about}
     for name in (*DESCRIBED, "tuning"):
         if name not in about:
-            raise InputError(f"the weights say nothing of {name}; make them anew with this version")
+            raise InputError(f"the weights do not state {name}; make them again with this version")
     return {**{name: about[name] for name in DESCRIBED}, **about["tuning"]}
 
 

@@ -69,10 +69,10 @@ def option_page(name: str, defaults: Mapping[str, Any]) -> list[str]:
         f"type: {_kinds_text(option)}",
         f"default: {as_yaml(defaults[name])}",
         f"group: {option.group}",
-        f"goes to: {', '.join(option.feeds)}",
+        f"used by:  {', '.join(option.feeds)}",
         option.text,
     ]
-    return [line for line in lines if line not in ("", "goes to: ")]
+    return [line for line in lines if line not in ("", "used by:  ")]
 
 
 def reference_page() -> str:

@@ -25,5 +25,5 @@ def recipe(name: str) -> dict[str, Any]:
     """
     known = recipe_names()
     if name not in known:
-        raise InputError(f"--recipe {name}: there is none of that name; take one of {', '.join(known)}")
+        raise InputError(f"--recipe {name}: no such recipe; choose one of {', '.join(known)}")
     return yaml.safe_load((_RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))

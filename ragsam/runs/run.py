@@ -112,7 +112,7 @@ class RunFolder:
         read_json(self.metadata_path, {"type": "object"})  # as data, before MONAI does
         require_plain(self.path, *values.values())
         logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that nothing is logged
-        logging.getLogger("ignite").setLevel(logging.CRITICAL)  # an error is told once, by who caught it
+        logging.getLogger("ignite").setLevel(logging.CRITICAL)  # an error is reported once, by who caught it
         with bad_input():
             return ConfigWorkflow(
                 config_file=str(self.config(name)),
@@ -150,7 +150,7 @@ def part_of(parser: ConfigParser, name: str) -> Any:
     """
     part = parser.get_parsed_content(name)
     if part is None or isinstance(part, bool | int | float | str | list | dict):
-        told = f"the run's config: {name} is {str(part)[:60]!r}, which is no part"
+        told = f"the run's config: {name} is {str(part)[:60]!r}, which is not a part"
         raise InputError(f"{told}; take that part from a bundle of this package")
     return part
 

@@ -28,7 +28,7 @@ _NETWORK = "network_def."
 _NOT_SET = ("imports", "bundle_root", "dataset")
 
 
-#: What an option takes that only a config of one's own has: values of its type; of another than these, anything.
+#: What an option takes that only a config of your own has: values of its type; of another than these, anything.
 _SAME = (bool, int, float, str)
 
 

@@ -44,7 +44,7 @@ def start_options(start: Path, values: Mapping[str, Any], num_classes: int) -> d
     about = load_metadata(start)
     for name in _SAID:
         if name not in about:
-            raise InputError(f"{start.name}: says nothing of {name}; make it anew with this version")
+            raise InputError(f"{start.name}: does not state {name}; make it again with this version")
     needed = {name: about[name] for name in _NEEDED}
     needed |= {name: about[name] for name in _KEPT if about.get(name)}
     if about["base_sha256"] is None and not about["detail"]:

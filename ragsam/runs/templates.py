@@ -65,7 +65,7 @@ def make_run(
 
     Args:
         options: of `train.yaml`, by name.
-        again: write a run that is there already anew.
+        again: write a run that is there already again.
 
     Raises:
         InputError: unknown option or one of another type, faulty datalist or card, or an output that holds something.
@@ -135,7 +135,7 @@ def write_run(
     train = set_options(_text(bundle, "train"), values)
     options = {"context_slices": 1, **read_options(train)}
     named = load_card(card)
-    network = build_empty(network_options(train, named.num_classes))  # tells at once what cannot work
+    network = build_empty(network_options(train, named.num_classes))  # fails early if the options cannot work
     _check_context(options["context_slices"], stacked=network.stacked)
     if values.get("start"):
         require_base(Path(values["start"]), network.base_sha256)
@@ -163,12 +163,12 @@ def require_free(target: Path) -> None:
     """
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
-    what = "holds something already"
+    what = "is not empty"
     ways = "choose another output, or remove it"
     if (target / "configs").exists():
         what = "is a run already"
     if (target / "checkpoints").is_dir():
-        ways += ", or go on with its training by --resume"
+        ways += ", or resume its training with --resume"
     raise InputError(f"{target}: {what}; {ways}")
 
 
@@ -191,8 +191,8 @@ def fitting_image_size(cases: Sequence[Case], spacing_mm: Sequence[float] | None
         try:
             largest = max(largest, _largest_side(case, spacing_mm, slice_axis))
         except Exception as error:  # nibabel has many for files that it cannot make sense of
-            read_volume_checked(case.image, case.case)  # tells what is wrong
-            raise InputError(f"{case.case}: the image's grid cannot be read; export the volume anew") from error
+            read_volume_checked(case.image, case.case)  # reports what is wrong
+            raise InputError(f"{case.case}: the image's grid cannot be read; export the volume again") from error
     return min(LARGEST_SLICE, -(-int(-(-largest // 1)) // 16) * 16)
 
 

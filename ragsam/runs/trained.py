@@ -32,7 +32,7 @@ def network_of_weights(
         preparation: of the slices, as the config has it: image_size, slice_axis, ...
         untrained: options of `Segmenter`.
         base: SAM state dict that the weights were made on.
-        prompts: in place of what the weights have.
+        prompts: instead of what the weights have.
 
     Raises:
         InputError: weights made for other slices or organs, or base weights that cannot be read or do not fit.
@@ -63,7 +63,7 @@ def trained_network(run: str | os.PathLike[str], *, prompts: str | None = None) 
     """Return a run's network with its weights, and what the weights file says of it. No config is run.
 
     Args:
-        prompts: in place of what the weights have.
+        prompts: instead of what the weights have.
 
     Raises:
         InputError: no trained run, or weights that were made for something else, or on other base weights.

@@ -76,7 +76,7 @@ class WeightsLoader:
 
     Raises:
         InputError: at the start, for weights that are missing, damaged, made on other base weights, or for something
-            else than the network, or the run that they lie in.
+            else than the network, or the run that they are in.
     """
 
     def __init__(self, network: Segmenter, path: str | os.PathLike[str]) -> None:
@@ -91,7 +91,9 @@ class WeightsLoader:
         """Read and load the weights."""
         state, metadata = load_weights(self.path)
         if metadata.get("base_sha256") != self.network.base_sha256:
-            raise InputError(f"{self.path.name}: made on other base weights; set `base` to the ones it was trained on")
+            raise InputError(
+                f"{self.path.name}: made on different base weights; set `base` to the ones it was trained on"
+            )
         own = {name: value for name, value in self.network.about.items() if name not in _OPEN}
         require_made_for(self.path, metadata, own)
         root = self.path.absolute().parent.parent

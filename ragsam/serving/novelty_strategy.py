@@ -35,7 +35,7 @@ class NoveltyStrategy:
         run: the served run, with its bank.
     """
 
-    description = "The image that is most unlike the bank"
+    description = "The image least like the bank"
 
     def __init__(self, run: str | os.PathLike[str]) -> None:
         self.run = Path(run)

@@ -37,7 +37,9 @@ def main() -> int:
 
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn takes most of them itself, and returns
         Main().run()
-    sys.stderr.write("\nragsam: interrupted; labels and the copy of the run are kept; to go on, serve the run again\n")
+    sys.stderr.write(
+        "\nragsam: interrupted; labels and the copy of the run are kept; to continue, serve the run again\n"
+    )
     return 130
 
 

@@ -112,7 +112,7 @@ class Checkpoints:
         state["lr_scheduler"] = schedule.state_dict()
         state["optimizer"]["param_groups"] = optimizer.state_dict()["param_groups"]
         logger.info(
-            "train: %d epochs in place of %d; the learning rate goes on as in one of %d", epochs, before, epochs
+            "train: %d epochs instead of %d; the learning rate continues as in a training of %d", epochs, before, epochs
         )
 
     def keep_bank(self, engine: Engine) -> None:

@@ -28,7 +28,7 @@ class History:
     """Logs loss, time and score; attached before the handler that validates, so that validation is not timed.
 
     A row has `COLUMNS`, the loss's parts as `loss_NAME` and each organ's Dice as `dice_NAME`, empty where the organ did
-    not occur. Losses are means since the previous row. Memory is the peak so far, of the GPU where there is one.
+    not occur. Losses are means since the previous row. Memory is the peak so far, of the GPU if there is one.
 
     Args:
         path: the CSV file, rewritten whole at every row.

@@ -41,6 +41,6 @@ def require_space(folder: Path, needed: int) -> None:
     free = free_bytes(folder)
     if free < needed:
         raise InputError(
-            f"{folder}: {free / 1e6:.0f} MB are free, the training needs about {needed / 1e6:.0f}; free some space, or "
-            "choose another output"
+            f"{folder}: {free / 1e6:.0f} MB are free, but the training needs about {needed / 1e6:.0f}; free space, "
+            "or choose another output"
         )

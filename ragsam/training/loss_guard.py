@@ -69,7 +69,7 @@ def _unusable(engine: Engine, fault: str) -> InputError:
         kept = f"what was kept after epoch {state.epoch - 1} stays"
     return InputError(
         f"training: {fault} in epoch {state.epoch}, step {state.iteration}, of {batch_text(state.batch)}; lower "
-        f"--set learning_rate, or look at these slices ({kept})"
+        f"--set learning_rate, or check these slices ({kept})"
     )
 
 

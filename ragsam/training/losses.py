@@ -109,7 +109,7 @@ class PartialDiceCELoss(nn.Module):
 
 
 def at_size(label: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize labels [B, 1, H, W] as SAMed does: the nearest pixel where the first and last ones lie on each other.
+    """Resize labels [B, 1, H, W] as SAMed does: the nearest pixel, with first and last pixels aligned.
 
     That is scipy's `zoom(label, order=0)`.
     """

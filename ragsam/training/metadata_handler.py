@@ -76,5 +76,5 @@ class RunMetadata:
         content["eval_metrics"] = scores
         content["data_fingerprint"] = self._fingerprint
         content |= installed_versions(content)
-        with Outputs(bundle, ["configs/metadata.json"], overwrite=True):  # so that a training killed now may begin anew
+        with Outputs(bundle, ["configs/metadata.json"], overwrite=True):  # a training killed now may start again
             write_json_atomic(self.path, content)

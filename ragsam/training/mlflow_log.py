@@ -24,7 +24,7 @@ class MLflowLog:
     """Sends a training to MLflow; attached after the handler that logs.
 
     A resumed training continues the unfinished MLflow run of its folder's name. Where MLflow can no longer be reached
-    the training goes on without it and warns once.
+    the training continues without it and warns once.
 
     Args:
         tracking_uri: of a server, or `sqlite:///FILE`.

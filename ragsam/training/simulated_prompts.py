@@ -31,7 +31,7 @@ GROUPS = 4
 #: Share of the objects followed from a neighbouring slice that have ended: the slice at hand does not have them.
 ENDED_SHARE = 0.5
 MOST_CLICKS = 4
-#: Clicks outside the object lie within half of so many pixels.
+#: Clicks outside the object are within half of so many pixels.
 _AROUND = 11
 
 
@@ -43,7 +43,7 @@ class DrawnPrompts:
         rows: [N], int64, each object's sample; no sample occurs twice.
         objects: [N, 1, S, S], bool; empty where the object has ended.
         organs: [N], int64, their classes.
-        prompts: of the N objects, all of one kind; None where the network's own result is to be corrected, see
+        prompts: of the N objects, all of one kind; None if the network's own result is to be corrected, see
             `corrected`.
         ambiguous: whether they are lone clicks.
     """

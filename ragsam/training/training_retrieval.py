@@ -93,7 +93,7 @@ class TrainingRetrieval:
         if self.retriever.carry and bank.patient_count <= FEW:
             logger.warning("bank: so few patients that altered copies of a patient's own distant slices vote too")
         elif bank.patient_count == 1:
-            logger.warning("bank: one patient alone has no other to learn from; none vote")
+            logger.warning("bank: one patient has no other to learn from; no label votes")
 
     def inject(self, engine: Engine) -> None:
         """Put the supports of the batch's slices into the batch."""

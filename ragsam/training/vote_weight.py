@@ -34,7 +34,7 @@ class VoteWeight:
     """Sets the weight of a network's `VoteProduct` before every validation.
 
     On evenly spaced slices of the validation patients the weight is chosen that gives the highest Dice, a mean over
-    organs of the mean over patients; so a network that has learnt much from many patients hardly heeds its neighbours.
+    organs of the mean over patients; so a network that has learnt much from many patients hardly uses its neighbours.
     The validation's own score is then that of the weight which the weights file keeps. With a single validation patient
     the weight stays as it is: 1.
 
