@@ -99,7 +99,7 @@ def test_a_card_names_organs_and_a_window_is_taken(ball, tmp_path):
 @pytest.mark.parametrize(
     ("objects", "options", "line"),
     [
-        ([{"organ": "liver", "points": [{"i": 1, "j": 1, "k": 1}]}], (), "liver is no organ of the card objects"),
+        ([{"organ": "liver", "points": [{"i": 1, "j": 1, "k": 1}]}], (), "liver is not an organ of the card objects"),
         ([{"object": "a", "points": [{"i": 1, "j": 1, "k": 1}]}], ("--bank", "b"), "--bank: not with --prompts"),
         ([{"object": "a", "points": [{"i": 1, "j": 1, "k": 99}]}], (), "ball: a: "),
     ],

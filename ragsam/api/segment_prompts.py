@@ -128,7 +128,7 @@ def _answer(
     reads: Sequence[str | os.PathLike[str]],
     overwrite: bool,
 ) -> None:
-    """Write the label volumes of cases and what their values are; faulty cases are reported once the others are done."""
+    """Write the label volumes of cases and what their values are; faulty cases are reported at the end."""
     told, faults = {}, []
     written = [PROMPTED_NAME]
     for case in cases:

@@ -121,7 +121,7 @@ def _segment_by_base(args: argparse.Namespace) -> None:
         series=args.series,
         overwrite=args.overwrite,
     )
-    say(f"label volumes: {len(cases)} in {args.output}; prompts.json tells what was found where")
+    say(f"label volumes: {len(cases)} in {args.output}; prompts.json lists the objects and their slices")
 
 
 def _refuse_with_prompts(args: argparse.Namespace, more: Sequence[str] = ()) -> None:
