@@ -27,11 +27,13 @@ from ragsam.data.sampling import VolumeWindowSampler
 from ragsam.data.served import as_cases
 from ragsam.data.volume_cache import VolumeCache, kept_bytes
 from ragsam.errors import InputError
+from ragsam.transforms.layout import orientation_of, runs_down, sides_axis
 from ragsam.transforms.slicing import (
     context_offsets,
     pad_to_window,
     slice_channels,
     slice_height,
+    slice_number,
     slice_spacing_mm,
     slice_windows,
 )
@@ -113,6 +115,7 @@ class SliceDataset(Dataset, Randomizable):
         self.crop = RandCropByPosNegLabeld(("image", "label"), "label", size, pos=2, neg=1, allow_smaller=True)
         self.volumes = VolumeCache(self._read, int(cache_gb * 2**30))
         self._offsets: dict[int, tuple[float, ...]] = {}
+        self._orientations: dict[int, str | None] = {}
         self._sizes: dict[int, int] = {}
         self._worker_seed: int | None = None
         self._vote: Vote | None = None
@@ -170,6 +173,7 @@ class SliceDataset(Dataset, Randomizable):
         self._offsets[index] = context_offsets(
             self.context_slices, distance_mm=self.context_distance_mm, spacing_mm=slice_spacing_mm(item["image"])
         )
+        self._orientations[index] = orientation_of(item["image"])
         return item["image"].as_tensor()[0].float(), item["label"].as_tensor()[0].round()
 
     def _make_keys(self) -> list[SliceKey]:
@@ -223,6 +227,7 @@ class SliceDataset(Dataset, Randomizable):
         for item in items:
             item["image"] = pad_to_window(torch.as_tensor(item["image"]), self.image_size).clamp(0, 1)
             item["label"] = pad_to_window(torch.as_tensor(item["label"]), self.image_size).long()
+            del item["sides_axis"]
         return items
 
     def _read_slice(self, key: SliceKey) -> dict[str, Any]:
@@ -230,14 +235,18 @@ class SliceDataset(Dataset, Randomizable):
         image, label = self.volumes[key.case]
         rows, columns = key.window
         case = self.cases[key.case]
+        orientation = self._orientations[key.case]
+        count = label.shape[-1]
+        number = slice_number(key.slice, count, down=runs_down(orientation))
         return {
             "image": slice_channels(image[rows, columns], key.slice, self._offsets[key.case]).float(),
             "label": label[rows, columns, key.slice][None].float(),
             "annotated": self._learnt[key.case][key.slice] if key.case in self._learnt else self.annotated[key.case],
             "patient": case.patient,
             "case": case.case,
-            "slice": key.slice,
-            "height": slice_height(key.slice, label.shape[-1]),
+            "slice": number,
+            "height": slice_height(number, count),
+            "sides_axis": sides_axis(orientation),  # for mirroring, and taken out afterwards
         }
 
     def augment(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -26,8 +26,9 @@ from small_study import affine_of, anatomy, files_below, save_volume
 
 from ragsam.api.train import train_run
 from ragsam.cli import main
+from ragsam.errors import InputError
 from ragsam.networks import Segmenter
-from ragsam.networks.checkpoints import load_weights
+from ragsam.networks.checkpoints import load_weights, save_weights
 from ragsam.runs.start import start_options
 from ragsam.runs.templates import make_run
 from ragsam.training.start_weights import StartWeights
@@ -88,7 +89,8 @@ def test_the_file_says_what_it_is(imported, place):
         "tuning": {"lora": {"rank": 3, "targets": ["q", "v"]}},
         "full_tuning": False, "detail": False, "fusion": None, "prompts": None, "normalisation": "unit",
         "mask_tokens": None, "enlarged": "logits", "kind": "samed", "rank": 3, "labels": ["anterior", "posterior"],
-        "context_slices": 0, "checkpoint_sha256": hashlib.sha256((place / "samed.pth").read_bytes()).hexdigest(),
+        "context_slices": 0, "slice_layout": "file",
+        "checkpoint_sha256": hashlib.sha256((place / "samed.pth").read_bytes()).hexdigest(),
     }  # fmt: skip
     network = Segmenter(2, image_size=SIZE, base=place / "sam.pth", lora={"rank": 3}, detail=False, fusion=None)
     network.load_trainable_state(tensors)
@@ -136,11 +138,11 @@ def test_it_segments_at_once_as_samed_would(imported, place, study, tmp_path):
     parser = ConfigParser()
     parser.read_config(str(imported / "run" / "configs" / "inference.yaml"))
     parser.update({"bundle_root": str(imported / "run"), "datalist": str(study)})
-    item = parser.get_parsed_content("dataset")[0]  # RAS, as it is stored
+    item = parser.get_parsed_content("dataset")[0]  # [y, x, z] of the file
     slices = item["image"][0].as_tensor().permute(2, 0, 1)[:, None].expand(-1, 3, -1, -1)
     base = segment_anything_sam(SIZE)
     reading = samed_reading(base, torch.load(place / "samed.pth", weights_only=True), slices)
-    expected = reading.argmax(1).permute(1, 2, 0).numpy()
+    expected = reading.argmax(1).permute(2, 1, 0).numpy()  # from [z, y, x]
     written = np.asarray(nib.load(tmp_path / "case-te-ras.nii.gz").dataobj)
     assert len(np.unique(expected)) > 1
     assert np.array_equal(written, expected)
@@ -188,6 +190,7 @@ def test_a_training_starts_with_another_run(run, study, tmp_path):
 
 def test_what_tunes_the_weights_is_set_and_more_may_be_added(place, study, tmp_path):
     command = ["import", "medical-sam-adapter", place / "msa.pth", "--base", place / "sam.pth", "--thd", "false"]
+    command += ["--slice-layout", "ras"]
     assert main([str(part) for part in (*command, "--output", tmp_path / "msa.safetensors")]) == 0
     knobs = {"start": str(tmp_path / "msa.safetensors"), "base": str(place / "sam.pth")}
     made = make_run("sam_lora", study, tmp_path / "run", {**knobs, "network_def.lora.rank": 2})
@@ -398,6 +401,46 @@ def test_a_start_that_is_none_is_one_line(make, words, study, refused, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
+def test_the_layout_of_slices_is_asked_for_where_no_format_says_it(place, refused, tmp_path):
+    command = ["import", "sam-adapter", place / "sam_adapter.pth", "--base", place / "sam.pth"]
+    line = refused(*command, "--output", tmp_path / "a.safetensors")
+    assert line.startswith("sam_adapter.pth: a sam-adapter file does not say how slices were laid out in its training")
+    assert "--slice-layout: file (as the file stores them, [Y, X]) or ras" in line
+    assert files_below(tmp_path) == []
+
+
+def test_the_layout_of_slices_goes_with_the_weights(imported, place, study, refused, tmp_path):
+    """Into the run, into a training that starts with them, and nowhere else."""
+    for config in ("train", "inference", "evaluate"):
+        assert knobs_of(imported / "run", config)["slice_layout"] == "file"
+    start = {"start": str(imported / "samed.safetensors"), "base": str(place / "sam.pth")}
+    assert knobs_of(make_run("sam_lora", study, tmp_path / "next", start))["slice_layout"] == "file"
+    with pytest.raises(InputError, match=r"--set slice_layout: 'ras', but the weights of start \(samed.safetensors\)"):
+        make_run("sam_lora", study, tmp_path / "other", {**start, "slice_layout": "ras"})
+    turned = tmp_path / "turned"
+    shutil.copytree(imported / "run", turned)
+    config = turned / "configs" / "inference.yaml"
+    config.write_text(config.read_text().replace("\nslice_layout: file", "\nslice_layout: ras"))
+    line = refused("segment", turned, study, "--output", tmp_path / "out")
+    assert line == "model.safetensors: made for slice_layout file, the run has ras; leave it as in training"
+
+
+def test_weights_that_an_earlier_version_imported_are_to_be_imported_again(imported, place, study, refused, tmp_path):
+    earlier = tmp_path / "earlier"
+    shutil.copytree(imported / "run", earlier)
+    state, about = load_weights(earlier / "models" / "model.safetensors")
+    del about["slice_layout"]
+    save_weights(earlier / "models" / "model.safetensors", state, about)
+    line = refused("segment", earlier, study, "--output", tmp_path / "out")
+    assert line.startswith("model.safetensors: imported from samed by an earlier version")
+    assert line.endswith("import the checkpoint again")
+    start = ["--set", f"start={earlier}", "--set", f"base={place / 'sam.pth'}"]
+    assert refused("train", "sam_lora", "--data", study, "--output", tmp_path / "next", *start) == line
+    assert not (tmp_path / "next").exists()
+    save_weights(tmp_path / "sam.safetensors", state, {**about, "kind": "sam"})  # which nobody trained on volumes
+    assert start_options(tmp_path / "sam.safetensors", {}, 2)["slice_layout"] == "ras"
+
+
 def test_one_organ_by_sam_adapter(place, tmp_path):
     """Its one mask needs a card of one organ; the run then has SAM's four mask tokens."""
     card = tmp_path / "one.yaml"
@@ -406,6 +449,7 @@ def test_one_organ_by_sam_adapter(place, tmp_path):
     shared = {"name": "one", "modality": "MR", "window": None, "orientation": "RAS", "organs": [organ]}
     card.write_text(yaml.safe_dump({**shared, **texts}))
     command = ["import", "sam-adapter", place / "sam_adapter.pth", "--base", place / "sam.pth", "--card", card]
+    command += ["--slice-layout", "file"]
     assert main([str(part) for part in (*command, "--run", tmp_path / "run")]) == 0
     assert knobs_of(tmp_path / "run")["mask_tokens"] == 4
     network = knobs_of(tmp_path / "run")

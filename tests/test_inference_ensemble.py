@@ -77,7 +77,8 @@ def test_the_mean_by_hand(monkeypatch):
     ours, theirs = torch.randn(3, 4, 5, 3, generator=draw), torch.randn(3, 4, 3, 5, generator=draw)
 
     class Coronal:
-        axcodes = "RSA"
+        def axcodes(self, case):
+            return "RSA"
 
         def slabs(self, case):
             assert case == "x"
@@ -105,7 +106,8 @@ def test_runs_of_one_axis_are_averaged_slab_by_slab():
             yield slice(number, number + 1), logits[number : number + 1]
 
     class Axial:
-        axcodes = "RAS"
+        def axcodes(self, case):
+            return "RAS"
 
         def slabs(self, case):
             return slabs("theirs", theirs)

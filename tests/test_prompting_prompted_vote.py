@@ -161,7 +161,7 @@ def test_a_checkpoint_a_file_of_ours_and_a_run_are_taken(weights):
 @pytest.mark.parametrize("name", ["checkpoint", "file", "run"])
 def test_segmenting_is_opt_in_and_told(name, weights, study, tmp_path):
     """Made weights answer nonsense, which overlaps too little to be taken: the result is the vote's, or nearly so."""
-    bank, *_ = index_run(None, tmp_path / "bank", data=study)
+    bank, *_ = index_run(None, tmp_path / "bank", data=study, options={"slice_layout": "file"})
     case = load_datalist(study).section("test")[0]
     free = ["segment", "--card", "hippocampus", "--bank", str(bank), str(case.image), "--base", str(weights[name])]
     assert main([*free, "--output", str(tmp_path / "out")]) == 0
@@ -173,11 +173,19 @@ def test_segmenting_is_opt_in_and_told(name, weights, study, tmp_path):
 
 
 def test_a_run_that_saw_other_slices_is_told(weights, study, tmp_path, caplog):
-    bank, *_ = index_run(None, tmp_path / "bank", data=study, options={"image_size": 48})
+    bank, *_ = index_run(None, tmp_path / "bank", data=study, options={"image_size": 48, "slice_layout": "file"})
     segment_values("hippocampus", bank, weights["run"])
     segment_values("hippocampus", bank, weights["file"])
     told = "--base run: image_size was 32 in its training and is 48 in the bank; it may answer worse"
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [told]
+
+
+def test_a_bank_of_slices_in_another_layout_is_refused(weights, study, tmp_path):
+    bank, *_ = index_run(None, tmp_path / "bank", data=study)
+    for name in ("file", "run"):
+        with pytest.raises(InputError, match=r"trained on slices of slice_layout file, the bank's are ras; make the"):
+            segment_values("hippocampus", bank, weights[name])
+    segment_values("hippocampus", bank, weights["checkpoint"])
 
 
 def test_what_answers_no_prompts_is_one_line(run, study, weights, tmp_path, capsys):

@@ -147,6 +147,7 @@ def test_configs_of_the_bundle_share_the_options_that_inference_needs():
     slices = {
         "image_size",
         "slice_axis",
+        "slice_layout",
         "context_slices",
         "context_distance_mm",
         "spacing_mm",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, Orientationd, Transform
+from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, Transform
 
 from ragsam.errors import InputError
 from ragsam.io.read_volume import LoadVolumed
@@ -15,9 +15,9 @@ from ragsam.transforms.in_plane import InPlaneSpacingd
 from ragsam.transforms.intensity import scale_intensity
 from ragsam.transforms.label_grid import LabelToGridd
 from ragsam.transforms.label_values import MapLabelsd
+from ragsam.transforms.layout import DEFAULT_LAYOUT, orientation_step
 from ragsam.transforms.nonfinite import FillNonfinited
 from ragsam.transforms.restoring import SplitMapsd, ToImageGridd
-from ragsam.transforms.slicing import SLICE_AXCODES
 
 
 def preprocessing(
@@ -25,6 +25,7 @@ def preprocessing(
     window: Sequence[float] | None = None,
     spacing_mm: Sequence[float] | None = None,
     slice_axis: int = 2,
+    slice_layout: str = DEFAULT_LAYOUT,
     keys: Sequence[str] = ("image", "label"),
     device: torch.device | str | None = None,
 ) -> Compose:
@@ -32,9 +33,11 @@ def preprocessing(
 
     Args:
         window: intensity window; None scales by each volume's percentiles.
-        spacing_mm: spacing within a slice to resample to, in the order of its axes in RAS (axial: x, y); None keeps
-            the image's own. Slices are never resampled across, so that every slice stays one that was scanned.
+        spacing_mm: spacing within a slice to resample to, in the order of its axes in RAS (axial: x, y), or of the
+            file's own; None keeps the image's. Slices are never resampled across, so that every slice stays one that
+            was scanned.
         slice_axis: what the slices lie across: 0 sagittal, 1 coronal, 2 axial.
+        slice_layout: see `ragsam.transforms.layout`.
         keys: "image", and "label" if there is one.
         device: where the image is resampled, a few slices at a time; what comes out is on the CPU either way.
 
@@ -42,22 +45,22 @@ def preprocessing(
         A transform of {"image": path, "label": path} (and "label_map", see `MapLabelsd`, and "fill_nonfinite", see
         `FillNonfinited`) to {"image": [1, H, W, D] float 0-1, "label": [1, H, W, D]}, as MetaTensors that know their
         way back. H and W are the slice's axes in the order of RAS, each running to the patient's right, front or head,
-        and D runs across the slices.
+        and D runs across the slices; with `slice_layout` file they are the file's second, first and third axis.
 
     Raises:
-        InputError: another slice axis.
+        InputError: another slice axis or layout.
     """
-    if slice_axis not in SLICE_AXCODES:
-        raise InputError(f"slice_axis {slice_axis}: no such axis; choose 0 (sagittal), 1 (coronal) or 2 (axial)")
+    turn = orientation_step(keys, slice_axis, slice_layout)
     steps = [
         LoadVolumed(keys, image_only=True),
         EnsureChannelFirstd(keys, channel_dim="no_channel"),
         MapLabelsd(),
         FillNonfinited(),
-        Orientationd(keys, axcodes=SLICE_AXCODES[slice_axis], labels=None),
+        turn,
     ]
     if spacing_mm is not None:
-        steps.append(InPlaneSpacingd("image", spacing_mm, device=device))
+        along = spacing_mm if slice_layout == "ras" else spacing_mm[::-1]  # the file's second axis runs along H
+        steps.append(InPlaneSpacingd("image", along, device=device))
     if spacing_mm is not None and "label" in keys:
         steps.append(LabelToGridd())
     return Compose([*steps, scale_intensity(window), EnsureTyped(keys, dtype=None)])

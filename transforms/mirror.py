@@ -10,12 +10,14 @@ import torch
 from monai.transforms import RandomizableTransform
 from torch import Tensor
 
+from ragsam.errors import InputError
+
 
 class RandMirrord(RandomizableTransform):
     """Mirrors a slice from left to right and swaps its left and right labels.
 
-    Without the swap a mirrored right kidney would still be called right. The rows of a slice must run from the
-    patient's left to the right or back, as they do in coronal and axial slices of the named chains.
+    Without the swap a mirrored right kidney would still be called right. The axis of a slice that runs from side to
+    side is the item's "sides_axis", 0 or 1; without it the rows are taken to, as in coronal and axial slices of RAS.
 
     Args:
         pairs: label values (left, right) that change places, see a card's `left_right`.
@@ -27,17 +29,24 @@ class RandMirrord(RandomizableTransform):
         self.pairs = [(int(left), int(right)) for left, right in pairs]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Mirror {"image" [C, H, W], "label" [1, H, W]}, and alike "annotated" [K + 1] and "vote" [K + 1, H, W]."""
+        """Mirror {"image" [C, H, W], "label" [1, H, W]}, and alike "annotated" [K + 1] and "vote" [K + 1, H, W].
+
+        Raises:
+            InputError: a slice that shows no left and right.
+        """
         items = dict(data)
         self.randomize(None)
         if not self._do_transform:
             return items
-        items["image"] = items["image"].flip(1)
-        items["label"] = swap_values(items["label"].flip(1), self.pairs)
+        axis = items.get("sides_axis", 0)
+        if axis is None:
+            raise InputError(f"mirror: {items.get('case', 'an image')} is stored in sagittal slices; switch it off")
+        items["image"] = items["image"].flip(1 + axis)
+        items["label"] = swap_values(items["label"].flip(1 + axis), self.pairs)
         if "annotated" in items:
             items["annotated"] = swap_classes(items["annotated"], self.pairs)
         if "vote" in items:
-            items["vote"] = swap_classes(items["vote"].flip(1), self.pairs)
+            items["vote"] = swap_classes(items["vote"].flip(1 + axis), self.pairs)
         return items
 
 

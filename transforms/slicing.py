@@ -73,6 +73,11 @@ def slice_channels(volume: Tensor, index: int, offsets: Sequence[float]) -> Tens
     return torch.stack(planes)
 
 
+def slice_number(index: int, count: int, *, down: bool = False) -> int:
+    """Return a slice's number in RAS, counted to the patient's right, front or head; `down`: indices run against it."""
+    return count - 1 - index if down else index
+
+
 def slice_height(index: int, count: int) -> float:
     """Return a slice's relative position in its volume: 0 for the first, 1 for the last, 0.5 for a single slice."""
     return index / (count - 1) if count > 1 else 0.5

@@ -14,6 +14,7 @@ from ragsam.networks.exports import STATE_DICTS
 from ragsam.outputs import Outputs
 from ragsam.runs.run import RunFolder
 from ragsam.runs.trained import trained_network, weight_files
+from ragsam.transforms.layout import DEFAULT_LAYOUT
 
 
 def export_state_dict(
@@ -48,6 +49,9 @@ def export_state_dict(
 
 def _input_notes(options: dict[str, Any]) -> list[str]:
     """Return what the format's own code does otherwise with a slice than this run."""
+    notes = []
     if options.get("context_slices"):
-        return ["input: the slice below, the slice, the slice above as channels, where the original repeats the slice"]
-    return []
+        notes.append("input: the slice below, the slice, the slice above as channels, where the original repeats it")
+    if options.get("slice_layout", DEFAULT_LAYOUT) == "ras":
+        notes.append("input: slices [X, Y] of the volume turned to RAS, where SAMed and MedSAM feed [Y, X] of the file")
+    return notes

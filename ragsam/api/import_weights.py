@@ -17,6 +17,7 @@ from ragsam.data.cards.load import Card, load_card
 from ragsam.errors import InputError
 from ragsam.files import atomic_write, sha256_file
 from ragsam.networks.checkpoints import save_weights
+from ragsam.networks.formats import FORMATS
 from ragsam.networks.imports import import_checkpoint
 from ragsam.networks.key_report import KeyReport
 from ragsam.networks.segmenter import Segmenter
@@ -24,6 +25,7 @@ from ragsam.networks.tuning import TUNINGS
 from ragsam.outputs import Outputs
 from ragsam.runs.run import WEIGHTS, require_plain
 from ragsam.runs.templates import find_bundle, require_free, write_run
+from ragsam.transforms.layout import LAYOUTS
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ def import_weights(
     card: str | None = None,
     image_size: int | None = None,
     normalisation: str | None = None,
+    slice_layout: str | None = None,
     thd: bool | None = None,
     overwrite: bool = False,
 ) -> KeyReport:
@@ -57,6 +60,7 @@ def import_weights(
         run: folder of a run to write: to segment with. Needs `card`.
         card: of the checkpoint's classes, in their order.
         image_size, normalisation, thd: what the file does not say; see `import_checkpoint`.
+        slice_layout: of the slices that it was trained on, see `ragsam.transforms.layout`; None takes its format's.
         overwrite: replace an `output` that is not the package's own, see `Outputs`.
 
     Returns:
@@ -86,11 +90,29 @@ def import_weights(
         if named is not None:
             _require_classes(network, named)
         about = _about(network, kind, sha256_file(checkpoint), named)
+        about["slice_layout"] = _layout(kind, checkpoint, slice_layout)
         if run is not None:
             _write_run(Path(run), network, about, str(card), base)
         if output is not None:
             save_weights(output, network.trainable_state(), about)
     return report
+
+
+def _layout(kind: str, checkpoint: str | os.PathLike[str], given: str | None) -> str:
+    """Return how the slices were laid out that a checkpoint was trained on.
+
+    Raises:
+        InputError: neither its format nor the user says so, or there is no such layout.
+    """
+    layout = given or FORMATS[kind].slice_layout
+    if layout is None:
+        raise InputError(
+            f"{Path(checkpoint).name}: a {kind} file does not say how slices were laid out in its training; answer "
+            "with --slice-layout: file (as the file stores them, [Y, X]) or ras ([X, Y] of RAS)"
+        )
+    if layout not in LAYOUTS:
+        raise InputError(f"--slice-layout {layout}: no such layout; choose one of {', '.join(LAYOUTS)}")
+    return layout
 
 
 def _require_classes(network: Segmenter, card: Card) -> None:
@@ -121,7 +143,8 @@ def _write_run(
     tuning = network.about["tuning"]
     values: dict[str, Any] = {name: value for name, value in network.about.items() if name not in _NO_OPTIONS}
     values |= {name: tuning.get(name) for name in TUNINGS}
-    values |= {"context_slices": about["context_slices"], "base": str(base) if base else None}
+    values |= {name: about[name] for name in ("context_slices", "slice_layout")}
+    values |= {"base": str(base) if base else None}
     bundle = next((name for part, name in _BUNDLES.items() if part in tuning), "sam_lora")
     weights, state = run / WEIGHTS, network.trainable_state()
     try:

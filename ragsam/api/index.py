@@ -81,7 +81,7 @@ def write_bank(
             cases = part("datalist_def").section(section)
         if run is not None:
             WeightsLoader(network, get("weights")).load()
-        fit = bank_fit(retriever, network, preparation)
+        fit = bank_fit(retriever, network, preparation, cases)
         stamps = {case.case: _stamp(case) for case in cases}
         with BankWriter(folder, fit, keeps=keeps, stamps=stamps, grow=growing) as writer:
             left = set(writer.left())

@@ -22,6 +22,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--normalisation", choices=["unit", "sam", "minmax"], help="of slices (default: the format's own)"
     )
     parser.add_argument(
+        "--slice-layout",
+        choices=["ras", "file"],
+        help="of the slices in its training: file, as they are stored, [Y, X]; ras, [X, Y] of RAS (default: the "
+        "format's own; asked for where it has none)",
+    )
+    parser.add_argument(
         "--thd", choices=["true", "false"], help="whether Medical-SAM-Adapter was trained in 3D mode (its -thd)"
     )
     add_overwrite(parser)
@@ -41,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
         card=args.card,
         image_size=args.image_size,
         normalisation=args.normalisation,
+        slice_layout=args.slice_layout,
         thd=None if args.thd is None else args.thd == "true",
         overwrite=args.overwrite,
     )

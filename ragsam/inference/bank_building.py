@@ -5,25 +5,39 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
 import torch
 from monai.data import DataLoader
 
+from ragsam.data.datalist import Case
+from ragsam.data.file_orientation import common_orientation
 from ragsam.data.slices import SliceDataset
 from ragsam.networks.segmenter import Segmenter
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.bank_manifest import has_bank
 from ragsam.retrieval.retriever import Retriever
+from ragsam.transforms.layout import DEFAULT_LAYOUT
 
 logger = logging.getLogger(__name__)
 
 
-def bank_fit(retriever: Retriever, network: Segmenter, preparation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a bank and its user must share: the preparation of slices, the descriptor, and its encoder if any."""
-    fit = {**preparation, "descriptor": retriever.descriptor, "carry": retriever.carry}
+def bank_fit(
+    retriever: Retriever, network: Segmenter, preparation: Mapping[str, Any], cases: Sequence[Case] = ()
+) -> dict[str, Any]:
+    """Return what a bank and its user must share: the preparation of slices, the descriptor, and its encoder if any.
+
+    Args:
+        cases: of the bank; where its slices are the files' own, it says their orientation too.
+
+    Raises:
+        InputError: files' own slices of several orientations.
+    """
+    fit = {"slice_layout": DEFAULT_LAYOUT, **preparation, "descriptor": retriever.descriptor, "carry": retriever.carry}
+    if cases and fit["slice_layout"] == "file":
+        fit["orientation"] = common_orientation(cases)
     if retriever.needs_embedding:
         fit["encoder"] = encoder_fingerprint(network)
     return fit
@@ -66,7 +80,7 @@ def build_bank(
     retriever: Retriever, network: Segmenter, dataset: SliceDataset, preparation: dict[str, Any], batch_size: int = 32
 ) -> Bank:
     """Put every slice of a dataset, unaugmented, into a bank in memory and attach it to the retriever."""
-    fit = bank_fit(retriever, network, preparation)
+    fit = bank_fit(retriever, network, preparation, dataset.cases)
     bank = Bank.collect(bank_batches(retriever, network, dataset, batch_size), fit, retriever.keeps)
     retriever.attach(bank)
     return bank

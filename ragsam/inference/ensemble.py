@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from torch import Tensor
 
 from ragsam.data.cards.load import Card
 from ragsam.data.datalist import Case
+from ragsam.data.file_orientation import slices_orientation
 from ragsam.errors import InputError
 from ragsam.inference.loaded_run import LoadedRun
 from ragsam.inference.volume_inferer import SLAB, Slab
 from ragsam.runs.config_safety import sound_run
+from ragsam.transforms.layout import DEFAULT_LAYOUT, orientation_of, pair_of
 from ragsam.transforms.slicing import SLICE_AXCODES
 
 
@@ -82,12 +85,13 @@ class Ensemble:
 
     def average(self, case: str, slabs: Iterator[Slab], volume: Tensor) -> Iterator[Slab]:
         """Return the logarithms of the mean probabilities of all runs, slab by slab of a case's volume [1, H, W, D]."""
-        axes = {member.axcodes for member in self.members}
+        own = orientation_of(volume) or self.axcodes
+        axes = {member.axcodes(case) for member in self.members}
         volumes_bytes = 4 * (len(self.members) - 1)  # per voxel
         mean_bytes = 2 * (len(self.card.labels) + 1)
-        if axes <= {self.axcodes} and volumes_bytes <= mean_bytes:
+        if axes <= {own} and volumes_bytes <= mean_bytes:
             return self._side_by_side(case, slabs)
-        return self._one_after_the_other(case, slabs, volume.shape[-1])
+        return self._one_after_the_other(case, slabs, volume.shape[-1], own)
 
     def _side_by_side(self, case: str, slabs: Iterator[Slab]) -> Iterator[Slab]:
         """Average runs of one axis: their slabs are of the same slices."""
@@ -97,8 +101,8 @@ class Ensemble:
             probabilities = torch.stack([logits.float().softmax(1) for _, logits in parts])
             yield where, probabilities.mean(0).clamp_min(1e-8).log()
 
-    def _one_after_the_other(self, case: str, slabs: Iterator[Slab], depth: int) -> Iterator[Slab]:
-        """Average runs of several axes, in a volume of `depth` slices."""
+    def _one_after_the_other(self, case: str, slabs: Iterator[Slab], depth: int, own: str) -> Iterator[Slab]:
+        """Average runs of several axes, in a volume of `depth` slices whose axes point to `own`, such as RAS."""
         count = 1 + len(self.members)
         mean = None
         for where, logits in slabs:
@@ -107,14 +111,42 @@ class Ensemble:
                 mean = torch.zeros(shape, dtype=torch.float16, device=logits.device)
             add_probabilities(mean, where, logits, count)
         for member in self.members:
-            axes = [1 + self.axcodes.index(axis) for axis in member.axcodes]
-            turned = mean.permute(0, *axes)
+            turn = Turn.between(member.axcodes(case), own)
+            turned = mean.permute(0, *(1 + axis for axis in turn.axes))
             for where, logits in member.slabs(case):
-                add_probabilities(turned, where, logits, count)
+                add_probabilities(turned, *turn.slab(where, logits, turned.shape[-1]), count)
         for start in range(0, depth, SLAB):
             where = slice(start, min(start + SLAB, depth))
             probabilities = mean[..., where].movedim(-1, 0).float()
             yield where, probabilities.clamp_min(1e-8).log()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How one run's volume lies in another's.
+
+    Attributes:
+        axes: (3,), the other's axis that each of its axes runs along.
+        flips: (3,), whether it runs the other way.
+    """
+
+    axes: tuple[int, ...]
+    flips: tuple[bool, ...]
+
+    @classmethod
+    def between(cls, codes: str, others: str) -> Turn:
+        """Return the turn of a volume whose axes point to `codes`, such as RAS, in one whose axes point to `others`."""
+        places = [pair_of(other) for other in others]
+        axes = tuple(places.index(pair_of(code)) for code in codes)
+        return cls(axes, tuple(others[axis] != code for axis, code in zip(axes, codes, strict=True)))
+
+    def slab(self, where: slice, logits: Tensor, depth: int) -> Slab:
+        """Return a slab of the volume, which has `depth` slices, in the other's directions; axes stay exchanged."""
+        rows, columns, across = self.flips
+        turned = [axis for axis, flipped in ((-2, rows), (-1, columns), (0, across)) if flipped]
+        if across:
+            where = slice(depth - where.stop, depth - where.start)
+        return where, logits.flip(turned) if turned else logits
 
 
 class Member:
@@ -134,7 +166,13 @@ class Member:
         if self.run.retrieves:
             self.run.open_bank()
         self.cases = {case.case: case for case in cases}
-        self.axcodes = SLICE_AXCODES[self.run.get("slice_axis")]
+        self.preparation = self.run.get("preparation")
+
+    def axcodes(self, case: str) -> str:
+        """Return where the axes of this run's volume of a case point, such as RAS."""
+        if self.preparation.get("slice_layout", DEFAULT_LAYOUT) == "file":
+            return slices_orientation(self.cases[case])
+        return SLICE_AXCODES[self.run.get("slice_axis")]
 
     @torch.no_grad()
     def slabs(self, case: str) -> Iterator[Slab]:

@@ -19,7 +19,7 @@ class Look:
 
     Attributes:
         move: pixels by which the slice is rolled along H and W.
-        mirror: whether it is mirrored along H, which runs to the patient's right.
+        mirror: whether it is mirrored from side to side.
         scale: how much larger it is made.
     """
 
@@ -27,23 +27,27 @@ class Look:
     mirror: bool = False
     scale: float = 1.0
 
-    def show(self, slices: Tensor) -> Tensor:
-        """Return slices [S, C, H, W] as this look sees them."""
+    def show(self, slices: Tensor, sides: int = 0) -> Tensor:
+        """Return slices [S, C, H, W] as this look sees them.
+
+        Args:
+            sides: the axis of slices, 0 or 1, that runs from side to side.
+        """
         slices = slices.roll(self.move, (-2, -1))
         if self.mirror:
-            slices = slices.flip(-2)
+            slices = slices.flip(sides - 2)
         if self.scale != 1:
             height, width = slices.shape[-2:]
             shape = (max(1, round(height * self.scale)), max(1, round(width * self.scale)))
             slices = _scaled(slices, shape, self.scale)
         return slices
 
-    def undo(self, seen: Tensor, shape: Sequence[int]) -> Tensor:
+    def undo(self, seen: Tensor, shape: Sequence[int], sides: int = 0) -> Tensor:
         """Return what is on slices as seen [S, C, H', W'] where it is on the slices themselves, of a shape."""
         if self.scale != 1:
             seen = _scaled(seen, shape, 1 / self.scale)
         if self.mirror:
-            seen = seen.flip(-2)
+            seen = seen.flip(sides - 2)
         return seen.roll((-self.move[0], -self.move[1]), (-2, -1))
 
 
@@ -86,21 +90,29 @@ class Looks:
                 raise InputError(f"test_scales: {scale} is not between 0.5 and 2; take scales such as [0.9, 1.1]")
             self.looks.append(Look(scale=float(scale)))
 
-    def __call__(self, slices: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+    def __call__(self, slices: Tensor, run: Callable[[Tensor], Tensor], sides: int | None = 0) -> Tensor:
         """Return logits [S, K + 1, H, W] of slices [S, C, H, W]: the network's own if there is one look.
 
         Of several looks they are the logarithms of the mean probabilities.
 
         Args:
             run: gives the logits [S, K + 1, H', W'] of slices of any size.
+            sides: the axis of slices, 0 or 1, that runs from side to side; None where they show no left and right.
+
+        Raises:
+            InputError: a mirror of slices that show no left and right.
         """
         if len(self.looks) == 1:
             return run(slices)
+        if sides is None:
+            if any(look.mirror for look in self.looks):
+                raise InputError("test_mirror: a volume stored in sagittal slices shows no sides; switch it off")
+            sides = 0
         margin = self.margin  # of zeros on every side, so that what a move rolls over the edge is empty
         padded = F.pad(slices, (margin, margin, margin, margin))
         total = padded.new_zeros(())
         for look in self.looks:
-            chances = look.undo(run(look.show(padded)).softmax(1), padded.shape[-2:])
+            chances = look.undo(run(look.show(padded, sides)).softmax(1), padded.shape[-2:], sides)
             if look.mirror:
                 chances = swap_classes(chances.movedim(1, 0), self.left_right).movedim(0, 1)
             total = total + chances

@@ -22,12 +22,14 @@ from ragsam.networks.int8 import int8_linears
 from ragsam.networks.lora import merged_lora
 from ragsam.networks.precision import autocast, autocast_dtype, is_int8, known_precision
 from ragsam.transforms.in_plane import OwnGrid, own_grid
+from ragsam.transforms.layout import orientation_of, runs_down, sides_axis
 from ragsam.transforms.slicing import (
     WINDOW_OVERLAP,
     context_offsets,
     pad_to_window,
     slice_channels,
     slice_height,
+    slice_number,
     slice_spacing_mm,
 )
 
@@ -145,6 +147,8 @@ class VolumeInferer(Inferer):
         rounds = is_int8(self.precision, volume.device)
         dtype = None if rounds else autocast_dtype(self.precision, volume.device)
 
+        if supports is not None:
+            supports.require_orientation(volume)
         restores = self.restore_grid if restore_grid is None else restore_grid
         own = own_grid(volume) if restores else None
         ready = _ready(network, volume.device, rounds=rounds, dtype=dtype)
@@ -163,12 +167,15 @@ class VolumeInferer(Inferer):
     def _slabs(self, volume: Tensor, run: Windows, own: OwnGrid | None) -> Iterator[Slab]:
         offsets, depth = self._offsets(volume), volume.shape[-1]
         voxels = (volume.as_tensor() if isinstance(volume, MetaTensor) else volume)[0]
+        orientation = orientation_of(volume)
+        sides = sides_axis(orientation)
+        down = runs_down(orientation)
         for start in range(0, depth, SLAB):
             where = slice(start, min(start + SLAB, depth))
             numbers = range(where.start, where.stop)
             slices = torch.stack([slice_channels(voxels, z, offsets) for z in numbers])
-            heights = slices.new_tensor([slice_height(z, depth) for z in numbers])
-            logits = self.looks(slices, lambda seen, heights=heights: self._windows(seen, heights, run))
+            heights = slices.new_tensor([slice_height(slice_number(z, depth, down=down), depth) for z in numbers])
+            logits = self.looks(slices, lambda seen, heights=heights: self._windows(seen, heights, run), sides)
             yield where, logits if own is None else own.restore(logits)
 
     def _windows(self, slices: Tensor, heights: Tensor, run: Windows) -> Tensor:

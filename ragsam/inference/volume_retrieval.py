@@ -16,6 +16,7 @@ from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks.segmenter import Segmenter
 from ragsam.outputs import Outputs
 from ragsam.retrieval.retriever import Retriever
+from ragsam.transforms.layout import axis_across, orientation_of
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class VolumeRetrieval:
         self.trace_path = Path(trace_path) if trace_path else None
         self.cases: dict[str, Any] = {}
         self._supports: VolumeSupports | None = None
+        self._axis = 2
         self._outputs: Outputs | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -76,6 +78,9 @@ class VolumeRetrieval:
         self._supports = None
         if self.retriever.bank is not None:
             self._supports = VolumeSupports(self.retriever, batch["patient"][0], batch["case"][0])
+            self._axis = self.preparation.get("slice_axis", 2)
+            if self.preparation.get("slice_layout") == "file":
+                self._axis = axis_across(orientation_of(batch["image"]))
         batch["supports"] = self._supports
 
     def note(self, engine: Engine) -> None:
@@ -91,7 +96,7 @@ class VolumeRetrieval:
             logger.warning("%s: the bank has no slice of another patient; no label votes", case)
         self.cases[case] = {
             "orientation": "RAS",
-            "axis": self.preparation.get("slice_axis", 2),
+            "axis": self._axis,
             "novelty": None if new is None else new.as_json(),
             "slices": slices,
         }

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ragsam.errors import InputError
 from ragsam.networks.supports import Supports
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.novelty import Novelty, novelty
 from ragsam.retrieval.retriever import Neighbours, Retriever
+from ragsam.transforms.layout import orientation_of
 
 
 class VolumeSupports:
@@ -48,6 +50,19 @@ class VolumeSupports:
             supports, found = self.retriever.supports(found, image)
             self.trace.append((height.cpu().numpy(), found))
             return self.retriever.weighed(supports)
+
+    def require_orientation(self, volume: Tensor) -> None:
+        """Refuse a bank of files' own slices for a volume [1, H, W, D] whose file stores its axes in other directions.
+
+        Raises:
+            InputError: its slices are turned or mirrored against the bank's.
+        """
+        wanted = self.retriever.bank.fit.get("orientation")
+        found = orientation_of(volume)
+        if wanted not in (None, found):
+            case = self.query[1] or "volume"
+            told = f"{case}: its file's slices are laid out as {found}, those of the bank as {wanted}"
+            raise InputError(f"{told}; store it alike, or segment it without retrieval (--no-retrieval)")
 
     def find(self, image: Tensor, embedding: Tensor | None, height: Tensor) -> Neighbours:
         """Return the neighbours alone, without noting them."""

@@ -192,6 +192,8 @@ class Format:
     Attributes:
         options: gives the options of `Segmenter` for a state dict.
         normalisation: what its authors feed, which the file does not say; a name in `NORMALISATIONS`.
+        slice_layout: how its authors lay out slices, which the file does not say either, a name in
+            `ragsam.transforms.layout.LAYOUTS`; None where only the user knows.
         image_size: where the file does not say it.
         whole: the file holds a whole SAM, and can stand without base weights.
         full_tuning: on base weights everything counts as tuned.
@@ -204,6 +206,7 @@ class Format:
 
     options: Callable[[State], dict[str, Any]]
     normalisation: str
+    slice_layout: str | None = None
     image_size: int | None = None
     whole: bool = True
     full_tuning: bool = False
@@ -215,9 +218,9 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "sam": Format(sam_options, "sam", full_tuning=True, ignore=unused_classifier),
-    "medsam": Format(medsam_options, "unit", full_tuning=True, state="model", records=("optimizer", "epoch")),
-    "samed": Format(samed_options, "unit", image_size=512, whole=False),
+    "sam": Format(sam_options, "sam", "ras", full_tuning=True, ignore=unused_classifier),
+    "medsam": Format(medsam_options, "unit", "file", full_tuning=True, state="model", records=("optimizer", "epoch")),
+    "samed": Format(samed_options, "unit", "file", image_size=512, whole=False),
     "medical-sam-adapter": Format(
         medical_sam_adapter_options,
         "unit",

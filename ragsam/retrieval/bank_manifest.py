@@ -22,6 +22,7 @@ from ragsam.io.documents import check_schema, read_json
 from ragsam.retrieval.bank_arrays import PartedArray, open_array
 from ragsam.retrieval.bank_rows import ARRAYS, OPTIONAL, SLOW, Rows, joined, rows_of_table
 from ragsam.retrieval.novelty import bank_scores
+from ragsam.transforms.layout import DEFAULT_LAYOUT
 
 #: 4 since pseudonyms are slow hashes, which a version of before would not find; it is read as 3 is.
 FORMAT_VERSION = 4
@@ -107,7 +108,7 @@ def read_manifest(folder: Path, fit: Mapping[str, Any] | None = None) -> dict[st
         raise InputError(f"bank {folder.name}: its manifest is damaged; {REMAKE}")
     check_schema(manifest, _SCHEMA, f"bank {folder.name}: {MANIFEST}")
     for name, want in (fit or {}).items():
-        have = manifest["fit"].get(name)
+        have = {"slice_layout": DEFAULT_LAYOUT, **manifest["fit"]}.get(name)
         if have != want:
             raise InputError(f"bank {folder.name}: made for a different {name} ({have}, not {want}); {REMAKE}")
     manifest.setdefault("stamps", {})  # of an older version

@@ -15,21 +15,27 @@ from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.io.documents import check_schema
+from ragsam.networks.checkpoints import load_metadata
 from ragsam.retrieval.bank_manifest import MANIFEST, read_manifest
 from ragsam.retrieval.descriptors import DESCRIPTORS
 from ragsam.runs.base import settled_base
 from ragsam.runs.options import OPTIONS
-from ragsam.runs.run import RunFolder, require_plain
+from ragsam.runs.run import WEIGHTS, RunFolder, require_plain
 from ragsam.runs.settings import checked_options, read_options
 from ragsam.runs.templates import find_bundle, fitting_image_size
+from ragsam.runs.weights import require_layout
+from ragsam.transforms.layout import DEFAULT_LAYOUT
 
 logger = logging.getLogger(__name__)
 
 BUNDLE = "sam_lora"
 #: How a bank's slices are prepared and found; what may be set when it is made without a run.
-INDEX_OPTIONS = ("image_size", "spacing_mm", "slice_axis", "descriptor", "carry")
+INDEX_OPTIONS = ("image_size", "spacing_mm", "slice_axis", "slice_layout", "descriptor", "carry")
 #: Of a bank's `fit`, what a config takes by the same names.
-_OF_BANK = ("image_size", "slice_axis", "context_slices", "context_distance_mm", "spacing_mm", "descriptor", "carry")
+_OF_BANK = (
+    *("image_size", "slice_axis", "slice_layout", "context_slices", "context_distance_mm", "spacing_mm"),
+    *("descriptor", "carry"),
+)
 _FIT = {
     "type": "object",
     "required": ["card", "labels", "window", *_OF_BANK],
@@ -72,7 +78,8 @@ def bank_values(datalist: str | os.PathLike[str], section: str, options: Mapping
         raise InputError(f"--set descriptor: {slices['descriptor']!r}; without a run choose one of {', '.join(free)}")
     if "image_size" not in values:
         cases = data.section(section)
-        values["image_size"] = fitting_image_size(cases, slices["spacing_mm"], slices["slice_axis"])
+        preparation = [slices[name] for name in ("spacing_mm", "slice_axis", "slice_layout")]
+        values["image_size"] = fitting_image_size(cases, *preparation)
     return {**values, "datalist": str(data.path), "card": data.card}
 
 
@@ -149,7 +156,12 @@ def _as_bank(fit: Mapping[str, Any], window: str) -> dict[str, Any]:
 
 
 def _compare(base: Path, fit: Mapping[str, Any]) -> None:
-    """Tell how the slices that a run was trained on differ from a bank's, which it is to be prompted in."""
+    """Tell how the slices that a run was trained on differ from a bank's, which it is to be prompted in.
+
+    Raises:
+        InputError: weights that were trained on slices of another layout.
+    """
+    _require_layout(base, fit["slice_layout"])
     if not RunFolder.is_one(base):
         return
     theirs = RunFolder(base).content("inference")
@@ -159,9 +171,21 @@ def _compare(base: Path, fit: Mapping[str, Any]) -> None:
             logger.warning(told, base.name, name, theirs.get(name), fit[name])
 
 
+def _require_layout(base: Path, layout: str) -> None:
+    """Refuse weights of ours that see a bank's slices mirrored or turned; SAM's own have seen none of either layout."""
+    weights = base / WEIGHTS if base.is_dir() else base
+    if weights.suffix != ".safetensors" or not weights.is_file():
+        return
+    about = load_metadata(weights)
+    theirs = require_layout(weights, about)
+    if theirs != layout and about.get("kind") != "sam":
+        told = f"--base {base.name}: trained on slices of slice_layout {theirs}, the bank's are {layout}"
+        raise InputError(f"{told}; make the bank with `ragsam index --set slice_layout={theirs}`")
+
+
 def _encoderless(folder: Path, way: str) -> dict[str, Any]:
     """Return what a bank was made for; refuse one that is found by an encoder."""
-    fit = read_manifest(folder)["fit"]
+    fit = {"slice_layout": DEFAULT_LAYOUT, **read_manifest(folder)["fit"]}
     check_schema(fit, _FIT, f"bank {folder.name}: {MANIFEST}: fit")
     if DESCRIPTORS[fit["descriptor"]].needs_embedding:
         raise InputError(f"bank {folder.name}: needs the encoder of a run; {way}")

@@ -189,6 +189,13 @@ class Slices:
         *("preparation", "preprocessing", "augmentation", "VolumeInferer", "Ensemble", "pseudo_cases"),
         enum=[0, 1, 2],
     )
+    slice_layout: str = option(
+        "ras",
+        "rows and columns of a slice: ras, [X, Y] of RAS; file, as the file stores them, [Y, X]",
+        *("preparation", "preprocessing"),
+        text="`file` is how SAMed and MedSAM were trained; weights of `ragsam import` bring their layout along.",
+        enum=["ras", "file"],
+    )
     context_slices: int = option(
         1,
         "neighbouring slices on each side as channels; 0 repeats the slice",

@@ -13,6 +13,7 @@ from ragsam.networks.starting import base_fault
 from ragsam.networks.tuning import chosen_names
 from ragsam.runs.run import WEIGHTS
 from ragsam.runs.settings import TUNING
+from ragsam.runs.weights import require_layout
 
 #: Options that shape every tensor: the weights' values are the training's.
 _NEEDED = ("backbone", "image_size", "patch_size", "full_tuning", "normalisation")
@@ -47,6 +48,7 @@ def start_options(start: Path, values: Mapping[str, Any], num_classes: int) -> d
             raise InputError(f"{start.name}: does not state {name}; make it again with this version")
     needed = {name: about[name] for name in _NEEDED}
     needed |= {name: about[name] for name in _KEPT if about.get(name)}
+    needed["slice_layout"] = require_layout(start, about)
     if about["base_sha256"] is None and not about["detail"]:
         needed["detail"] = False  # without base weights it does not begin at zero effect
     for name, value in needed.items():

@@ -28,6 +28,7 @@ from ragsam.runs.run import RunFolder, require_plain
 from ragsam.runs.settings import checked_options, read_options, set_options
 from ragsam.runs.start import require_base, start_file, start_options
 from ragsam.runs.weights import PREPARED, differences
+from ragsam.transforms.layout import DEFAULT_LAYOUT
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,8 @@ def make_run(
     if "image_size" not in values:
         cases = data.section("training")
         slices = read_options(text) | values
-        values["image_size"] = fitting_image_size(cases, slices.get("spacing_mm"), slices.get("slice_axis", 2))
+        layout = slices.get("slice_layout", DEFAULT_LAYOUT)
+        values["image_size"] = fitting_image_size(cases, slices.get("spacing_mm"), slices.get("slice_axis", 2), layout)
     if values.get("start"):
         _tell_other_slices(Path(values["start"]), read_options(text) | values, card)
     write_run(source, target, data.card, values, data.label_map)
@@ -137,6 +139,7 @@ def write_run(
     named = load_card(card)
     network = build_empty(network_options(train, named.num_classes))  # fails early if the options cannot work
     _check_context(options["context_slices"], stacked=network.stacked)
+    _check_layout(bundle, values, options)
     if values.get("start"):
         require_base(Path(values["start"]), network.base_sha256)
     values["untrained"] = untrained_network(options)
@@ -184,25 +187,42 @@ def _check_context(context_slices: int, *, stacked: bool) -> None:
         raise InputError("--set context_slices: the network takes three channels; choose 0 or 1, or a depth adapter")
 
 
-def fitting_image_size(cases: Sequence[Case], spacing_mm: Sequence[float] | None = None, slice_axis: int = 2) -> int:
-    """Return the smallest multiple of 16 that holds every slice across an axis of RAS, at most `LARGEST_SLICE`."""
+def _check_layout(bundle: Path, values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse a layout of slices that a bundle of an earlier version cannot have: its configs lack the option."""
+    wanted = values.get("slice_layout", DEFAULT_LAYOUT)
+    if options.get("slice_layout", DEFAULT_LAYOUT) != wanted:
+        raise InputError(f"{bundle.name}: has no slice_layout, and {wanted} is needed; take a bundle of this version")
+
+
+def fitting_image_size(
+    cases: Sequence[Case],
+    spacing_mm: Sequence[float] | None = None,
+    slice_axis: int = 2,
+    slice_layout: str = DEFAULT_LAYOUT,
+) -> int:
+    """Return the smallest multiple of 16 that holds every slice, at most `LARGEST_SLICE`.
+
+    Args:
+        spacing_mm, slice_axis, slice_layout: see `ragsam.transforms.preprocessing`.
+    """
     largest = 0.0
     for case in cases:
         try:
-            largest = max(largest, _largest_side(case, spacing_mm, slice_axis))
+            largest = max(largest, _largest_side(case, spacing_mm, slice_axis, slice_layout))
         except Exception as error:  # nibabel has many for files that it cannot make sense of
             read_volume_checked(case.image, case.case)  # reports what is wrong
             raise InputError(f"{case.case}: the image's grid cannot be read; export the volume again") from error
     return min(LARGEST_SLICE, -(-int(-(-largest // 1)) // 16) * 16)
 
 
-def _largest_side(case: Case, spacing_mm: Sequence[float] | None, slice_axis: int) -> float:
-    """Return the longer side in pixels of a volume's slices across an axis of RAS, by its affine."""
+def _largest_side(case: Case, spacing_mm: Sequence[float] | None, slice_axis: int, slice_layout: str) -> float:
+    """Return the longer side in pixels of a volume's slices across an axis of RAS or of its file, by its affine."""
     image = open_volume(case.image, case.case)
     zooms = nib.affines.voxel_sizes(image.affine)
     in_plane = [axis for axis in range(3) if axis != slice_axis]
     largest = 0.0
-    for axis, world in enumerate(nib.io_orientation(image.affine)[: len(image.shape), 0]):
+    worlds = nib.io_orientation(image.affine)[:, 0] if slice_layout == "ras" else range(3)
+    for axis, world in enumerate(worlds[: len(image.shape)]):
         if world not in in_plane:
             continue
         side = image.shape[axis]

@@ -13,6 +13,7 @@ from ragsam.networks.checkpoints import load_metadata
 from ragsam.runs.network_config import described_options, input_channels, network_options
 from ragsam.runs.run import RunFolder
 from ragsam.runs.weights import WeightsLoader, require_made_for
+from ragsam.transforms.layout import DEFAULT_LAYOUT
 
 
 def network_of_weights(
@@ -41,7 +42,8 @@ def network_of_weights(
     if weights is not None and Path(weights).is_file():
         about = load_metadata(weights)
         said = {name: untrained[name] for name in ("normalisation",) if name in untrained}
-        require_made_for(Path(weights), about, {**preparation, **said, "num_classes": num_classes})
+        own = {"slice_layout": DEFAULT_LAYOUT, **preparation, **said, "num_classes": num_classes}
+        require_made_for(Path(weights), about, own)
         options = described_options(about)
     if prompts is not None:
         options["prompts"] = prompts

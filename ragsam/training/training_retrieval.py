@@ -71,7 +71,7 @@ class TrainingRetrieval:
         fusion = self.network.fusion
         bank = self.retriever.bank
         due = (epoch - 1) % self.refresh_epochs == 0 or epoch == self.frozen_from
-        if bank is None or (due and bank.fit != bank_fit(self.retriever, self.network, self.preparation)):
+        if bank is None or (due and bank.fit != self._fit()):
             bank = build_bank(self.retriever, self.network, self.dataset, self.preparation)
             self._report(bank)
         if epoch == 1 and fusion.vote_product is not None:
@@ -85,6 +85,10 @@ class TrainingRetrieval:
                 encode = partial(encode_alone if frozen else encoding, self.network)
             self._votes = SliceVotes(self.retriever, self.network.num_classes + 1, encode, frozen=frozen)
             self.dataset.vote_by(self._votes)
+
+    def _fit(self) -> dict[str, Any]:
+        """Return what a bank built now would be made for."""
+        return bank_fit(self.retriever, self.network, self.preparation, self.dataset.cases)
 
     def _report(self, bank: Bank) -> None:
         logger.info("bank: %d slices of %d patients", len(bank), bank.patient_count)
