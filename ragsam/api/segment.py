@@ -31,7 +31,7 @@ from ragsam.runs.templates import find_bundle
 logger = logging.getLogger(__name__)
 
 #: How a run looks at whole volumes.
-SEGMENT_OPTIONS = ("test_shift", "test_mirror", "test_scales", "precision")
+SEGMENT_OPTIONS = ("test_shift", "test_mirror", "test_scales", "samed_size", "precision")
 
 
 @told_once()

@@ -25,7 +25,7 @@ from ragsam.runs.run import RunFolder, bad_input, part_of
 from ragsam.runs.weights import WeightsLoader
 
 #: Once each slice is enough: the looks of `segment` are left out.
-_ONE_LOOK = {"test_shift": 0, "test_mirror": False, "test_scales": []}
+_ONE_LOOK = {"test_shift": 0, "test_mirror": False, "test_scales": [], "samed_size": None}
 
 
 def rank_volumes(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ragsam.console.slice_progress import slice_progress
 from ragsam.errors import InputError
+from ragsam.inference.samed_slices import require_samed_alone, samed_volume
 from ragsam.inference.test_time_augmentation import Looks
 from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks.int8 import int8_linears
@@ -66,10 +67,11 @@ class VolumeInferer(Inferer):
         probabilities: adds a channel for every organ.
         retrieval: gives the supports of a volume that comes without; None leaves it without.
         precision: of the network's arithmetic, one of `PRECISIONS`; see `autocast_dtype` and `is_int8`.
+        samed_size: pixels, to which every slice is resized first, see `samed_slices`; None sees slices as they are.
         looks: options of `Looks`.
 
     Raises:
-        InputError: slices that are moved by more than half a window, or as `Looks`.
+        InputError: slices that are moved by more than half a window, what does not go with `samed_size`, or as `Looks`.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class VolumeInferer(Inferer):
         probabilities: bool = False,
         retrieval: Retrieval | None = None,
         precision: str = "float32",
+        samed_size: int | None = None,
         **looks: Any,
     ) -> None:
         super().__init__()
@@ -100,6 +103,11 @@ class VolumeInferer(Inferer):
         self.retrieval = retrieval
         self.precision = known_precision(precision)
         self.looks = Looks(**looks)
+        self.samed_size = samed_size
+        if samed_size is not None:
+            extra = {"context_slices": context_slices, "uncertainty": uncertainty, "probabilities": probabilities}
+            extra["test_shift, test_mirror or test_scales"] = len(self.looks.looks) > 1
+            require_samed_alone({**extra, "precision int8": precision == "int8"})
         self._lock = threading.Lock()
 
     def __call__(
@@ -143,7 +151,12 @@ class VolumeInferer(Inferer):
         Args:
             supports: of the volume's slices; None segments without.
             restore_grid: instead of the inferer's own, where it is given.
+
+        Raises:
+            InputError: with `samed_size`, which has labels alone; or supports of slices in another orientation.
         """
+        if self.samed_size is not None:
+            require_samed_alone({"ensembles, ranking or refinement": True})
         rounds = is_int8(self.precision, volume.device)
         dtype = None if rounds else autocast_dtype(self.precision, volume.device)
 
@@ -205,6 +218,11 @@ class VolumeInferer(Inferer):
             supports = self.retrieval(network, volume)
         if probabilities is None:
             probabilities = self.probabilities
+        if self.samed_size is not None:
+            extra = {"retrieval": supports, "ensembles": average, "probabilities": probabilities}
+            require_samed_alone({**extra, "spacing_mm": own_grid(volume)})
+            sizes = {"first_size": self.samed_size, "size": self.image_size}
+            return samed_volume(volume, network, precision=self.precision, **sizes)
         slabs = self.slabs(volume, network, supports)
         if average is not None:
             slabs = average(slabs, volume)

@@ -217,6 +217,15 @@ class Slices:
         maxItems=2,
         **_ABOVE_0,
     )
+    samed_size: int | None = option(
+        None,
+        "224: whole volumes are seen as by SAMed's own test; null: slices as they are",
+        "VolumeInferer",
+        text="Every slice is resized to this size and from there to `image_size`, by cubic splines, and its labels "
+        "are brought back by the nearest. Needs `context_slices` 0 and no retrieval, ensemble, maps or further looks.",
+        minimum=16,
+        maximum=4096,
+    )
     test_shift: int = option(
         0,
         "test-time augmentation: average over four copies shifted by so many pixels, for five times the time",
