@@ -137,7 +137,7 @@ def _update_decoder(transformer, state):
 # Medical-SAM-Adapter
 
 
-def medical_file(base, *, kinds=("MLP", "Space", "Depth"), seed=6):
+def medical_file(base, *, kinds=("MLP", "Space", "Depth"), seed=6, size=TINY):
     """Medical-SAM-Adapter's dict up to 2023-12: SAM, all adapters, used or not, and a decoder that has trained."""
     torch.manual_seed(seed)
     state = {}
@@ -145,9 +145,10 @@ def medical_file(base, *, kinds=("MLP", "Space", "Depth"), seed=6):
         if key.startswith("mask_decoder."):
             tensor = tensor + 0.02 * torch.randn_like(tensor)
         state[key] = tensor
-    for index in range(4):
+    width, depth = size[:2]
+    for index in range(depth):
         for kind in kinds:
-            for layer, shape in (("1", (48, 192)), ("2", (192, 48))):
+            for layer, shape in (("1", (width // 4, width)), ("2", (width, width // 4))):
                 prefix = f"image_encoder.blocks.{index}.{kind}_Adapter.D_fc{layer}"
                 state[f"{prefix}.weight"] = torch.randn(shape) / shape[1] ** 0.5
                 state[f"{prefix}.bias"] = torch.randn(shape[0]) * 0.1
@@ -194,7 +195,7 @@ def medical_network(file, image_size, *, size=TINY):
 # SAM-Adapter
 
 
-def sam_adapter_file(base, *, seed=7):
+def sam_adapter_file(base, *, seed=7, size=TINY):
     """SAM-Adapter's state dict: encoder with its prompt generator, decoder, and a code of positions of its own."""
     torch.manual_seed(seed)
     state = {}
@@ -207,8 +208,11 @@ def sam_adapter_file(base, *, seed=7):
     state[gaussian] = torch.randn(2, 128)
     state["no_mask_embed.weight"] = torch.randn(1, 256)
     patch = base.image_encoder.patch_embed.proj.kernel_size
-    shapes = {"shared_mlp": (192, 6), "embedding_generator": (6, 192), "prompt_generator.proj": (6, 3, *patch)}
-    shapes |= {f"lightweight_mlp_{index}.0": (6, 6) for index in range(4)}
+    width, depth = size[:2]
+    narrow = width // 32
+    shapes = {"shared_mlp": (width, narrow), "embedding_generator": (narrow, width)}
+    shapes["prompt_generator.proj"] = (narrow, 3, *patch)
+    shapes |= {f"lightweight_mlp_{index}.0": (narrow, narrow) for index in range(depth)}
     for name, shape in shapes.items():
         state[f"image_encoder.prompt_generator.{name}.weight"] = torch.randn(shape) * 0.3
         state[f"image_encoder.prompt_generator.{name}.bias"] = torch.randn(shape[0]) * 0.3

@@ -38,6 +38,9 @@ class NoSupports:
 
     needs_embedding = False
 
+    def require_orientation(self, volume):
+        """Any will do."""
+
     def __call__(self, image, embedding, height):
         return None
 

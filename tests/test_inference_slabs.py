@@ -43,6 +43,9 @@ class Heights:
 
     needs_embedding = False
 
+    def require_orientation(self, volume):
+        """Any will do."""
+
     def __call__(self, image, embedding, height):
         return height
 

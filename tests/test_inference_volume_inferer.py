@@ -20,6 +20,9 @@ class Heights:
 
     needs_embedding = False
 
+    def require_orientation(self, volume):
+        """Any will do."""
+
     def __call__(self, image, embedding, height):
         return height
 
@@ -229,6 +232,9 @@ def test_supports_are_found_for_each_window_and_handed_to_the_network(looks_at_e
 
     class Found:
         needs_embedding = looks_at_embedding
+
+        def require_orientation(self, volume):
+            """Any will do."""
 
         def __call__(self, image, embedding, height):
             asked.append((len(image), embedding is not None, height.tolist()))
