@@ -156,12 +156,25 @@ def medical_file(base, *, kinds=("MLP", "Space", "Depth"), seed=6, size=TINY):
     return {**records, "state_dict": state, "path_helper": {"prefix": "logs/a", "ckpt_path": "logs/a/Model"}}
 
 
-class MedicalBlock(nn.Module):
-    """A block that cuts windows before its first norm, with a space adapter and one beside the MLP."""
+def medical_file_of_2024(base, **options):
+    """The same from 2024-01 on: tables and decoder MLPs have other names. `base` has a grid of 64 x 64 patches."""
+    file = medical_file(base, **options)
+    state = {}
+    for key, tensor in file["state_dict"].items():
+        key = key.replace(".attn.rel_pos_", ".attn.rel_")
+        if "transformer.layers." in key:
+            key = key.replace(".mlp.lin1.", ".mlp.layers.0.0.").replace(".mlp.lin2.", ".mlp.fc.")
+        state[key] = tensor
+    return {**file, "state_dict": state}
 
-    def __init__(self, block, state, index):
+
+class MedicalBlock(nn.Module):
+    """A block that cuts windows before its first norm, or after it, with a space adapter and one beside the MLP."""
+
+    def __init__(self, block, state, index, *, cut_first=True):
         super().__init__()
         self.block, self.state, self.prefix = block, state, f"image_encoder.blocks.{index}."
+        self.cut_first = cut_first
 
     def adapted(self, kind, x):
         weight = [
@@ -171,9 +184,13 @@ class MedicalBlock(nn.Module):
 
     def forward(self, x):
         tokens, side = x, self.block.window_size
+        if not self.cut_first:
+            tokens = self.block.norm1(tokens)
         if side:
             tokens, padded = window_partition(tokens, side)
-        update = self.block.attn(self.block.norm1(tokens))
+        if self.cut_first:
+            tokens = self.block.norm1(tokens)
+        update = self.block.attn(tokens)
         update = update + self.adapted("Space", update)
         if side:
             update = window_unpartition(update, side, padded, x.shape[1:3])
@@ -189,6 +206,60 @@ def medical_network(file, image_size, *, size=TINY):
     sam.load_state_dict({key: value for key, value in state.items() if "_Adapter." not in key})
     for index, block in enumerate(sam.image_encoder.blocks):
         sam.image_encoder.blocks[index] = MedicalBlock(block, state, index)
+    return sam
+
+
+class EfficientLayer(nn.Module):
+    """A layer of EfficientSAM's two-way transformer, its MLP read from the file."""
+
+    def __init__(self, layer, state, index, activation):
+        super().__init__()
+        self.layer, self.state, self.activation = layer, state, activation
+        self.first, self.prefix = index == 0, f"mask_decoder.transformer.layers.{index}.mlp."
+
+    def mlp(self, x):
+        inner, outer = ([self.state[f"{self.prefix}{n}.{p}"] for p in ("weight", "bias")] for n in ("layers.0.0", "fc"))
+        return F.linear(self.activation(F.linear(x, *inner)), *outer)
+
+    def forward(self, queries, keys, query_pe, key_pe):
+        layer = self.layer
+        if not self.first:
+            queries = queries + query_pe
+        queries = queries + layer.self_attn(q=queries, k=queries, v=queries)
+        queries = layer.norm1(queries)
+        queries = queries + layer.cross_attn_token_to_image(q=queries + query_pe, k=keys + key_pe, v=keys)
+        queries = layer.norm2(queries)
+        queries = queries + self.mlp(queries)
+        queries = layer.norm3(queries)
+        keys = keys + layer.cross_attn_image_to_token(q=keys + key_pe, k=queries + query_pe, v=queries)
+        return queries, layer.norm4(keys)
+
+
+def medical_network_of_2024(file, image_size, *, activation, cut_first, size=TINY):
+    """The SAM of a Medical-SAM-Adapter file from 2024-01 on, in 2D mode, at any image size."""
+    state = file["state_dict"]
+    sam = segment_anything_sam(image_size, masks=len(state["mask_decoder.mask_tokens.weight"]), size=size)
+    encoder = sam.image_encoder
+    named = {}
+    for key, tensor in state.items():
+        if "_Adapter." not in key and ".transformer.layers." not in key:
+            named[key.replace(".attn.rel_", ".attn.rel_pos_")] = tensor
+    for index, block in enumerate(encoder.blocks):  # of another length than these; SAM's attention resizes them
+        for table in ("rel_pos_h", "rel_pos_w"):
+            setattr(block.attn, table, nn.Parameter(named.pop(f"image_encoder.blocks.{index}.attn.{table}")))
+    grid = image_size // size[4]
+    positions = named.pop("image_encoder.pos_embed").permute(0, 3, 1, 2)
+    positions = F.interpolate(positions, (grid, grid), mode="bicubic", align_corners=False)
+    encoder.pos_embed = nn.Parameter(positions.permute(0, 2, 3, 1))
+    for index, layer in enumerate(sam.mask_decoder.transformer.layers):
+        prefix = f"mask_decoder.transformer.layers.{index}."
+        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        layer.load_state_dict({key: value for key, value in own.items() if not key.startswith("mlp.")}, strict=False)
+        sam.mask_decoder.transformer.layers[index] = EfficientLayer(layer, state, index, activation)
+    loaded = sam.load_state_dict(named, strict=False)
+    assert not loaded.unexpected_keys
+    for index, block in enumerate(encoder.blocks):
+        encoder.blocks[index] = MedicalBlock(block, state, index, cut_first=cut_first)
     return sam
 
 

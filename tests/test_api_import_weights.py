@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser
 from published_checkpoints import (
     copied,
     medical_file,
+    medical_file_of_2024,
     sam_adapter_file,
     samed_file,
     samed_reading,
@@ -30,7 +31,7 @@ from ragsam.errors import InputError
 from ragsam.networks import Segmenter
 from ragsam.networks.checkpoints import load_weights, save_weights
 from ragsam.runs.start import start_options
-from ragsam.runs.templates import make_run
+from ragsam.runs.templates import find_bundle, make_run
 from ragsam.training.start_weights import StartWeights
 
 SIZE = 32
@@ -88,7 +89,8 @@ def test_the_file_says_what_it_is(imported, place):
         "base_sha256": hashlib.sha256((place / "sam.pth").read_bytes()).hexdigest(),
         "tuning": {"lora": {"rank": 3, "targets": ["q", "v"]}},
         "full_tuning": False, "detail": False, "fusion": None, "prompts": None, "normalisation": "unit",
-        "mask_tokens": None, "enlarged": "logits", "kind": "samed", "rank": 3, "labels": ["anterior", "posterior"],
+        "mask_tokens": None, "enlarged": "logits", "efficient_decoder": None, "kind": "samed", "rank": 3,
+        "labels": ["anterior", "posterior"],
         "context_slices": 0, "slice_layout": "file",
         "checkpoint_sha256": hashlib.sha256((place / "samed.pth").read_bytes()).hexdigest(),
     }  # fmt: skip
@@ -203,6 +205,34 @@ def test_what_tunes_the_weights_is_set_and_more_may_be_added(place, study, tmp_p
     assert knobs_of(made)["lora"] is None
     assert knobs_of(made)["mask_tokens"] is None  # two organs: a token each
     assert start_options(tmp_path / "msa.safetensors", {}, 1)["mask_tokens"] == 4
+
+
+def test_the_decoder_of_a_file_of_2024_goes_along(place, study, refused, tmp_path):
+    torch.save(medical_file_of_2024(segment_anything_sam(512)), tmp_path / "msa.pth")
+    command = ["import", "medical-sam-adapter", tmp_path / "msa.pth", "--image-size", "64", "--thd", "false"]
+    command += ["--normalisation", "unit", "--activation", "gelu", "--windows", "before-norm", "--slice-layout", "ras"]
+    assert main([str(part) for part in (*command, "--output", tmp_path / "msa.safetensors")]) == 0
+    start = {"start": str(tmp_path / "msa.safetensors")}
+    run = train_run("sam_adapter", study, tmp_path / "run", {**FAST, **start})
+    assert knobs_of(run)["efficient_decoder"] == "gelu"
+    assert load_weights(run / "models" / "model.safetensors")[1]["efficient_decoder"] == "gelu"
+    assert main(["segment", str(run), str(study), "--output", str(tmp_path / "out"), "--no-retrieval"]) == 0
+    assert (tmp_path / "out" / "case-te-ras.nii.gz").is_file()
+    with pytest.raises(InputError, match="--set efficient_decoder: 'relu', but the weights of start"):
+        make_run("sam_adapter", study, tmp_path / "other", {**start, "efficient_decoder": "relu"})
+    line = refused("export", run, "--to", "sam", "--output", tmp_path / "a.pth")
+    assert "efficient_decoder: the format has SAM's own" in line
+
+
+def test_a_bundle_of_an_earlier_version_cannot_start_with_what_it_has_no_option_for(imported, place, study, tmp_path):
+    bundle = tmp_path / "earlier"
+    shutil.copytree(find_bundle("sam_lora"), bundle)
+    config = bundle / "configs" / "train.yaml"
+    lines = config.read_text().splitlines(keepends=True)
+    config.write_text("".join(line for line in lines if "slice_layout" not in line))
+    start = {"start": str(imported / "samed.safetensors"), "base": str(place / "sam.pth")}
+    with pytest.raises(InputError, match="earlier: has no slice_layout, and file is needed; take a bundle of this"):
+        make_run(bundle, study, tmp_path / "run", start)
 
 
 def test_without_a_base_the_network_stands_alone(place, study, tmp_path):
@@ -441,13 +471,27 @@ def test_weights_that_an_earlier_version_imported_are_to_be_imported_again(impor
     assert start_options(tmp_path / "sam.safetensors", {}, 2)["slice_layout"] == "ras"
 
 
-def test_one_organ_by_sam_adapter(place, tmp_path):
-    """Its one mask needs a card of one organ; the run then has SAM's four mask tokens."""
-    card = tmp_path / "one.yaml"
+def card_of_one_organ(path):
     organ = {"name": "lump", "value": 1, "colour": [1, 2, 3], "tolerance_mm": 1}
     texts = dict.fromkeys(("title", "licence", "source", "citation"), "none")
     shared = {"name": "one", "modality": "MR", "window": None, "orientation": "RAS", "organs": [organ]}
-    card.write_text(yaml.safe_dump({**shared, **texts}))
+    path.write_text(yaml.safe_dump({**shared, **texts}))
+    return path
+
+
+def test_one_organ_by_medical_sam_adapter(place, tmp_path):
+    card = card_of_one_organ(tmp_path / "one.yaml")
+    command = ["import", "medical-sam-adapter", place / "msa.pth", "--base", place / "sam.pth", "--card", card]
+    command += ["--thd", "false", "--slice-layout", "file"]
+    assert main([str(part) for part in (*command, "--run", tmp_path / "run")]) == 0
+    volume = save_volume(tmp_path / "a.nii.gz", anatomy(1)[0], affine_of())
+    assert main(["segment", str(tmp_path / "run"), str(volume), "--output", str(tmp_path / "out")]) == 0
+    assert set(np.unique(nib.load(tmp_path / "out" / "a.nii.gz").dataobj)) <= {0, 1}
+
+
+def test_one_organ_by_sam_adapter(place, tmp_path):
+    """Its one mask needs a card of one organ; the run then has SAM's four mask tokens."""
+    card = card_of_one_organ(tmp_path / "one.yaml")
     command = ["import", "sam-adapter", place / "sam_adapter.pth", "--base", place / "sam.pth", "--card", card]
     command += ["--slice-layout", "file"]
     assert main([str(part) for part in (*command, "--run", tmp_path / "run")]) == 0

@@ -288,6 +288,15 @@ def test_without_a_base_a_detail_branch_is_no_addition(brought):
         assert torch.equal(plain(slices()), source(slices()))
 
 
+def test_a_decoder_of_the_same_names_and_other_arithmetic_is_refused(base):
+    options = {"image_size": SIZE, "base": base, "detail": False}
+    source, network = Segmenter(3, efficient_decoder="gelu", **options), Segmenter(3, **options)
+    with pytest.raises(InputError, match="start: efficient_decoder is gelu in the weights; set its options"):
+        begin(network, source)
+    with pytest.raises(ValueError, match="efficient_decoder 'tanh': choose one of relu, gelu"):
+        Segmenter(3, efficient_decoder="tanh", **options)
+
+
 def test_frequency_weights_begin_a_training_of_many_classes(base, brought):
     source = brought("sam-adapter", sam_adapter_file(sam_of(base)))
     options = {"image_size": SIZE, "base": base, "normalisation": "sam"}

@@ -7,7 +7,9 @@ from published_checkpoints import (
     VIT_B,
     copied,
     medical_file,
+    medical_file_of_2024,
     medical_network,
+    medical_network_of_2024,
     plain_masks,
     sam_adapter_file,
     sam_adapter_reading,
@@ -150,11 +152,6 @@ def test_medical_sam_adapter_answers_a_click(base, brought):
     torch.testing.assert_close(answer.logits, expected, **CLOSE)
 
 
-def _tables_of_2024(state):
-    for key in [key for key in state if "rel_pos" in key]:
-        state[key.replace("rel_pos", "rel")] = torch.zeros_like(state.pop(key))
-
-
 def _another_table(state):
     state["image_encoder.blocks.0.attn.rel_h"] = torch.zeros(15, 32)
 
@@ -164,8 +161,7 @@ def _another_table(state):
     [
         (None, None, "say whether it was trained in 3D mode"),
         (None, True, "3D mode is not supported"),
-        (_tables_of_2024, False, "from 2024-01 on, which has a different mask decoder"),
-        (_another_table, False, "from 2024-01 on"),
+        (_another_table, False, r"from 2024-01 on in one file \(lin1, rel_h, rel_pos_h, rel_pos_w\); not taken"),
     ],
 )
 def test_what_medical_sam_adapters_file_does_not_say_is_asked_and_the_rest_refused(brought, base, change, thd, words):
@@ -174,6 +170,68 @@ def test_what_medical_sam_adapters_file_does_not_say_is_asked_and_the_rest_refus
         change(file["state_dict"])
     with pytest.raises(InputError, match=words):
         brought("medical-sam-adapter", file, thd=thd)
+
+
+@pytest.fixture(scope="module")
+def of_2024():
+    """A file of 2024 on a grid of 64 x 64 patches of 8 pixels."""
+    return medical_file_of_2024(segment_anything_sam(512))
+
+
+ANSWERS = {"thd": False, "image_size": 160, "normalisation": "unit", "windows": "before-norm", "activation": "gelu"}
+
+
+@pytest.mark.parametrize(
+    ("size", "windows", "activation"),
+    [(160, "before-norm", "gelu"), (160, "after-norm", "relu"), (256, "after-norm", "gelu")],
+)
+def test_medical_sam_adapter_of_2024_gives_what_its_format_means(brought, of_2024, size, windows, activation):
+    answers = {**ANSWERS, "image_size": size, "windows": windows, "activation": activation}
+    network, report = brought("medical-sam-adapter", of_2024, base=None, **answers)
+    act = {"gelu": F.gelu, "relu": F.relu}[activation]
+    own = medical_network_of_2024(of_2024, size, activation=act, cut_first=windows == "before-norm")
+    image = slices(1, size)
+    with torch.no_grad():
+        out, embedding = network(image), own.image_encoder(image)
+        assert relative_error(network.encode(image), embedding) < EQUAL
+        assert relative_error(out[:, 1:], plain_masks(own, embedding)[:, :1]) < EQUAL
+    assert sorted(accounted(report)) == sorted({*of_2024["state_dict"], *set(of_2024) - {"state_dict"}})
+    assert not report.missing
+    assert network.about["efficient_decoder"] == activation
+    tables = {f"image_encoder.blocks.{index}.attn.rel_{side}" for index in (1, 3) for side in "hw"}
+    assert set(report.resized) == {"image_encoder.pos_embed", *tables}
+
+
+def test_each_answer_of_2024_changes_what_it_gives(brought, of_2024):
+    with torch.no_grad():
+        plain = brought("medical-sam-adapter", of_2024, base=None, **ANSWERS)[0](slices(1, 160))
+        for other in ({"activation": "relu"}, {"windows": "after-norm"}, {"normalisation": "sam"}):
+            changed = brought("medical-sam-adapter", of_2024, base=None, **{**ANSWERS, **other})[0]
+            assert relative_error(changed(slices(1, 160)), plain) > 1e-3
+
+
+def test_a_file_of_2024_asks_for_all_that_it_does_not_say(base, brought, of_2024):
+    with pytest.raises(InputError) as told:
+        brought("medical-sam-adapter", of_2024, base=None, thd=False)
+    line = str(told.value)
+    assert "\n" not in line
+    for option in ("--image-size N", "--normalisation sam", "--windows before-norm", "--activation relu or gelu"):
+        assert option in line
+    for name in ("image_size", "normalisation", "windows", "activation"):
+        with pytest.raises(InputError, match=f"does not say how it was trained; add --{name.replace('_', '-')}"):
+            brought("medical-sam-adapter", of_2024, base=None, **{**ANSWERS, name: None})
+    with pytest.raises(InputError, match="say whether it was trained in 3D mode"):
+        brought("medical-sam-adapter", of_2024, base=None, **{**ANSWERS, "thd": None})
+    with pytest.raises(InputError, match="3D mode is not supported"):
+        brought("medical-sam-adapter", of_2024, base=None, **{**ANSWERS, "thd": True})
+    with pytest.raises(InputError, match="--windows nowhere: choose one of before-norm, after-norm"):
+        brought("medical-sam-adapter", of_2024, base=None, **{**ANSWERS, "windows": "nowhere"})
+    with pytest.raises(InputError, match=r"--base: published\.pth keeps relative positions of its own, no base's"):
+        brought("medical-sam-adapter", of_2024, **ANSWERS)
+    with pytest.raises(InputError, match="a file up to 2023-12 leaves no choice of --activation and --windows"):
+        brought("medical-sam-adapter", medical_file(base), thd=False, activation="gelu")
+    with pytest.raises(InputError, match="--activation: samed has SAM's own mask decoder; leave it out"):
+        brought("samed", samed_file(base, classes=1, rank=1), activation="gelu")
 
 
 def test_without_depth_adapters_the_mode_is_known(base, brought):

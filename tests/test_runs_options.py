@@ -164,7 +164,7 @@ def test_configs_of_the_bundle_share_the_options_that_inference_needs():
     assert wiring["inference"]["network_def"] == wiring["evaluate"]["network_def"]
     # What belongs to the weights is read from them; until there are some it stands in one entry, as in training.
     network = {"backbone", "patch_size", "detail", "full_tuning", "fusion", "prompts", "normalisation", "mask_tokens"}
-    network |= {"peft", *TUNING, "coarse_training", "checkpointing", "enlarged"}
+    network |= {"peft", *TUNING, "coarse_training", "checkpointing", "enlarged", "efficient_decoder"}
     trained = {name: options["train"][name] for name in network}
     for config in ("inference", "evaluate"):
         assert not names[config] & network

@@ -61,6 +61,7 @@ def test_weights_say_every_option_that_shapes_a_network(weights):
         **{name: OPTIONS[name] for name in ("lora", "adapter")},
         **{"backbone": "vit_tiny", "image_size": 32, "full_tuning": False, "mask_tokens": None},
         "enlarged": "logits",
+        "efficient_decoder": None,
     }
 
 

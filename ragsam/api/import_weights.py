@@ -48,6 +48,8 @@ def import_weights(
     normalisation: str | None = None,
     slice_layout: str | None = None,
     thd: bool | None = None,
+    activation: str | None = None,
+    windows: str | None = None,
     overwrite: bool = False,
 ) -> KeyReport:
     """Write a published checkpoint as weights of ours, as a run, or as both; see `import_checkpoint`.
@@ -59,7 +61,7 @@ def import_weights(
         output: safetensors file to write: to begin a training with.
         run: folder of a run to write: to segment with. Needs `card`.
         card: of the checkpoint's classes, in their order.
-        image_size, normalisation, thd: what the file does not say; see `import_checkpoint`.
+        image_size, normalisation, thd, activation, windows: what the file does not say; see `import_checkpoint`.
         slice_layout: of the slices that it was trained on, see `ragsam.transforms.layout`; None takes its format's.
         overwrite: replace an `output` that is not the package's own, see `Outputs`.
 
@@ -85,7 +87,14 @@ def import_weights(
         outputs = Outputs.of_file(output, reads=[checkpoint, *filter(None, (base,))], overwrite=overwrite)
     with outputs:
         network, report = import_checkpoint(
-            kind, checkpoint, base=base, image_size=image_size, normalisation=normalisation, thd=thd
+            kind,
+            checkpoint,
+            base=base,
+            image_size=image_size,
+            normalisation=normalisation,
+            thd=thd,
+            activation=activation,
+            windows=windows,
         )
         if named is not None:
             _require_classes(network, named)

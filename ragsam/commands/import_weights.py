@@ -30,6 +30,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--thd", choices=["true", "false"], help="whether Medical-SAM-Adapter was trained in 3D mode (its -thd)"
     )
+    parser.add_argument(
+        "--activation",
+        choices=["relu", "gelu"],
+        help="in the mask decoder's transformer, of Medical-SAM-Adapter from 2024-01 on",
+    )
+    parser.add_argument(
+        "--windows",
+        choices=["before-norm", "after-norm"],
+        help="where its image encoder cuts them, of Medical-SAM-Adapter from 2024-01 on",
+    )
     add_overwrite(parser)
     parser.set_defaults(job=run)
 
@@ -49,6 +59,8 @@ def run(args: argparse.Namespace) -> None:
         normalisation=args.normalisation,
         slice_layout=args.slice_layout,
         thd=None if args.thd is None else args.thd == "true",
+        activation=args.activation,
+        windows=args.windows,
         overwrite=args.overwrite,
     )
     for line in report.lines():

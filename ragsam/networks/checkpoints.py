@@ -203,11 +203,15 @@ def differs_in_size_alone(key: str, shape: torch.Size, wanted: torch.Size) -> bo
     return shape[-1] == wanted[-1]
 
 
-def resize(key: str, tensor: Tensor, shape: torch.Size) -> Tensor:
-    """Resize a position embedding [1, h, w, C], a relative position table [L, C] or a patch kernel [C, 3, p, p]."""
+def resize(key: str, tensor: Tensor, shape: torch.Size, *, positions: str = "bilinear") -> Tensor:
+    """Resize a position embedding [1, h, w, C], a relative position table [L, C] or a patch kernel [C, 3, p, p].
+
+    Args:
+        positions: how a position embedding is resized, `bilinear` or `bicubic`.
+    """
     tensor = tensor.float()
     if key.endswith("pos_embed"):
-        return F.interpolate(tensor.permute(0, 3, 1, 2), shape[1:3], mode="bilinear").permute(0, 2, 3, 1)
+        return F.interpolate(tensor.permute(0, 3, 1, 2), shape[1:3], mode=positions).permute(0, 2, 3, 1)
     if key.endswith("patch_embed.proj.weight"):
         # The kernel sums over its area, so its values shrink as the area grows.
         scale = tensor.shape[-1] * tensor.shape[-2] / (shape[-1] * shape[-2])

@@ -29,7 +29,8 @@ def to_samed(network: Segmenter) -> Exported:
     Raises:
         InputError: anything that the format has no place for.
     """
-    _refuse("SAMed's format", [*_samed_obstacles(network.about), *_detail_obstacles(network)])
+    obstacles = [*_samed_obstacles(network.about), *_decoder_obstacles(network), *_detail_obstacles(network)]
+    _refuse("SAMed's format", obstacles)
     if any(layer.scale != 1 for layer in lora_layers(network)):
         raise InputError("SAMed's format: its updates have the scale 1; train with alpha equal to rank")
     state = network.state_dict()
@@ -50,6 +51,7 @@ def to_sam(network: Segmenter) -> Exported:
             scratch.
     """
     added = [f"{name}: a plain SAM has none" for name in _ADDED if name in network.about["tuning"]]
+    added += _decoder_obstacles(network)
     _refuse("a plain SAM", [*added, *_detail_obstacles(network)])
     left_out = PER_MASK_PARTS if network.prompt_head is not None else ()
     exported = {}
@@ -96,6 +98,11 @@ def _samed_obstacles(about: dict[str, Any]) -> list[str]:
         "prompts: trained: the format has no masks for prompts": about["prompts"] == "trained",
     }
     return obstacles + [obstacle for obstacle, holds in unfit.items() if holds]
+
+
+def _decoder_obstacles(network: Segmenter) -> list[str]:
+    """The arithmetic of EfficientSAM's decoder is not SAM's, whatever its tensors are called."""
+    return ["efficient_decoder: the format has SAM's own"] if network.about["efficient_decoder"] else []
 
 
 def _detail_obstacles(network: Segmenter) -> list[str]:

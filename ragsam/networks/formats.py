@@ -21,8 +21,12 @@ _HYPERNETWORK = re.compile(r"mask_decoder\.output_hypernetworks_mlps\.\d+\.layer
 _UPDATE = re.compile(r"w_a_\d+")
 _BLOCK = re.compile(r"image_encoder\.blocks\.\d+\.norm1\.weight")
 _TABLE = re.compile(r"image_encoder\.blocks\.\d+\.attn\.(rel_\w+)")
-_SAMS_TABLES = {"rel_pos_h", "rel_pos_w"}
-_TABLES_OF_2024 = {"rel_h", "rel_w"}
+_MLP = re.compile(r"mask_decoder\.transformer\.layers\.\d+\.mlp\.(lin1|layers\.0\.0)\.weight")
+#: Of Medical-SAM-Adapter's code up to 2023-12 and from 2024-01 on: relative positions, and the decoder's MLPs.
+_OF_2023 = {"rel_pos_h", "rel_pos_w", "lin1"}
+_OF_2024 = {"rel_h", "rel_w", "layers.0.0"}
+#: Where it cuts its windows, which decides what pads them: `norm1.bias` or zeros.
+WINDOWS = ("before-norm", "after-norm")
 _ADAPTERS = {"space": "Space", "mlp": "MLP"}
 _DEPTH = re.compile(r"image_encoder\.blocks\.\d+\.Depth_Adapter\.D_fc[12]\.(weight|bias)")
 
@@ -89,25 +93,31 @@ def medsam_options(state: State) -> dict[str, Any]:
     return {**sam_options(state), "enlarged": "probabilities"}
 
 
-def medical_sam_adapter_options(state: State, *, thd: bool | None = None) -> dict[str, Any]:
-    """Return the options of a network for Medical-SAM-Adapter's state dict, of its code up to 2023-12.
+def medical_sam_adapter_options(
+    state: State,
+    *,
+    image_size: int | None = None,
+    normalisation: str | None = None,
+    thd: bool | None = None,
+    activation: str | None = None,
+    windows: str | None = None,
+) -> dict[str, Any]:
+    """Return the options of a network for Medical-SAM-Adapter's state dict, of its code up to 2023-12 or from then on.
 
     Args:
+        image_size, normalisation: of its training; a file from 2024-01 on says neither.
         thd: whether it was trained in 3D mode, as its argument of that name says. Every file has depth adapters, which
             only that mode uses, so the file does not say.
+        activation: in the MLPs of the mask decoder's transformer, from 2024-01 on.
+        windows: one of `WINDOWS`, from 2024-01 on; up to 2023-12 they are cut before the norm.
 
     Raises:
-        InputError: another generation, 3D mode, or files that could be of either mode.
+        InputError: a mixture of both, 3D mode, or what only the user can answer.
     """
-    tables = [match[1] for key in state if (match := _TABLE.fullmatch(key))]
-    if not _TABLES_OF_2024.isdisjoint(tables):
-        raise InputError(
-            "relative positions rel_h and rel_w are of Medical-SAM-Adapter's code from 2024-01 on, which has another "
-            "mask decoder; only files of its code up to 2023-12 are taken"
-        )
+    newer = _is_of_2024(state)
     options = sam_options(state)
     size = BACKBONES[options["backbone"]]
-    adapter: dict[str, Any] = {"depth": False, "normed_padding": True}
+    adapter: dict[str, Any] = {"depth": False, "normed_padding": not newer or windows == "before-norm"}
     widths = []
     for kind, name in _ADAPTERS.items():
         key = f"image_encoder.blocks.0.{name}_Adapter.D_fc1.weight"
@@ -117,11 +127,45 @@ def medical_sam_adapter_options(state: State, *, thd: bool | None = None) -> dic
     if not widths:
         raise InputError("no adapters in it; a full SAM without them is imported as sam")
     adapter["ratio"] = widths[0] / size.embed_dim
-    count = sum(map(tables.count, _SAMS_TABLES))
+    count = _count(_TABLE, state)
     if count != 2 * size.depth:
         raise InputError(f"{count} tables of relative positions in {size.depth} blocks; check the file")
     _require_2d(state, thd)
-    return {**options, "adapter": adapter}
+    options["adapter"] = adapter
+    if not newer:
+        if activation is not None or windows is not None:
+            raise InputError("a file up to 2023-12 leaves no choice of --activation and --windows; leave them out")
+        return options
+    _require_answers(image_size, normalisation, windows, activation)
+    return {**options, "efficient_decoder": activation, "positions": "bicubic"}
+
+
+def _is_of_2024(state: State) -> bool:
+    """Whether a Medical-SAM-Adapter file is of its code from 2024-01 on, told by the names of its parts."""
+    found = {match[1] for pattern in (_TABLE, _MLP) for key in state if (match := pattern.fullmatch(key))}
+    if found <= _OF_2023:
+        return False
+    if found <= _OF_2024:
+        return True
+    parts = ", ".join(sorted(found))
+    raise InputError(f"parts of its code up to 2023-12 and from 2024-01 on in one file ({parts}); not taken")
+
+
+def _require_answers(
+    image_size: int | None, normalisation: str | None, windows: str | None, activation: str | None
+) -> None:
+    """Ask what a Medical-SAM-Adapter file from 2024-01 on does not say of its training, all at once."""
+    questions = {
+        "--image-size N (its -image_size)": image_size,
+        "--normalisation sam (images normalised as SAM's, its code from 2025-04 on) or unit (not)": normalisation,
+        "--windows before-norm or after-norm (where a block of its image encoder cuts windows)": windows,
+        "--activation relu or gelu (in the MLPs of its mask decoder's transformer)": activation,
+    }
+    asked = [question for question, answer in questions.items() if answer is None]
+    if asked:
+        raise InputError(f"a file from 2024-01 on does not say how it was trained; add {', '.join(asked)}")
+    if windows not in WINDOWS:
+        raise InputError(f"--windows {windows}: choose one of {', '.join(WINDOWS)}")
 
 
 def _require_2d(state: State, thd: bool | None) -> None:
@@ -226,7 +270,7 @@ FORMATS: dict[str, Format] = {
         "unit",
         state="state_dict",
         records=("epoch", "model", "optimizer", "best_tol", "path_helper"),
-        asks=("thd",),
+        asks=("image_size", "normalisation", "thd", "activation", "windows"),
         ignore=unused_depth,
     ),
     "sam-adapter": Format(

@@ -17,6 +17,8 @@ from ragsam.networks.key_report import KeyReport, fold
 from ragsam.networks.published import NAMES
 from ragsam.networks.segmenter import Segmenter
 
+#: Answers that are asked of one format alone, and what the others have.
+_ONLY_ASKED = {"thd": "no 3D mode", "activation": "SAM's own mask decoder", "windows": "SAM's own windows"}
 #: What training on several GPUs puts before every name.
 _PARALLEL = "module."
 
@@ -29,6 +31,8 @@ def import_checkpoint(
     image_size: int | None = None,
     normalisation: str | None = None,
     thd: bool | None = None,
+    activation: str | None = None,
+    windows: str | None = None,
 ) -> tuple[Segmenter, KeyReport]:
     """Build the network that a published checkpoint is made for, and load it.
 
@@ -43,6 +47,7 @@ def import_checkpoint(
         image_size: pixels; None takes the checkpoint's, or its format's usual one.
         normalisation: of the slices; None takes its format's usual one.
         thd: whether Medical-SAM-Adapter trained in 3D mode.
+        activation, windows: of its files from 2024-01 on, see `medical_sam_adapter_options`.
 
     Returns:
         The network, and what became of every key.
@@ -57,24 +62,29 @@ def import_checkpoint(
         raise InputError(f"--base: {base}: no such file; check the path")
     if image_size is not None and image_size < 1:
         raise InputError(f"--image-size {image_size}: at least a patch of pixels is needed; leave it out for the usual")
-    if thd is not None and "thd" not in form.asks:
-        raise InputError(f"--thd: {kind} has no 3D mode; leave it out")
+    answers = {"image_size": image_size, "normalisation": normalisation, "thd": thd}
+    answers |= {"activation": activation, "windows": windows}
+    for name, why in _ONLY_ASKED.items():
+        if answers[name] is not None and name not in form.asks:
+            raise InputError(f"--{name}: {kind} has {why}; leave it out")
     state = _state_of(path, form, report)
     if base is None and not form.whole:
         raise InputError(f"{file}: holds only what was tuned; give the SAM that it was made on with --base")
     try:
-        answers = {"thd": thd} if "thd" in form.asks else {}
         options = {"image_size": form.image_size, "normalisation": form.normalisation}
-        options |= form.options(state, **answers)
+        options |= form.options(state, **{name: answers[name] for name in form.asks})
         if image_size is not None:
             options["image_size"] = image_size
         if normalisation is not None:
             options["normalisation"] = normalisation
     except ValueError as error:
         raise InputError(f"{file}: {error}") from error
+    positions = options.pop("positions", "bilinear")
+    if base is not None and options.get("efficient_decoder") is not None:
+        raise InputError(f"--base: {file} keeps relative positions of its own, no base's; leave it out")
     network = _built(base, options, full_tuning=form.full_tuning, file=file)
     try:
-        fill(network, state, NAMES[kind](network), report, form)
+        fill(network, state, NAMES[kind](network), report, form, positions=positions)
     except ValueError as error:
         raise InputError(f"{file}: {error}") from error
     return network, report
@@ -95,13 +105,20 @@ def _built(
 
 
 def fill(
-    network: Segmenter, state: Mapping[str, Tensor], names: Mapping[str, str], report: KeyReport, form: Format
+    network: Segmenter,
+    state: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    report: KeyReport,
+    form: Format,
+    *,
+    positions: str = "bilinear",
 ) -> None:
     """Load a state dict into a network, in place, strictly.
 
     Args:
         names: the format's names to ours.
         report: takes the account.
+        positions: how the position embedding is resized.
 
     Raises:
         InputError: a key without a place, a tensor that is missing, misshapen, not finite, or not the base's where the
@@ -125,7 +142,7 @@ def fill(
             loaded[name] = tensor.to(wanted.dtype)
             report.used.append(key)
         else:
-            loaded[name] = resize(name, tensor, wanted.shape)
+            loaded[name] = resize(name, tensor, wanted.shape, positions=positions)
             report.resized.append(key)
     needed = trained.union(names.values()) - {names[key] for key in placed}
     for name in own:

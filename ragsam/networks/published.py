@@ -24,6 +24,11 @@ _MEDICAL_SAM_ADAPTER = {
     r"_Adapter\.down\.": "_Adapter.D_fc1.",
     r"_Adapter\.up\.": "_Adapter.D_fc2.",
 }
+_OF_2024 = {
+    r"\battn\.rel_pos_([hw])$": r"attn.rel_\1",
+    r"(\btransformer\.layers\.\d+\.mlp)\.lin1\.": r"\1.layers.0.0.",
+    r"(\btransformer\.layers\.\d+\.mlp)\.lin2\.": r"\1.fc.",
+}
 #: Patterns in our names, and what SAM-Adapter has in their place.
 _SAM_ADAPTER = {
     r"\.frequency\.up\.": ".prompt_generator.shared_mlp.",
@@ -82,8 +87,15 @@ def _decoder_names(layers: int) -> dict[str, str]:
 
 
 def medical_sam_adapter_names(network: Segmenter) -> dict[str, str]:
-    """Return Medical-SAM-Adapter's names: SAM's, and `{MLP,Space,Depth}_Adapter.D_fc1` and `D_fc2` in every block."""
-    return {_renamed(name, _MEDICAL_SAM_ADAPTER): ours for name, ours in plain_sam_names(network).items()}
+    """Return Medical-SAM-Adapter's names: SAM's, and `{MLP,Space,Depth}_Adapter.D_fc1` and `D_fc2` in every block.
+
+    From 2024-01 on tables of relative positions are `rel_h` and `rel_w`, and the MLPs of the decoder's transformer are
+    named as EfficientSAM's.
+    """
+    table = dict(_MEDICAL_SAM_ADAPTER)
+    if network.about["efficient_decoder"] is not None:
+        table |= _OF_2024
+    return {_renamed(name, table): ours for name, ours in plain_sam_names(network).items()}
 
 
 def sam_adapter_names(network: Segmenter) -> dict[str, str]:

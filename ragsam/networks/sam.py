@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
 
 from ragsam.networks.encoder import ImageEncoder
 from ragsam.networks.encoders import Encoder
 from ragsam.networks.tiny_vit import TinyViT
+from ragsam.networks.two_way import two_way_transformer
 
 WINDOW_SIZE = 14
 
@@ -42,7 +43,14 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
-def build_sam(backbone: str, *, image_size: int, patch_size: int | None = None, num_masks: int = 3) -> Sam:
+def build_sam(
+    backbone: str,
+    *,
+    image_size: int,
+    patch_size: int | None = None,
+    num_masks: int = 3,
+    efficient_decoder: str | None = None,
+) -> Sam:
     """Build a SAM with random weights.
 
     `vit_b`, `vit_l` and `vit_h` are SAM's own sizes; `vit_t` is MobileSAM's and, with patches of 4, LiteMedSAM's.
@@ -54,9 +62,10 @@ def build_sam(backbone: str, *, image_size: int, patch_size: int | None = None, 
         image_size: height and width of the input, pixels; a multiple of the patch size.
         patch_size: side of a patch, pixels; None takes the backbone's own (16; 8 for `vit_tiny`).
         num_masks: masks beside the first one: SAM has 3; K classes take K, the first being the background.
+        efficient_decoder: see `two_way_transformer`.
 
     Raises:
-        ValueError: unknown backbone, or an image size that the patch size does not divide.
+        ValueError: unknown backbone or decoder, or an image size that the patch size does not divide.
     """
     if backbone not in BACKBONES:
         raise ValueError(f"backbone {backbone!r} is unknown; choose one of {', '.join(BACKBONES)}")
@@ -75,9 +84,7 @@ def build_sam(backbone: str, *, image_size: int, patch_size: int | None = None, 
         ),
         mask_decoder=MaskDecoder(
             num_multimask_outputs=num_masks,
-            transformer=TwoWayTransformer(
-                depth=2, embedding_dim=size.prompt_dim, mlp_dim=size.decoder_mlp_dim, num_heads=8
-            ),
+            transformer=two_way_transformer(size.prompt_dim, size.decoder_mlp_dim, efficient_decoder),
             transformer_dim=size.prompt_dim,
             iou_head_depth=3,
             iou_head_hidden_dim=256,

@@ -99,6 +99,8 @@ class Segmenter(nn.Module):
             class.
         enlarged: what the decoder gives is brought to the slice's size as `logits` or, with `mask_tokens` alone, as
             `probabilities`.
+        efficient_decoder: relu or gelu: EfficientSAM's transformer in the mask decoder, with that activation; None:
+            SAM's. See `ragsam.networks.two_way`.
         coarse_training: while training give the decoder's own logits [B, K + 1, 4 h, 4 w], as SAMed does.
         checkpointing: what of the image encoder the backward pass works out again, for less memory in training:
             `attention`, `mlp`, `blocks`, or None for nothing.
@@ -131,6 +133,7 @@ class Segmenter(nn.Module):
         normalisation: str = "unit",
         mask_tokens: int | None = None,
         enlarged: str = "logits",
+        efficient_decoder: str | None = None,
         coarse_training: bool = False,
         checkpointing: str | None = None,
     ) -> None:
@@ -141,7 +144,8 @@ class Segmenter(nn.Module):
         own = {"lora": lora, "decoder_lora": decoder_lora, "adapter": adapter, "frequency": frequency}
         tuning = chosen_tuning(peft, own)
         num_masks = num_classes if mask_tokens is None else mask_tokens - 1
-        self.sam = build_sam(backbone, image_size=image_size, patch_size=patch_size, num_masks=num_masks)
+        sizes = {"image_size": image_size, "patch_size": patch_size, "num_masks": num_masks}
+        self.sam = build_sam(backbone, **sizes, efficient_decoder=efficient_decoder)
         self.num_classes = num_classes
         self.backbone = backbone
         self.image_size = image_size
@@ -180,6 +184,7 @@ class Segmenter(nn.Module):
             "normalisation": normalisation,
             "mask_tokens": mask_tokens,
             "enlarged": enlarged,
+            "efficient_decoder": efficient_decoder,
         }
 
     def _load_base(self, base: Path) -> None:

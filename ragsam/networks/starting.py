@@ -35,10 +35,13 @@ def load_start(
         labels: names of the network's organs, in order.
 
     Raises:
-        InputError: weights made on another base, or a key or shape that does not fit.
+        InputError: weights made on another base or for another mask decoder, or a key or shape that does not fit.
     """
     if about.get("base_sha256") != network.base_sha256:
         raise InputError(f"start: {base_fault(about.get('base_sha256'))}")
+    decoder = about.get("efficient_decoder")
+    if decoder != network.about["efficient_decoder"]:  # its tensors have the same names
+        raise InputError(f"start: efficient_decoder is {decoder or 'null'} in the weights; {_SET_OPTIONS}")
     left_out = () if same_classes(network.about, about, labels) else _OF_CLASSES
     own = network.trainable_state()
     report = KeyReport()

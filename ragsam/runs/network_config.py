@@ -20,10 +20,10 @@ _NO_OPTIONS = ("_target_", "num_classes", "weights", "preparation")
 #: What weights say of their network, by the names of the options of `Segmenter`.
 DESCRIBED = (
     *("backbone", "image_size", "patch_size", "full_tuning", "detail", "fusion", "prompts", "normalisation"),
-    *("mask_tokens", "enlarged"),
+    *("mask_tokens", "enlarged", "efficient_decoder"),
 )
 #: What weights of before do not say, and what they were made with.
-_BEFORE = {"enlarged": "logits"}
+_BEFORE = {"enlarged": "logits", "efficient_decoder": None}
 
 
 def described_options(about: Mapping[str, Any]) -> dict[str, Any]:

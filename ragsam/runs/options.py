@@ -29,7 +29,10 @@ _LORA = {
     "targets": {"type": "array", "minItems": 1, "items": {"type": "string", "enum": ["q", "k", "v", "proj", "mlp"]}},
     "blocks": {"type": ["array", "null"], "items": {"type": "integer", **_FROM_0}},
 }
-_ADAPTER = {**dict.fromkeys(("space", "mlp", "depth", "positions"), _ON_OFF), "ratio": {"type": "number", **_ABOVE_0}}
+_ADAPTER = {
+    **dict.fromkeys(("space", "mlp", "depth", "positions", "normed_padding"), _ON_OFF),
+    "ratio": {"type": "number", **_ABOVE_0},
+}
 _FREQUENCY = {
     "rate": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
     "reduction": {"type": "integer", **_FROM_1},
@@ -366,6 +369,13 @@ class Expert:
         "what is enlarged to the slice's size: logits or, as MedSAM, probabilities",
         "Segmenter",
         enum=["logits", "probabilities"],
+    )
+    efficient_decoder: str | None = option(
+        None,
+        "relu or gelu: EfficientSAM's mask decoder with that activation; null: SAM's",
+        "Segmenter",
+        text="As Medical-SAM-Adapter has it from 2024-01 on; weights of `ragsam import` bring it along.",
+        enum=["relu", "gelu"],
     )
     coarse_training: bool = option(
         False, "compute the loss at the decoder's own size, as SAMed; needs detail: false", "Segmenter"

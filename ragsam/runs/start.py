@@ -49,6 +49,7 @@ def start_options(start: Path, values: Mapping[str, Any], num_classes: int) -> d
     needed = {name: about[name] for name in _NEEDED}
     needed |= {name: about[name] for name in _KEPT if about.get(name)}
     needed["slice_layout"] = require_layout(start, about)
+    needed["efficient_decoder"] = about.get("efficient_decoder")
     if about["base_sha256"] is None and not about["detail"]:
         needed["detail"] = False  # without base weights it does not begin at zero effect
     for name, value in needed.items():

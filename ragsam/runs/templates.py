@@ -139,7 +139,7 @@ def write_run(
     named = load_card(card)
     network = build_empty(network_options(train, named.num_classes))  # fails early if the options cannot work
     _check_context(options["context_slices"], stacked=network.stacked)
-    _check_layout(bundle, values, options)
+    _require_options(bundle, values, options)
     if values.get("start"):
         require_base(Path(values["start"]), network.base_sha256)
     values["untrained"] = untrained_network(options)
@@ -187,11 +187,12 @@ def _check_context(context_slices: int, *, stacked: bool) -> None:
         raise InputError("--set context_slices: the network takes three channels; choose 0 or 1, or a depth adapter")
 
 
-def _check_layout(bundle: Path, values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Refuse a layout of slices that a bundle of an earlier version cannot have: its configs lack the option."""
-    wanted = values.get("slice_layout", DEFAULT_LAYOUT)
-    if options.get("slice_layout", DEFAULT_LAYOUT) != wanted:
-        raise InputError(f"{bundle.name}: has no slice_layout, and {wanted} is needed; take a bundle of this version")
+def _require_options(bundle: Path, values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse what weights need and a bundle of an earlier version cannot have: its configs lack the option."""
+    for name, default in {"slice_layout": DEFAULT_LAYOUT, "efficient_decoder": None}.items():
+        wanted = values.get(name, default)
+        if options.get(name, default) != wanted:
+            raise InputError(f"{bundle.name}: has no {name}, and {wanted} is needed; take a bundle of this version")
 
 
 def fitting_image_size(
