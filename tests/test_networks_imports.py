@@ -20,6 +20,7 @@ from published_checkpoints import (
 
 from ragsam.errors import InputError
 from ragsam.networks import Segmenter
+from ragsam.networks.formats import FORMATS, usual_layout
 from ragsam.networks.imports import import_checkpoint
 from ragsam.networks.key_report import KeyReport, fold
 from ragsam.networks.prompts import BoxPrompts, PointPrompts, Prompts
@@ -337,6 +338,16 @@ def test_intensities_are_normalised_as_the_authors_do(base, brought):
     assert brought("sam", state, base=None)[0].about["normalisation"] == "sam"
     assert brought("medsam", state, base=None)[0].about["normalisation"] == "unit"
     assert brought("medsam", state, base=None, normalisation="sam")[0].about["normalisation"] == "sam"
+
+
+def test_slices_are_laid_out_as_the_authors_do():
+    """LiteMedSAM, a TinyViT of patches of 4, is a MedSAM by whatever name it is imported."""
+    vit = {"backbone": "vit_b", "patch_size": 16}
+    layouts = {kind: usual_layout(kind, vit) for kind in FORMATS}
+    asked = dict.fromkeys(("medical-sam-adapter", "sam-adapter"))
+    assert layouts == {"sam": "ras", "medsam": "file", "samed": "file", **asked}
+    assert usual_layout("sam", {"backbone": "vit_t", "patch_size": 4}) == "file"
+    assert usual_layout("sam", {"backbone": "vit_t", "patch_size": 16}) == "ras"
 
 
 def test_at_another_size_positions_are_resized_and_told(base, brought):

@@ -17,7 +17,7 @@ from ragsam.data.cards.load import Card, load_card
 from ragsam.errors import InputError
 from ragsam.files import atomic_write, sha256_file
 from ragsam.networks.checkpoints import save_weights
-from ragsam.networks.formats import FORMATS
+from ragsam.networks.formats import usual_layout
 from ragsam.networks.imports import import_checkpoint
 from ragsam.networks.key_report import KeyReport
 from ragsam.networks.segmenter import Segmenter
@@ -99,7 +99,7 @@ def import_weights(
         if named is not None:
             _require_classes(network, named)
         about = _about(network, kind, sha256_file(checkpoint), named)
-        about["slice_layout"] = _layout(kind, checkpoint, slice_layout)
+        about["slice_layout"] = _layout(kind, checkpoint, slice_layout or usual_layout(kind, network.about))
         if run is not None:
             _write_run(Path(run), network, about, str(card), base)
         if output is not None:
@@ -107,13 +107,12 @@ def import_weights(
     return report
 
 
-def _layout(kind: str, checkpoint: str | os.PathLike[str], given: str | None) -> str:
+def _layout(kind: str, checkpoint: str | os.PathLike[str], layout: str | None) -> str:
     """Return how the slices were laid out that a checkpoint was trained on.
 
     Raises:
         InputError: neither its format nor the user says so, or there is no such layout.
     """
-    layout = given or FORMATS[kind].slice_layout
     if layout is None:
         raise InputError(
             f"{Path(checkpoint).name}: a {kind} file does not say how slices were laid out in its training; answer "

@@ -180,6 +180,18 @@ def _require_2d(state: State, thd: bool | None) -> None:
         raise InputError("3D mode is not supported: its windows mix slices in a way of their own; train a run here")
 
 
+def usual_layout(kind: str, about: Mapping[str, Any]) -> str | None:
+    """Return how slices were laid out in a checkpoint's training, None where only the user knows.
+
+    Args:
+        kind: of `FORMATS`.
+        about: what its network says of itself: LiteMedSAM is a MedSAM, by whatever format it is imported.
+    """
+    if about["backbone"] == "vit_t" and about["patch_size"] == _TINY_VITS[1]["patch_size"]:
+        return FORMATS["medsam"].slice_layout
+    return FORMATS[kind].slice_layout
+
+
 def unused_depth(key: str, tensor: Tensor) -> str | None:
     """Return why a tensor of Medical-SAM-Adapter is not taken, None where it is not known to be of no use."""
     return "not used in 2D mode" if _DEPTH.fullmatch(key) else None
