@@ -106,6 +106,7 @@ def test_both_weights_files_hold_the_same_tensors_and_what_they_were_made_for(ru
         "labels": ["anterior", "posterior"],
         "image_size": 32,
         "slice_axis": 2,
+        "slice_layout": "ras",
         "context_slices": 1,
         "context_distance_mm": None,
         "spacing_mm": None,
