@@ -206,7 +206,7 @@ def test_what_answers_no_prompts_is_one_line(run, study, weights, tmp_path, caps
         (told,) = log_lines(capsys.readouterr().err)
         assert told.startswith(f"ragsam: {line}")
     assert main(["segment", str(run), str(study), "--base", str(run), "--output", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == "ragsam: --base: only with --card; a run has weights of its own\n"
+    assert capsys.readouterr().err == "ragsam: --base: only with --card or --prompts; a run has weights of its own\n"
 
 
 def test_weights_tuned_on_a_sam_are_named_by_their_run(sam_file, tmp_path):

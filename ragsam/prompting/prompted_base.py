@@ -17,10 +17,13 @@ from ragsam.data.datalist import Case
 from ragsam.data.volumes import VolumeDataset
 from ragsam.errors import InputError
 from ragsam.io.read_volume import LoadVolumed
+from ragsam.networks.checkpoints import load_metadata
 from ragsam.prompting.prompted_run import PromptedObjects
 from ragsam.prompting.prompted_vote import load_answering
 from ragsam.prompting.resized_volume import ResizedVolume
+from ragsam.runs.weights import require_layout
 from ragsam.transforms.intensity import scale_intensity
+from ragsam.transforms.layout import orientation_step
 from ragsam.transforms.nonfinite import FillNonfinited
 
 logger = logging.getLogger(__name__)
@@ -68,19 +71,34 @@ class PromptedBase(PromptedObjects):
             LoadVolumed(("image",), image_only=True),
             EnsureChannelFirstd(("image",), channel_dim="no_channel"),
             FillNonfinited(),
-            Orientationd(("image",), axcodes=_RADIOLOGICAL, labels=None),
+            _turn(Path(base)),
             FittingWindowd(window),
             EnsureTyped(("image",), dtype=None),
         ]
         self.dataset = VolumeDataset([], Compose(steps))
 
     def volume(self, case: Case) -> Tensor:
-        """Return a case's volume [1, H, W, D], 0-1, its slices as `_RADIOLOGICAL` says."""
+        """Return a case's volume [1, H, W, D], 0-1, its slices as the weights were trained, else `_RADIOLOGICAL`."""
         return self.dataset.item(case)["image"]
 
     def prompted(self, volume: Tensor) -> ResizedVolume:
         """Return a preprocessed volume that answers prompts."""
         return ResizedVolume(self.network, volume.to(self.device))
+
+
+def _turn(base: Path) -> Transform:
+    """Return what lays slices out: as a weights file of ours says, but for SAM's own, which saw no volumes.
+
+    Raises:
+        InputError: as `require_layout`.
+    """
+    if base.suffix == ".safetensors":
+        about = load_metadata(base)
+        layout = require_layout(base, about)
+        if about.get("kind") != "sam" or layout == "file":
+            slice_axis = (about.get("preparation") or {}).get("slice_axis", 2)
+            return orientation_step(("image",), slice_axis, layout)
+    return Orientationd(("image",), axcodes=_RADIOLOGICAL, labels=None)
 
 
 class FittingWindowd(Transform):

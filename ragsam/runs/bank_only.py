@@ -36,6 +36,8 @@ _OF_BANK = (
     *("image_size", "slice_axis", "slice_layout", "context_slices", "context_distance_mm", "spacing_mm"),
     *("descriptor", "carry"),
 )
+#: Known base weights that saw slices as files store them.
+_OF_FILES = ("medsam", "litemedsam")
 _FIT = {
     "type": "object",
     "required": ["card", "labels", "window", *_OF_BANK],
@@ -174,6 +176,9 @@ def _compare(base: Path, fit: Mapping[str, Any]) -> None:
 def _require_layout(base: Path, layout: str) -> None:
     """Refuse weights of ours that see a bank's slices mirrored or turned; SAM's own have seen none of either layout."""
     weights = base / WEIGHTS if base.is_dir() else base
+    if base.name in _OF_FILES and layout != "file":
+        told = "--base %s: trained on slices as files store them; index with --set slice_layout=file to show it such"
+        logger.warning(told, base.name)
     if weights.suffix != ".safetensors" or not weights.is_file():
         return
     about = load_metadata(weights)
