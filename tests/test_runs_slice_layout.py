@@ -58,9 +58,9 @@ def test_files_stored_in_other_directions_are_not_voted_on(file_run, study, tmp_
 def test_a_bank_serves_its_own_layout_alone(file_run, run, study, tmp_path):
     fit = read_json(file_run / "bank" / "manifest.json")["fit"]
     assert (fit["slice_layout"], fit["orientation"]) == ("file", "ARS")
-    with pytest.raises(InputError, match=r"bank bank: made for another slice_layout \(file, not ras\)"):
+    with pytest.raises(InputError, match=r"bank bank: made for a different slice_layout \(file, not ras\)"):
         segment_with_run(run, [study], tmp_path, bank=file_run / "bank")
-    with pytest.raises(InputError, match=r"bank bank: made for another slice_layout \(ras, not file\)"):
+    with pytest.raises(InputError, match=r"bank bank: made for a different slice_layout \(ras, not file\)"):
         segment_with_run(file_run, [study], tmp_path, bank=run / "bank")
 
 
@@ -76,7 +76,7 @@ def test_a_run_of_an_earlier_version_takes_no_bank_of_another_layout(file_run, r
     segment_with_run(run, [case.image], tmp_path / "b")
     ours, theirs = (np.asarray(nib.load(tmp_path / name / case.image.name).dataobj) for name in "ab")
     assert np.array_equal(ours, theirs)
-    with pytest.raises(InputError, match=r"bank bank: made for another slice_layout \(file, not ras\)"):
+    with pytest.raises(InputError, match=r"bank bank: made for a different slice_layout \(file, not ras\)"):
         segment_with_run(earlier, [study], tmp_path / "c", bank=file_run / "bank")
 
 
