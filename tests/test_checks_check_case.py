@@ -235,7 +235,7 @@ def test_unknown_label_values_are_listed(case):
 
 def test_shape_mismatch(case):
     save(case.label, np.zeros((4, 5, 5), np.uint8))
-    told = "c1: the label is not on the image's grid, its shape is (4, 5, 5), not (4, 5, 6); export it on that"
+    told = "c1: the label is not on the image's grid, its shape is (4, 5, 5), not (4, 5, 6); export it on the image's"
     assert told in only_fault(case)
 
 

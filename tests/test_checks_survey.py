@@ -175,7 +175,7 @@ def test_a_label_map_leads_to_the_cards_values(tmp_path):
     save(case.label, label)
     found = survey(Datalist("hippocampus", tmp_path / "d.json", {"training": (case,)}), CARD)
     assert found["faults"] == [
-        "c: label 1 is not on card hippocampus (0-2) by label_map; map it or choose another card"
+        "c: label 1 is not on card hippocampus (0-2) by label_map; set a label_map or choose another card"
     ]
 
 

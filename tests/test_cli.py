@@ -226,7 +226,7 @@ def test_names_in_headers_come_out_nowhere(run, study, tmp_path, capsys, caplog)
 
 def _missing(content, folder):
     first(content)["image"] = str(folder / "none.nii.gz")
-    return "case-tr0: no such file; check its path in the datalist"
+    return "case-tr0: no such file; check the path"
 
 
 def _truncated(content, folder):
@@ -240,21 +240,20 @@ def _other_label(content, folder):
     label = anatomy(0)[1]
     label[3, 4, 2], label[5, 5, 5] = 7, 9
     first(content)["label"] = str(save_volume(folder / "label.nii.gz", label, affine_of()))
-    return "case-tr0: label 7, 9 is not on card hippocampus (0-2); map it or choose another card"
+    return "case-tr0: label 7, 9 is not on card hippocampus (0-2); set a label_map or choose another card"
 
 
 def _other_shape(content, folder):
     label = np.ascontiguousarray(anatomy(0)[1][:, :, :5])
     first(content)["label"] = str(save_volume(folder / "label.nii.gz", label, affine_of()))
-    return (
-        "case-tr0: the label is not on the image's grid, its shape is (32, 32, 5), not (32, 32, 6); export it on that"
-    )
+    shape = "its shape is (32, 32, 5), not (32, 32, 6)"
+    return f"case-tr0: the label is not on the image's grid, {shape}; export it on the image's"
 
 
 def _other_place(content, folder):
     label = save_volume(folder / "label.nii.gz", anatomy(0)[1], affine_of(origin=(0, 0, 0)))
     first(content)["label"] = str(label)
-    return "case-tr0: the label is not on the image's grid, it is up to 24.4 mm away; export it on that"
+    return "case-tr0: the label is not on the image's grid, it is up to 24.4 mm away; export it on the image's"
 
 
 def _no_patient(content, folder):
@@ -380,7 +379,7 @@ def test_prepare_of_a_wrong_folder_is_one_line(refused, tmp_path):
 
 
 def _not_there(folder):
-    return folder / "gone.nii.gz", "gone: no such file; check its path in the datalist"
+    return folder / "gone.nii.gz", "gone: no such file; check the path"
 
 
 def _cut(folder):

@@ -187,7 +187,7 @@ def test_a_dicom_series_gets_its_segmentation_and_its_patient_is_told_to_nobody(
             "--set image_size: 8 is not a whole number from 16 to",
         ),
         ("index --add {study} --output {out}", "bank out: no manifest.json in it; make a bank with `ragsam index`"),
-        ("segment {study} --output {out}", "{study}: one path; name a RUN and its INPUT, or instead of the RUN --card"),
+        ("segment {study} --output {out}", "{study}: RUN or INPUT is missing; give both, or --card"),
         ("segment --card hippocampus {study} --output {out}", "--card: segments by a bank alone; name one with --bank"),
         (
             "segment --card hippocampus --bank {bank} {run} {study} --output {out}",

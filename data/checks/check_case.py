@@ -184,7 +184,7 @@ def _grid_faults(case: str, image: SpatialImage, label: SpatialImage, told: list
     try:
         turn = turn_onto(Grid.of(label), Grid.of(image))
     except OtherGridError as error:
-        return [f"{case}: the label is not on the image's grid, {error}; export it on that"]
+        return [f"{case}: the label is not on the image's grid, {error}; export it on the image's"]
     if not turn.is_none:
         told.append(f"{case}: the label's axes are ordered differently from the image's; it is reoriented")
     return []

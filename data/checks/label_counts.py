@@ -71,7 +71,7 @@ class LabelCounts:
         shown = ", ".join(map(str, unknown[:_SHOWN]))
         if len(unknown) > _SHOWN:
             shown += " ..."
-        way_out = "map it or choose another card"
+        way_out = "set a label_map or choose another card"
         if label_map is None and set(unknown) <= (card.label_map or {}).keys():
             way_out = (
                 "it is the data set's own number: give the datalist the card's label_map, as `ragsam prepare` does"

@@ -44,8 +44,8 @@ def patients_of(
     elif rule is None:
         own = "patient_rule: {note: every case is a different patient, case_is_patient: true}"
         raise InputError(
-            f"{source.name}: no patient key; give a table with --patients FILE.csv (columns case,patient), or where "
-            f"every case is another patient a card of your own with `{own}`"
+            f"{source.name}: no patient key; give a table with --patients FILE.csv (columns case,patient), or, if "
+            f"every case is a different patient, add to the card: {own}"
         )
     elif rule.column is not None:
         known = column_of(rows, rule.column, f"card {card.name}: patients")

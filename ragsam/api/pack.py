@@ -100,7 +100,7 @@ def pack_run(
             base weights that are missing or others than the run was trained on, or a file that cannot be written.
     """
     if Path(output).suffix != ".zip":
-        raise InputError(f"--output {Path(output).name}: a packed run is a zip; call it .zip")
+        raise InputError(f"--output {Path(output).name}: a packed run is a zip; give a name that ends in .zip")
     folder = RunFolder(run)
     root = folder.path
     base_sha256 = load_metadata(root / WEIGHTS).get("base_sha256")

@@ -92,7 +92,7 @@ def _run_and_inputs(args: argparse.Namespace) -> tuple[Path | None, list[Path]]:
         if args.base:
             raise InputError("--base: only with --card or --prompts; a run has weights of its own")
         if not others:
-            raise InputError(f"{first}: one path; name a RUN and its INPUT, or instead of the RUN --card and --bank")
+            raise InputError(f"{first}: RUN or INPUT is missing; give both, or --card and --bank instead of RUN")
         return first, others
     if RunFolder.is_one(first):
         raise InputError(f"--card: segments without a run, and {first} is one; leave one of them out")

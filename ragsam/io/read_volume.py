@@ -43,7 +43,7 @@ def open_volume(path: Path, case: str) -> SpatialImage:
     if folder.is_dir():
         return read_series(folder, series, case)
     if not path.is_file():
-        raise InputError(f"{case}: no such file; check its path in the datalist")
+        raise InputError(f"{case}: no such file; check the path")
     if path.stat().st_size == 0:
         raise InputError(f"{case}: the file is empty; export or copy it again")
     return open_itk(path, case) if is_itk_format(path) else open_nifti(path, case)
