@@ -153,7 +153,8 @@ class SliceDataset(Dataset, Randomizable):
         self._sizes[index] = kept_bytes(label.numel())
         self._organs[index] = []
         if index >= len(self.labelled):
-            self._learnt[index] = learnt_classes(self.cases[index], self.card, label.shape[-1])
+            learnt = learnt_classes(self.cases[index], self.card, label.shape[-1])  # in RAS
+            self._learnt[index] = learnt.flip(0) if runs_down(self._orientations[index]) else learnt
         for number, plane in enumerate(label.unbind(-1)):
             organs = (1 + plane.flatten().int().bincount()[1:].nonzero()[:, 0]).tolist()
             if index in self._learnt:

@@ -18,6 +18,7 @@ from ragsam.cli import main
 from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, load_datalist, write_datalist
 from ragsam.errors import InputError
+from ragsam.inference.bank_growth import case_stamp
 from ragsam.retrieval import Bank, bank_removal, bank_writer
 from ragsam.retrieval.bank import pseudonym
 from ragsam.retrieval.bank_manifest import write_manifest
@@ -120,8 +121,8 @@ def test_a_changed_slice_of_a_series_is_another_stamp(tmp_path):
     for name in ("1.dcm", "2.dcm"):
         (tmp_path / name).write_bytes(b"12")
     cases = [Case("c", "p", image, None) for image in (tmp_path, tmp_path / "1.2.3")]
-    before = [indexing._stamp(case) for case in cases]
-    assert [indexing._stamp(case) for case in cases] == before
+    before = [case_stamp(case) for case in cases]
+    assert [case_stamp(case) for case in cases] == before
     (tmp_path / "2.dcm").write_bytes(b"123")
     assert not set(map(indexing._stamp, cases)) & set(before)
 

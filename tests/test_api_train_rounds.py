@@ -130,7 +130,8 @@ def test_volumes_of_a_folder_or_a_pattern_have_the_patients_of_its_table(study, 
         unlabelled_cases([str(tmp_path / "in" / "*.mha")], data)
 
 
-def test_a_pseudo_labelled_volume_gives_the_slices_that_are_learnt_from(study, tmp_path):
+@pytest.mark.parametrize("layout", ["ras", "file"])
+def test_a_pseudo_labelled_volume_gives_the_slices_that_are_learnt_from(study, tmp_path, layout):
     """The volume is stored from head to feet; its slices are counted from feet to head."""
     image, label = anatomy(33)
     label[..., 1] = 0
@@ -141,7 +142,12 @@ def test_a_pseudo_labelled_volume_gives_the_slices_that_are_learnt_from(study, t
     pseudo = Case("scan", "patient-ines", *paths, extra=entry)
     labelled = load_datalist(study).section("training")[:1]
     slices = SliceDataset(
-        labelled, CARD, preprocessing(), image_size=32, augmentation=Compose([]), pseudo_labelled=[pseudo]
+        labelled,
+        CARD,
+        preprocessing(slice_layout=layout),
+        image_size=32,
+        augmentation=Compose([]),
+        pseudo_labelled=[pseudo],
     )
     (item,) = [item for item in slices if item["case"] == "scan"]
     assert item["annotated"].tolist() == [True, True, False]

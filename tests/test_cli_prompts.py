@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_study import KNOBS, log_lines
 
+from ragsam.api.index import index_run
 from ragsam.api.train import train_run
 from ragsam.cli import main
 from ragsam.data.datalist import load_datalist
@@ -18,6 +19,7 @@ from ragsam.networks.checkpoints import save_weights
 from ragsam.networks.sam import build_sam
 from ragsam.prompting import prompted_run
 from ragsam.prompting.propagation import Following, propagate
+from ragsam.retrieval.bank import Bank
 from ragsam.runs.network_config import network_options
 from ragsam.runs.templates import make_run
 
@@ -216,3 +218,26 @@ def test_prompts_are_not_mixed_with_what_they_do_not_serve(answering, study, tmp
     asked = {"case-te-ras": [{"organ": LEFT, "points": [POINT]}]}
     assert ask(tmp_path, asked, answering, [image], "--uncertainty") == 2
     assert "--uncertainty: not with --prompts" in capsys.readouterr().err
+
+
+def test_a_corrected_organ_is_a_neighbour_of_the_next_case(study, tmp_path, capsys):
+    """The first input's organ joins the bank; the second's retrieval can use it, and `--remove` takes it out."""
+    run = untrained(study, tmp_path / "run", prompts="trained", retrieval=True)
+    index_run(run)
+    size = len(Bank.open(run / "bank"))
+    asked, images = {}, []
+    for case in CASES[:2]:
+        image, label = volumes(study, case)
+        images.append(image)
+        asked[case] = [{"organ": LEFT, "points": [middle(label == 1)], "refine": True}]
+    single = {**asked, CASES[0]: [{"organ": LEFT, "points": [middle(label == 1)]}]}
+    assert ask(tmp_path, single, run, images, "--add-to-bank") == 2
+    assert f"--add-to-bank: {CASES[0]}: {LEFT} is sought in single slices" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert ask(tmp_path, asked, run, images, "--add-to-bank") == 0
+    grown = Bank.open(run / "bank")
+    assert len(grown) == size + 2 * 6
+    own = np.isin(grown.patients, list(grown.own_patients(CASES[0], None)))
+    assert grown.annotated[own].tolist() == [[True, True, False]] * 6
+    assert main(["index", str(run), "--remove", *CASES[:2]]) == 0
+    assert len(Bank.open(run / "bank")) == size

@@ -19,6 +19,7 @@ from ragsam.api.segment_prompts import segment_prompted
 from ragsam.api.train import train_run
 from ragsam.data.datalist import load_datalist
 from ragsam.inference.novelty_ranking import rank_volumes
+from ragsam.retrieval.bank import Bank
 
 pytestmark = [
     pytest.mark.monailabel,
@@ -60,22 +61,27 @@ def test_a_run_is_served_trained_and_served_again(served, study, tmp_path):
         assert np.array_equal(labels, read(tmp_path / "ours" / f"{case.case}.nii.gz"))
         assert np.allclose(affine, nib.load(case.image).affine, atol=1e-5)
 
-    # The images that `ragsam rank` puts first, until they are labelled.
-    ranking, _ = rank_volumes(run, [case.image for case in cases])
-    for entry in ranking[:2]:
+    # The images that `ragsam rank` puts first, until they are labelled; each label is in the copy's bank at once.
+    copy = served["folder"] / "run-monailabel" / "monaibundle" / "model" / "ragsam"
+    slices, left = len(Bank.open(copy / "bank")), list(cases)
+    while left:
+        ranking, _ = rank_volumes(copy, [case.image for case in left])
         chosen = json.loads(ask(f"{address}/activelearning/novelty", body={}))
-        assert (chosen["id"], chosen["novelty"]) == (entry["case"], pytest.approx(entry["score"]))
-        (case,) = (case for case in cases if case.case == entry["case"])
-        save_label(address, case)
-        if entry is ranking[0]:
+        assert (chosen["id"], chosen["novelty"]) == (ranking[0]["case"], pytest.approx(ranking[0]["score"]))
+        (case,) = (case for case in left if case.case == chosen["id"])
+        left.remove(case)
+        labelled = len(cases) - len(left)
+        assert save_label(address, case)["bank"] == f"learnt; {slices + 6 * labelled} slices of {4 + labelled} patients"
+        if labelled == 1:
             with refused("validation: no case; label another volume"):
                 train(address)
-    (last,) = (case for case in cases if case.case == ranking[2]["case"])
-    save_label(address, last)
+            segment_with_run(copy, [left[0].image], tmp_path / "grown")
+            labels, _ = infer(address, left[0].case, tmp_path / "grown.nii.gz")
+            assert np.array_equal(labels, read(tmp_path / "grown" / f"{left[0].case}.nii.gz"))
     assert json.loads(ask(f"{address}/activelearning/novelty", body={})) == {}
+    assert len(Bank.open(run / "bank")) == slices
 
     # The copy trains on the labels that came back; the run itself stays as it is.
-    copy = served["folder"] / "run-monailabel" / "monaibundle" / "model" / "ragsam"
     before = torch.load(copy / "models" / "model.pt", weights_only=True)
     masks = check_prompts(address, run, cases[0], tmp_path / "before")
     train(address)
@@ -94,10 +100,14 @@ def test_a_run_is_served_trained_and_served_again(served, study, tmp_path):
     assert np.array_equal(labels, read(tmp_path / "trained" / f"{cases[0].case}.nii.gz"))
     assert not np.array_equal(check_prompts(address, copy, cases[0], tmp_path / "after"), masks)
 
+    # A label that is removed is out of the bank.
+    ask(f"{address}/datastore/label?id={cases[0].case}&tag=final", method="DELETE")
+    assert len(Bank.open(copy / "bank")) == slices + 6 * (len(cases) - 1)
+
 
 def save_label(address, case):
     url = f"{address}/datastore/label?image={case.case}&tag=final"
-    ask(url, method="PUT", fields={"params": "{}"}, files={"label": case.label})
+    return json.loads(ask(url, method="PUT", fields={"params": "{}"}, files={"label": case.label}))
 
 
 def train(address):

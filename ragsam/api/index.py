@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
@@ -19,7 +18,7 @@ from ragsam.data.checks.empty_labels import empty_fault
 from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
 from ragsam.inference.bank_building import bank_batches, bank_fit
-from ragsam.retrieval.bank import Bank
+from ragsam.inference.bank_growth import case_stamp, measured
 from ragsam.retrieval.bank_manifest import read_manifest
 from ragsam.retrieval.bank_removal import remove_patients
 from ragsam.retrieval.bank_writer import BankWriter
@@ -82,7 +81,7 @@ def write_bank(
         if run is not None:
             WeightsLoader(network, get("weights")).load()
         fit = bank_fit(retriever, network, preparation, cases)
-        stamps = {case.case: _stamp(case) for case in cases}
+        stamps = {case.case: case_stamp(case) for case in cases}
         with BankWriter(folder, fit, keeps=keeps, stamps=stamps, grow=growing) as writer:
             left = set(writer.left())
             todo = [case for case in cases if case.case in left]
@@ -94,7 +93,7 @@ def write_bank(
                 batches = bank_batches(retriever, network, dataset)
                 for batch in progress(batches, done=len(cases) - len(todo), total=len(cases)):
                     writer.add(batch)
-            manifest = writer.commit(partial(_measured, folder, retriever))
+            manifest = writer.commit(partial(measured, folder, retriever))
         if writer.there:
             logger.info("bank: %d of %d cases are in it already, made of the same files", len(writer.there), len(cases))
         if todo:
@@ -122,16 +121,10 @@ def prune_bank(
     carry = read_manifest(folder)["fit"].get("carry", False)
     parser = packaged_parser({"carry": carry}) if run is None else RunFolder(run, "train").parser("train")
     retriever = part_of(parser, "retriever")
-    manifest = remove_patients(folder, patients, partial(_measured, folder, retriever))
+    manifest = remove_patients(folder, patients, partial(measured, folder, retriever))
     if retriever.bank is not None:
         _tell_agreement(retriever)
     return manifest
-
-
-def _measured(folder: Path, retriever: Retriever, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return how well the bank of a manifest, which may not stand in the folder yet, agrees with itself."""
-    retriever.attach(Bank.of_manifest(folder, manifest))
-    return {"agreement": retriever.agreement.as_json()}
 
 
 def _tell_agreement(retriever: Retriever) -> None:
@@ -162,17 +155,6 @@ def _cases(datalist: str | os.PathLike[str], section: str, labels: Sequence[str]
     if list(card.labels) != list(labels):
         raise InputError(f"{data.path.name}: card {card.name} has other labels than the {of}; take data of its card")
     return data.section(section)
-
-
-def _stamp(case: Case) -> str:
-    """Return a text that changes when a case's files or their meaning do."""
-    about: list[Any] = [case.patient, case.annotated, case.label_map, case.fill_nonfinite]
-    for path in filter(None, (case.image, case.label)):
-        place = path if path.exists() else path.parent  # FOLDER/UID, a series of several
-        for file in filter(Path.exists, sorted(place.iterdir()) if place.is_dir() else [place]):
-            found = file.stat()
-            about.append((found.st_size, found.st_mtime_ns))
-    return hashlib.sha256(repr(about).encode()).hexdigest()
 
 
 def progress(batches: Iterable[dict[str, Any]], *, done: int, total: int) -> Iterator[dict[str, Any]]:

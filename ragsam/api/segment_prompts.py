@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,15 @@ from ragsam.data.datalist import Case
 from ragsam.data.label_numbers import sidecar_name, write_sidecar
 from ragsam.errors import InputError
 from ragsam.files import write_json_atomic
+from ragsam.inference.bank_growth import learn_case, with_its_organs
 from ragsam.inference.inputs import cases_of_inputs, files_read
 from ragsam.inference.volume_writer import write_label_volume, written_names
 from ragsam.outputs import Outputs
 from ragsam.prompting.prompt_file import ObjectPrompts, read_prompts
 from ragsam.prompting.prompted_base import PromptedBase
-from ragsam.prompting.prompted_run import PromptedObjects, load_prompted
-from ragsam.runs.run import RunFolder, require_plain
+from ragsam.prompting.prompted_run import PromptedObjects, PromptedRun, load_prompted
+from ragsam.retrieval.bank_manifest import read_manifest
+from ragsam.runs.run import BANK, RunFolder, require_plain
 
 PROMPTED_NAME = "prompts.json"
 
@@ -41,6 +45,7 @@ def segment_prompted(
     retrieval: bool = True,
     series: Sequence[str] = (),
     overwrite: bool = False,
+    add_to_bank: bool = False,
 ) -> list[Case]:
     """Write a label volume of the objects that prompts ask for, on each input's own grid, and `prompts.json`.
 
@@ -54,22 +59,26 @@ def segment_prompted(
             automatic results.
         prompts: see `read_prompts`; it names every case of the inputs.
         output: folder for `CASE.nii.gz`, and for `prompts.json`: what each value is, in which slices it was found.
+        add_to_bank: put the organs that were asked for into the bank, as neighbours of the next case; see `learn_case`.
 
     Returns:
         The cases.
 
     Raises:
-        InputError: a network that answers no prompts, faulty prompts, a case without prompts or prompts without case,
-            or, once the other inputs are segmented, an input that cannot be read.
+        InputError: a network that answers no prompts, faulty prompts, a case without prompts or prompts without case;
+            with `add_to_bank` no bank, or an object that is no organ or is sought in single slices; or, once the other
+            inputs are segmented, an input that cannot be read, or that the bank refuses.
     """
     folder = RunFolder(run)
     require_plain(folder.path, output)
     asked = read_prompts(prompts, folder.card)
     cases = cases_of_inputs(inputs, card=folder.card, section=section, series=series)
     _require_prompts_for(cases, asked, prompts)
+    grown = _bank_to_grow(folder, bank, asked) if add_to_bank else None
     prompted = load_prompted(folder, **retrieval_values(folder, bank, retrieval))
+    learn = None if grown is None else partial(_learn, prompted, grown)
     reads = [prompts, *files_read(inputs, cases)]
-    _answer(prompted, cases, asked, output, reads=reads, overwrite=overwrite)
+    _answer(prompted, cases, asked, output, reads=reads, overwrite=overwrite, learn=learn)
     return cases
 
 
@@ -127,8 +136,13 @@ def _answer(
     *,
     reads: Sequence[str | os.PathLike[str]],
     overwrite: bool,
+    learn: Callable[[Case, Sequence[ObjectPrompts]], list[str]] | None = None,
 ) -> None:
-    """Write the label volumes of cases and what their values are; faulty cases are reported at the end."""
+    """Write the label volumes of cases and what their values are; faulty cases are reported at the end.
+
+    Args:
+        learn: called with each case, with its new label, and what was asked of it; returns faults.
+    """
     told, faults = {}, []
     written = [PROMPTED_NAME]
     for case in cases:
@@ -142,7 +156,9 @@ def _answer(
                     faults.append(str(error))
                 else:
                     labels, told[case.case] = prompted.answer(case, volume, asked[case.case])
-                    _write(output, case, prompted.card, labels, told[case.case])
+                    label = _write(output, case, prompted.card, labels, told[case.case])
+                    if learn is not None:
+                        faults += learn(replace(case, label=label, label_map=None), asked[case.case])
                 progress(number)
         if told:
             write_json_atomic(Path(output) / PROMPTED_NAME, {"cases": told})
@@ -150,9 +166,37 @@ def _answer(
         raise InputError(told_faults(faults, len(told)))
 
 
-def _write(output: str | os.PathLike[str], case: Case, card: Card, labels: np.ndarray, told: Mapping[str, Any]) -> None:
-    """Write a case's label volume and what its values are."""
+def _bank_to_grow(
+    run: RunFolder, bank: str | os.PathLike[str] | None, asked: Mapping[str, Sequence[ObjectPrompts]]
+) -> Path:
+    """Return the folder of the bank that corrected cases are put into."""
+    folder = Path(bank) if bank is not None else run.path / BANK
+    read_manifest(folder)
+    for case, objects in asked.items():
+        for one in objects:
+            if not one.organ:
+                raise InputError(f"--add-to-bank: {case}: {one.name} is no organ of the card; ask for organs alone")
+            if not (one.refine or one.propagate):
+                fault = f"{one.name} is sought in single slices, and would be missing from the others"
+                raise InputError(f"--add-to-bank: {case}: {fault}; add refine or propagate")
+    return folder
+
+
+def _learn(prompted: PromptedRun, folder: Path, case: Case, asked: Sequence[ObjectPrompts]) -> list[str]:
+    """Put the organs that were asked for into a bank; return why not, if it refuses them."""
+    try:
+        found = with_its_organs(case, {one.name: prompted.card.labels[one.name] for one in asked})
+        learn_case(prompted.loaded.folder, folder, found)
+    except InputError as error:
+        return [str(error)]
+    prompted.loaded.forget_bank()
+    return []
+
+
+def _write(output: str | os.PathLike[str], case: Case, card: Card, labels: np.ndarray, told: Mapping[str, Any]) -> Path:
+    """Write a case's label volume and what its values are; return the volume's path."""
     written = Path(output) / written_names(case.case)[0]
     write_label_volume(written, labels, case.image)
     objects = {one["name"]: one["value"] for one in told["objects"]}
     write_sidecar(written, card.labels | objects, card=card.name, numbers="card")
+    return written.absolute()

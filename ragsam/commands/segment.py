@@ -38,6 +38,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--probabilities", action="store_true", help="write a map for every organ too")
     add_options(parser, "such as test_shift=3")
     parser.add_argument("--prompts", type=Path, metavar="JSON", help="objects to find by clicks, boxes and drafts")
+    parser.add_argument("--add-to-bank", action="store_true", help="with --prompts: their organs become neighbours")
     parser.add_argument("--labels", default="card", help="numbers to write: card (default), or raw, the data set's own")
     add_overwrite(parser)
     parser.set_defaults(job=run, kept=kept)
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> None:
     if args.prompts:
         _segment_prompted(args, path, inputs)
         return
+    if args.add_to_bank:
+        raise InputError("--add-to-bank: only with --prompts; automatic labels are not put into a bank")
     from ragsam.api.segment import segment_with_run
 
     cases = segment_with_run(
@@ -109,6 +112,8 @@ def _segment_by_base(args: argparse.Namespace) -> None:
 
     if RunFolder.is_one(args.path[0]):
         raise InputError(f"--base: segments without a run, and {args.path[0]} is one; leave one of them out")
+    if args.add_to_bank:
+        raise InputError("--add-to-bank: base weights have no bank; segment with a RUN, or leave it out")
     _refuse_with_prompts(args, ("bank", "no_retrieval"))
     cases = segment_prompted_by_base(
         args.base,
@@ -146,5 +151,6 @@ def _segment_prompted(args: argparse.Namespace, path: Path, inputs: Sequence[Pat
         retrieval=not args.no_retrieval,
         series=args.series,
         overwrite=args.overwrite,
+        add_to_bank=args.add_to_bank,
     )
     say(f"label volumes: {len(cases)} in {args.output}; prompts.json lists the objects and their slices")

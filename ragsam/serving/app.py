@@ -1,4 +1,4 @@
-"""What a served run adds to MONAI Label's app for bundles: prompts, and active learning by novelty."""
+"""What a served run adds to MONAI Label's app for bundles: prompts, novelty, and a bank that learns from labels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ragsam.console.malloc import keep_freed_memory
 from ragsam.errors import InputError
 from ragsam.retrieval.bank_manifest import MANIFEST
 from ragsam.runs.run import bad_input
+from ragsam.serving.learning import LearningBank
 from ragsam.serving.novelty_strategy import NoveltyStrategy
 from ragsam.serving.prompt_task import PromptTask, answers_prompts
 
@@ -18,8 +19,8 @@ from ragsam.serving.prompt_task import PromptTask, answers_prompts
 class RunTasks:
     """A base class before MONAI Label's app for bundles, whose `models` are folders by name.
 
-    Only runs with a bank get the strategy `novelty`, and only those that answer prompts a model `NAME_prompts`. Bad
-    input is answered by status 400 and its message instead of a bare 500.
+    Only runs with a bank get the strategy `novelty` and learn from labels, and only those that answer prompts a model
+    `NAME_prompts`. Bad input is answered by status 400 and its message instead of a bare 500.
     """
 
     models: dict[str, str]
@@ -42,6 +43,30 @@ class RunTasks:
             if (run / "bank" / MANIFEST).is_file():
                 strategies["novelty"] = NoveltyStrategy(run)
         return strategies
+
+    def init_datastore(self) -> Any:
+        """Return the store of images and labels; MONAI Label calls nobody when a label is removed, so it is wrapped."""
+        store = super().init_datastore()
+        remove = store.remove_label
+
+        def remove_label(label_id: str, label_tag: str) -> None:
+            remove(label_id, label_tag)
+            for bank in self._banks():
+                bank.forget(store, label_id, label_tag)
+
+        store.remove_label = remove_label
+        return store
+
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
+        """Put the final label of an image into the bank of every run; return what came of it, for the answer."""
+        super().on_save_label(image_id, label_id)
+        told = [bank.learn(self.datastore(), image_id) for bank in self._banks()]
+        return {"bank": "; ".join(filter(None, told))}
+
+    def _banks(self) -> Iterator[LearningBank]:
+        for folder in self.models.values():
+            if (Path(folder) / "bank" / MANIFEST).is_file():
+                yield LearningBank(Path(folder))
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """Return the label of an image."""

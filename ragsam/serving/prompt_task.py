@@ -18,7 +18,8 @@ from ragsam.errors import InputError
 from ragsam.inference.volume_writer import write_label_volume
 from ragsam.prompting.prompt_file import ObjectPrompts
 from ragsam.prompting.prompted_run import PromptedRun, answering_prompts, load_prompted
-from ragsam.runs.run import RunFolder
+from ragsam.retrieval.bank_manifest import MANIFEST
+from ragsam.runs.run import BANK, RunFolder
 from ragsam.transforms.voxel_prompts import VoxelBox, VoxelPoint
 
 
@@ -77,7 +78,7 @@ def _numbers(values: Any, count: int, what: str) -> list[float]:
 class PromptTask:
     """Answers a request with the label volume of one object; has the interface of MONAI Label's `InferTask`.
 
-    The network stays loaded while the file of its weights has not changed.
+    The network stays loaded while the file of its weights, and the bank, have not changed.
 
     Args:
         run: the served run, whose network answers prompts.
@@ -93,7 +94,7 @@ class PromptTask:
         self.labels = {name.lower(): value for name, value in self.card.labels.items()}
         self._lock = threading.Lock()
         self._loaded: PromptedRun | None = None
-        self._written: tuple[int, int] | None = None
+        self._written: list[int] = []
 
     def info(self) -> dict[str, Any]:
         """Return the task's description for the server; viewers show its options."""
@@ -139,8 +140,10 @@ class PromptTask:
         return path, {**result, "label_names": {asked.name: found["value"]}}
 
     def _prompted(self) -> PromptedRun:
-        file = self.run.weights.stat()
-        written = (file.st_mtime_ns, file.st_ino)  # what is saved within one tick of the clock is another file
+        written = []
+        for path in filter(Path.exists, (self.run.weights, self.run.path / BANK / MANIFEST)):
+            file = path.stat()
+            written += [file.st_mtime_ns, file.st_ino]  # what is saved within one tick of the clock is another file
         if written != self._written:
             self._loaded = load_prompted(self.run)
             self._written = written
