@@ -7,7 +7,9 @@ from published_checkpoints import (
     VIT_B,
     copied,
     medical_file,
+    medical_file_of_2024,
     medical_network,
+    medical_network_of_2024,
     plain_masks,
     sam_adapter_file,
     sam_adapter_reading,
@@ -38,6 +40,20 @@ def medical_sam_adapter(base, image):
     return file, plain_masks(own, own.image_encoder(image))[:, :1], {"thd": False}
 
 
+def medical_sam_adapter_of_2024(base, image):
+    """Of 64 x 64 patches at every image size."""
+    file, size = medical_file_of_2024(segment_anything_sam(1024, size=VIT_B), size=VIT_B), image.shape[-1]
+    own = medical_network_of_2024(file, size, activation=F.gelu, cut_first=True, size=VIT_B)
+    answers = {
+        "thd": False,
+        "image_size": size,
+        "normalisation": "unit",
+        "activation": "gelu",
+        "windows": "before-norm",
+    }
+    return file, plain_masks(own, own.image_encoder(image))[:, :1], {**answers, "base": None}
+
+
 def sam_adapter(base, image):
     file = sam_adapter_file(base, size=VIT_B)
     return file, sam_adapter_reading(file, image, size=VIT_B), {"normalisation": "unit"}
@@ -61,6 +77,7 @@ READINGS = {
     "samed": ("samed", samed),
     "samed_s": ("samed", samed_s),
     "medical-sam-adapter": ("medical-sam-adapter", medical_sam_adapter),
+    "medical-sam-adapter of 2024": ("medical-sam-adapter", medical_sam_adapter_of_2024),
     "sam-adapter": ("sam-adapter", sam_adapter),
     "medsam": ("medsam", medsam),
     "sam": ("sam", sam),
@@ -77,7 +94,8 @@ def test_vit_b_gives_what_its_format_means(tmp_path, name, size):
     image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1))
     file, expected, options = reading(base, image)
     torch.save(file, tmp_path / "published.pth")
-    network, _ = import_checkpoint(kind, tmp_path / "published.pth", base=tmp_path / "sam.pth", **options)
+    options = {"base": tmp_path / "sam.pth", **options}
+    network, _ = import_checkpoint(kind, tmp_path / "published.pth", **options)
     found = network.eval()(image)
     if expected.shape[1] == 1:
         found = found[:, 1:]
