@@ -11,7 +11,7 @@ from ragsam.errors import InputError
 from ragsam.inference.ensemble import Turn
 from ragsam.inference.test_time_augmentation import Looks
 from ragsam.inference.volume_inferer import VolumeInferer
-from ragsam.transforms import postprocessing, preprocessing
+from ragsam.transforms import layout, postprocessing, preprocessing
 from ragsam.transforms.layout import axis_across, orientation_of, runs_down, sides_axis
 from ragsam.transforms.mirror import RandMirrord
 from ragsam.transforms.voxel_prompts import SliceGrid, VoxelPoint, VoxelPrompts, prompts_by_slice
@@ -64,6 +64,15 @@ def test_a_label_stored_in_other_axes_lies_on_its_image(tmp_path):
     nib.save(nib.as_closest_canonical(nib.load(image)), label)
     item = preprocessing(window=(0, 59), slice_layout="file")({"image": image, "label": str(label)})
     torch.testing.assert_close(item["label"].as_tensor().float() / 59, item["image"].as_tensor().float())
+
+
+def test_files_of_other_slices_than_axial_ones_are_warned_of_once(tmp_path, caplog):
+    layout._warn_of_direction.cache_clear()
+    chain = preprocessing(window=(0, 59), keys=["image"], slice_layout="file")
+    for codes in ("RAS", "PIR", "PIL", "LIP"):
+        chain({"image": saved(tmp_path / "a.nii", numbers(), codes)})
+    told = "slice_layout file: a file stores %s slices, and the network sees those; most weights know axial ones"
+    assert [record.getMessage() for record in caplog.records] == [told % "sagittal", told % "coronal"]
 
 
 def test_spacing_is_along_the_files_first_and_second_axis(tmp_path):

@@ -5,7 +5,9 @@ Networks see mirrored or turned slices as other slices, so a layout belongs to t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import nibabel as nib
@@ -16,6 +18,8 @@ from torch import Tensor
 
 from ragsam.errors import InputError
 from ragsam.transforms.slicing import SLICE_AXCODES
+
+logger = logging.getLogger(__name__)
 
 #: `ras`: slices [X, Y] of the volume turned to RAS. `file`: slices [j, i] across the third axis of the file's own
 #: array [i, j, k], as published code feeds them that reads a file by SimpleITK or transposes it to z, y, x.
@@ -43,10 +47,21 @@ class FileLayoutd(MapTransform):
         """Return the data with volumes [1, j, i, k]."""
         items = dict(data)
         i, j, k = nib.aff2axcodes(items[self.image].affine)
+        _warn_of_direction(axis_across(i + j + k))
         turn = Orientation(axcodes=(j, i, k), labels=None)
         for key in self.key_iterator(items):
             items[key] = turn(items[key])
         return items
+
+
+@cache
+def _warn_of_direction(axis: int) -> None:
+    """Say once that files store other slices than axial ones: networks are shown these, as published code does."""
+    if axis != 2:
+        told = (
+            "slice_layout file: a file stores %s slices, and the network is shown those; most weights know axial ones"
+        )
+        logger.warning(told, ("sagittal", "coronal")[axis])
 
 
 def orientation_step(keys: Sequence[str], slice_axis: int, layout: str) -> MapTransform:
