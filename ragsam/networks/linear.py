@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.backends import mkldnn
 from torch.utils.flop_counter import register_flop_formula
+
+from ragsam.networks.inference_mode import is_plain_inference
 
 #: oneDNN's product, where this PyTorch has it; it has no public name for plain tensors.
 _ONEDNN = None
@@ -28,6 +31,14 @@ class Linear(nn.Linear):
             return super().forward(x)
         out = _Product.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias)
         return out.view(*x.shape[:-1], -1)  # viewed here: what a function views itself may not be written into
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Map `x` [..., inputs] to [..., outputs], through GELU; in one pass where nothing but the result is wanted."""
+        replaced = "forward" in vars(self)  # in int8
+        if replaced or not is_plain_inference(x) or not _takes_onednn(x, self.weight):
+            return F.gelu(self(x))
+        out = _ONEDNN(x.reshape(-1, x.shape[-1]), self.weight, self.bias, "gelu", [], "none")
+        return out.view(*x.shape[:-1], -1)
 
 
 class _Product(torch.autograd.Function):

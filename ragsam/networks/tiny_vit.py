@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ragsam.networks.adapter import MLP_SCALE, Adapter
 from ragsam.networks.checkpointing import recomputed, require_checkpointing
 from ragsam.networks.frequency import FrequencyPrompts
+from ragsam.networks.fused import convolve
 from ragsam.networks.linear import Linear
 
 WIDTHS = (64, 128, 160, 320)
@@ -41,12 +42,13 @@ class ConvNorm(nn.Module):
         self.c = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `x` [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
+    def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
+        """Map `x` [B, inputs, H, W] to [B, outputs, H / stride, W / stride], through GELU if asked for."""
         bn, c = self.bn, self.c
         scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
         bias = bn.bias - bn.running_mean * scale
-        return F.conv2d(x, c.weight * scale[:, None, None, None], bias, c.stride, c.padding, groups=c.groups)
+        weight = c.weight * scale[:, None, None, None]
+        return convolve(x, weight, bias, stride=c.stride[0], groups=c.groups, gelu=gelu)
 
 
 class PatchEmbed(nn.Module):
@@ -57,12 +59,13 @@ class PatchEmbed(nn.Module):
         kernel, step = (1, 1) if stride == 1 else (3, 2)
         self.seq = nn.Sequential(
             ConvNorm(3, WIDTHS[0] // 2, kernel, stride=step),
-            nn.GELU(),
+            nn.GELU(),  # its place in the names of the published files
             ConvNorm(WIDTHS[0] // 2, WIDTHS[0], kernel, stride=step),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.seq(x)
+        first, _, second = self.seq
+        return second(first(x, gelu=True))
 
 
 class MBConv(nn.Module):
@@ -76,7 +79,7 @@ class MBConv(nn.Module):
         self.conv3 = ConvNorm(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = F.gelu(self.conv2(F.gelu(self.conv1(x))))
+        inner = self.conv2(self.conv1(x, gelu=True), gelu=True)
         return F.gelu(self.conv3(inner) + x)
 
 
@@ -90,7 +93,7 @@ class PatchMerging(nn.Module):
         self.conv3 = ConvNorm(outputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
+        return self.conv3(self.conv2(self.conv1(x, gelu=True), gelu=True))
 
 
 class WindowAttention(nn.Module):
@@ -154,6 +157,8 @@ class Mlp(nn.Module):
         self.fc2 = Linear(4 * width, width)
 
     def forward(self, normed: Tensor) -> Tensor:
+        if isinstance(self.fc1, Linear):
+            return self.fc2(self.fc1.gelu(normed))
         return self.fc2(F.gelu(self.fc1(normed)))
 
 
@@ -298,7 +303,7 @@ class TinyViT(nn.Module):
         return self._first_stages(image)[1]
 
     def _first_stages(self, image: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        x = self.patch_embed(image)
+        x = self.patch_embed(image.contiguous(memory_format=torch.channels_last))  # depthwise kernels are faster so
         found = []
         for index in (0, 1):
             if index:
