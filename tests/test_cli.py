@@ -320,7 +320,7 @@ def test_training_on_bad_data_is_one_line_and_leaves_nothing(fault, edited_study
         ("epochs=many", "--set epochs: 'many' is not a whole number from 1 on; the default is 20"),
         ("base=$__import__('os').getcwd()", "--set base: expressions and mappings are not taken here"),
         ("spacing_mm=['$1', 2]", "--set spacing_mm: expressions and mappings are not taken here"),
-        ("base=none.pth", "{cwd}/none.pth: no such file; check the path"),
+        ("base=none.pth", "{cwd}/none.pth: no such weights file; check the path"),
     ],
 )
 def test_bad_knob_is_one_line_and_leaves_nothing(knob, line, study, refused, tmp_path, monkeypatch):

@@ -113,7 +113,7 @@ def test_a_protocol_is_chosen_and_its_caveat_told(folders, capsys, protocol, met
     [
         (["--protocol", "flare99"], "flare99: no such protocol; choose one of clinical, btcv, flare22"),
         (["--protocol", "flare22"], "flare22 is not for card hippocampus: anterior is not one of its organs"),
-        (["--jobs", "0"], "--jobs 0: no such number of processes"),
+        (["--jobs", "0"], "--jobs 0: not a number of processes"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(folders, capsys, options, message):

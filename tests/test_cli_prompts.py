@@ -190,7 +190,7 @@ POINT = {"i": 3, "j": 4, "k": 2}
         ({"other": [{"organ": LEFT, "points": [POINT]}]}, "case-te-ras: prompts.json has no prompts for it"),
         (
             {"case-te-ras": [{"organ": LEFT, "points": [POINT]}], "other": [{"organ": LEFT, "points": [POINT]}]},
-            "other is none of the inputs",
+            "other is not among the inputs",
         ),
         (
             {"case-te-ras": [{"organ": LEFT, "mask": {"file": "none.nii.gz"}}]},

@@ -38,6 +38,10 @@ def load_card(name_or_path: str | Path) -> Card:
 
     Raises:
         InputError: unknown name, missing file, not yaml, or a card that breaks the rules of `parse_card`.
+
+    Example:
+        >>> load_card("hippocampus").labels
+        {'anterior': 1, 'posterior': 2}
     """
     where = f"card {name_or_path}"
     return parse_card(parse_yaml(card_text(name_or_path), where), where=where)

@@ -20,6 +20,10 @@ def dice(reference: Mask, prediction: Mask) -> float | None:
 
     Raises:
         ValueError: where the shapes differ.
+
+    Example:
+        >>> dice(np.array([True, True, False]), np.array([True, False, False]))
+        0.6666666666666666
     """
     both, total = _counts(reference, prediction)
     if total == 0:

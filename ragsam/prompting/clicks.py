@@ -22,6 +22,10 @@ class Click:
         i, j, k: along the image's array axes.
         inside: whether it marks the object or what does not belong to it.
         object: an organ of the run's card, or any other name.
+
+    Example:
+        >>> Click(120, 98, 40, object="liver").inside
+        True
     """
 
     i: float
@@ -38,6 +42,10 @@ class Box:
     Attributes:
         i, j, k: (first, last).
         object: an organ of the run's card, or any other name.
+
+    Example:
+        >>> Box(i=(100, 140), j=(80, 120), k=(38, 42), object="cyst").k
+        (38, 42)
     """
 
     i: tuple[float, float]
