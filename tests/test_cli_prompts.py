@@ -1,7 +1,6 @@
 """`ragsam segment --prompts`, end to end: clicks, boxes, drafts and corrections in voxels of the input's own file."""
 
 import json
-from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -75,13 +74,21 @@ def box_of(mask, k):
     return {"i": [int(i.min()), int(i.max())], "j": [int(j.min()), int(j.max())], "k": [k, k]}
 
 
+def following_all(answer, found, depth, _following):
+    return propagate(answer, found, depth, Following(lowest_quality=-1))
+
+
+def following_none(answer, found, depth, _following):
+    return propagate(answer, found, depth, Following(lowest_quality=2))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_an_object_is_found_where_it_lies_in_the_file_and_followed(answering, study, tmp_path, monkeypatch, case):
     """The oracle's box in one slice; whatever way the file's axes run, the organ's own voxels come back.
 
     A network of forty steps knows little of its masks' quality, so that it is not asked when to stop.
     """
-    monkeypatch.setattr(prompted_run, "propagate", partial(propagate, following=Following(lowest_quality=-1)))
+    monkeypatch.setattr(prompted_run, "propagate", following_all)
     image, label = volumes(study, case)
     k = middle(label == 1)["k"]
     asked = {"organ": LEFT, "box": box_of(label == 1, k)}
@@ -102,7 +109,7 @@ def test_an_object_is_found_where_it_lies_in_the_file_and_followed(answering, st
 
 def test_a_box_that_is_not_followed_beyond_its_slice_says_so(answering, study, tmp_path, monkeypatch, caplog):
     """No mask is of a quality of 2; where the object is not to be followed nothing is said."""
-    monkeypatch.setattr(prompted_run, "propagate", partial(propagate, following=Following(lowest_quality=2)))
+    monkeypatch.setattr(prompted_run, "propagate", following_none)
     image, label = volumes(study, "case-te-flipped")
     k = middle(label == 1)["k"]
     asked = {"organ": LEFT, "box": box_of(label == 1, k)}
