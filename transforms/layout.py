@@ -58,9 +58,7 @@ class FileLayoutd(MapTransform):
 def _warn_of_direction(axis: int) -> None:
     """Say once that files store other slices than axial ones: networks are shown these, as published code does."""
     if axis != 2:
-        told = (
-            "slice_layout file: a file stores %s slices, and the network is shown those; most weights know axial ones"
-        )
+        told = "slice_layout file: a file stores %s slices, and the network sees those; most weights know axial ones"
         logger.warning(told, ("sagittal", "coronal")[axis])
 
 
