@@ -73,7 +73,9 @@ def vit_options(state: State) -> dict[str, Any]:
     backbones = {(size.embed_dim, size.depth): name for name, size in _VITS.items()}
     backbone = backbones.get((width, depth))
     if backbone is None or rows != columns or not rows or not patch:
-        raise InputError(f"an encoder of {depth} blocks, width {width} on {rows} x {columns} patches is none of SAM's")
+        raise InputError(
+            f"an encoder of {depth} blocks, width {width} on {rows} x {columns} patches is not one of SAM's"
+        )
     return {"backbone": backbone, "patch_size": patch, "image_size": rows * patch}
 
 
@@ -84,7 +86,7 @@ def tiny_vit_options(state: State) -> dict[str, Any]:
     """
     kernel = _shape(state, "image_encoder.patch_embed.seq.0.c.weight", 4)[-1]
     if kernel not in _TINY_VITS:
-        raise InputError(f"a first kernel of {kernel} pixels is none of LiteMedSAM's or MobileSAM's; check the file")
+        raise InputError(f"a first kernel of {kernel} pixels fits neither LiteMedSAM nor MobileSAM; check the file")
     return {"backbone": "vit_t", **_TINY_VITS[kernel]}
 
 
