@@ -18,6 +18,15 @@ from ragsam.data.datalist import load_datalist
 from ragsam.retrieval import bank_rows
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip slow tests unless the command line chooses by marker."""
+    if config.option.markexpr:
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="takes more than a minute; run with -m slow"))
+
+
 @pytest.fixture(autouse=True)
 def _log_as_found() -> Iterator[None]:
     """Undo what a run does to logging: its handlers hold the stderr of one test, and hide the log from caplog."""

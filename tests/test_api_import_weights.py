@@ -247,7 +247,7 @@ def test_without_a_base_the_network_stands_alone(place, study, tmp_path):
     ("knobs", "words"),
     [
         ({}, "--set start: samed.safetensors was made on different base weights; set `base` to the ones whose SHA-256"),
-        ({"base": "other.pth"}, "--set start: samed.safetensors was made on other base weights"),
+        ({"base": "other.pth"}, "--set start: samed.safetensors was made on different base weights"),
         (
             {"image_size": 64},
             "--set image_size: 64, but the weights of start (samed.safetensors) have 32; leave it out",
@@ -420,7 +420,7 @@ def test_a_run_on_another_base_is_refused(imported, place, refused, tmp_path):
         (lambda path: None, "no such weights file; check the path"),
         (
             lambda path: safetensors.torch.save_file({"a": torch.ones(1)}, path, {"backbone": '"vit_tiny"'}),
-            "says nothing of image_size; make it again with this version",
+            "does not state image_size; make it again with this version",
         ),
     ],
 )

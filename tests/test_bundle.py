@@ -293,6 +293,6 @@ def test_nothing_is_left_of_a_training_that_bad_input_stopped(edited_study, tmp_
 def test_weights_are_refused_on_another_base(own_run, study, tmp_path):
     base = tmp_path / "base.pth"
     torch.save(build_sam("vit_tiny", image_size=32, patch_size=8, num_masks=2).state_dict(), base)
-    with pytest.raises(InputError, match="made on other base weights"):
+    with pytest.raises(InputError, match="made on different base weights"):
         run_config(own_run, "inference", base=str(base), output_dir=str(tmp_path / "out"))
     assert files_below(tmp_path / "out") == []

@@ -191,7 +191,7 @@ def test_a_damaged_bank_is_refused(run, study, tmp_path, stem):
     content = bytearray(path.read_bytes())
     content[-20] ^= 1  # one bit
     path.write_bytes(content)
-    with pytest.raises(InputError, match=f"bank bank: {stem} is missing or damaged; make it anew"):
+    with pytest.raises(InputError, match=f"bank bank: {stem} is missing or damaged; make it again"):
         segment_with_run(run, [study], tmp_path / "out", bank=bank)
     path.write_bytes(content[:-1])
     with pytest.raises(InputError, match="is missing or damaged"):
@@ -205,7 +205,7 @@ def test_a_damaged_bank_is_refused(run, study, tmp_path, stem):
 def test_a_bank_made_for_something_else_is_refused(run, study, tmp_path):
     other = train_run("sam_lora", study, tmp_path / "other", {**SHORT, "image_size": 48, "neighbours": 2})
     index_run(other)
-    with pytest.raises(InputError, match=r"bank bank: made for a different image_size \(48, not 32\); make it anew"):
+    with pytest.raises(InputError, match=r"bank bank: made for a different image_size \(48, not 32\); make it again"):
         segment_with_run(run, [study], tmp_path / "out", bank=other / "bank")
     assert files_below(tmp_path / "out") == []
     segment_with_run(other, [study], tmp_path / "out")

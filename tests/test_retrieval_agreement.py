@@ -166,7 +166,7 @@ def test_a_manifest_that_tells_something_else_is_refused(told, tmp_path):
     bank_of(labels_of(2)).save(tmp_path)
     sound = read_manifest(tmp_path)
     write_manifest(tmp_path, {**sound, "agreement": told})
-    with pytest.raises(InputError, match=r"agreement.*(make it anew|mend or remake)"):
+    with pytest.raises(InputError, match=r"agreement.*(make it again|repair the file)"):
         Bank.open(tmp_path)
     kept = Agreement((1.0, None), (0.9, None), 3, 1.5, {"p1": 0.1})
     write_manifest(tmp_path, {**sound, "agreement": kept.as_json()})

@@ -344,7 +344,7 @@ def test_only_a_sound_bank_of_the_same_fit_grows(tmp_path):
     assert not (tmp_path / "none").exists()
     write(tmp_path / "bank", list(CASES)[:2])
     with (
-        pytest.raises(InputError, match="made for another image_size"),
+        pytest.raises(InputError, match="made for a different image_size"),
         BankWriter(tmp_path / "bank", {**FIT, "image_size": 16}, stamps=STAMPS, grow=True),
     ):
         pass

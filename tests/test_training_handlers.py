@@ -113,7 +113,7 @@ def test_weights_loader_loads_at_the_start_and_refuses_another_base(tmp_path):
         engine.run([0])
     network.base_sha256 = None
     save_weights(path, {"weight": torch.ones(1)}, {"base_sha256": "b" * 64})
-    with pytest.raises(InputError, match="other base weights"):
+    with pytest.raises(InputError, match="different base weights"):
         WeightsLoader(network, path).load()
     assert network.weight.item() == 7
 
