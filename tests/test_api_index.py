@@ -124,7 +124,7 @@ def test_a_changed_slice_of_a_series_is_another_stamp(tmp_path):
     before = [case_stamp(case) for case in cases]
     assert [case_stamp(case) for case in cases] == before
     (tmp_path / "2.dcm").write_bytes(b"123")
-    assert not set(map(indexing._stamp, cases)) & set(before)
+    assert not set(map(case_stamp, cases)) & set(before)
 
 
 def test_add_puts_a_datalist_beside_the_bank(run, study, own_bank, tmp_path, caplog, capsys):

@@ -183,9 +183,9 @@ def test_resume_begins_where_there_is_nothing_yet(study, tmp_path, capsys):
 
 def test_another_training_is_not_resumed(study, reference, edited_study):
     other = edited_study(lambda content: None)
-    with pytest.raises(InputError, match=r"--set epochs: 5, but run was begun with 7; resume it with its own"):
+    with pytest.raises(InputError, match=r"--set epochs: 5, but run was started with 7; resume it with its own"):
         train_run("sam_lora", study, reference, {**KNOBS, "epochs": 5}, resume=True)
-    with pytest.raises(InputError, match=r"--set lora.rank: 2, but run was begun with 4"):
+    with pytest.raises(InputError, match=r"--set lora.rank: 2, but run was started with 4"):
         train_run("sam_lora", study, reference, {**KNOBS, "network_def.lora.rank": 2}, resume=True)
     with pytest.raises(InputError, match="--data: "):
         train_run("sam_lora", other, reference, KNOBS, resume=True)
@@ -206,7 +206,7 @@ def test_a_training_that_is_done_goes_on_for_more_epochs_as_if_it_had_had_them(s
     assert "train: 2 epochs instead of 1; the learning rate continues as in a training of 2" in caplog.messages
     assert_same_end(run, wanted)
     train_run("sam_lora", study, run, {**options}, resume=True)  # without naming them they are the run's own
-    with pytest.raises(InputError, match="--set epochs: 1, but run was begun with 2"):
+    with pytest.raises(InputError, match="--set epochs: 1, but run was started with 2"):
         train_run("sam_lora", study, run, {**options, "epochs": 1}, resume=True)
 
 
