@@ -184,8 +184,8 @@ def test_the_page_shows_what_the_protocol_scores_and_its_rules(report, tmp_path)
     assert "<th>HD95 in voxels</th>" in pages["samed"]
     assert "Before reading a figure" in pages["samed"]
     assert "Before reading a figure" not in pages["clinical"]
-    assert ["in metrics.csv" in page for page in pages.values()] == [True, False, False]
-    assert ["A distance that was not measured" in page for page in pages.values()] == [True, True, False]
+    assert ["metrics.csv has further metrics" in page for page in pages.values()] == [True, False, False]
+    assert ["Distances that could not be" in page for page in pages.values()] == [True, True, False]
     assert "bias +0.00 ml" in pages["clinical"]  # what is shifted keeps its volume
     assert 'Missed: <strong class="count">2</strong> of 8' in pages["clinical"]
 
