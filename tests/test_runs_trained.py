@@ -99,7 +99,7 @@ def test_weights_that_say_nothing_of_their_network_are_refused(weights):
     state, about = load_weights(weights)
     about.pop("normalisation")
     save_weights(weights, state, about)
-    with pytest.raises(InputError, match="say nothing of normalisation"):
+    with pytest.raises(InputError, match="do not state normalisation"):
         network_of_weights(weights, num_classes=2, preparation=PREPARED, untrained={})
 
 
