@@ -48,9 +48,7 @@ def test_a_run_is_served_trained_and_served_again(served, study, tmp_path):
     assert info["models"]["ragsam_prompts"]["type"] == "deepgrow"
     assert "ragsam" in info["trainers"]
     assert "novelty" in info["strategies"]
-    for case in cases:
-        url = f"{address}/datastore/image?image={case.case}"
-        ask(url, method="PUT", fields={"params": "{}"}, files={"file": case.image})
+    upload(address, cases)
 
     # Voxel by voxel what `ragsam segment` writes, and that is what `monai.bundle run` writes (test_bundle_monai.py).
     segment_with_run(run, [case.image for case in cases], tmp_path / "ours")
@@ -103,6 +101,12 @@ def test_a_run_is_served_trained_and_served_again(served, study, tmp_path):
     # A label that is removed is out of the bank.
     ask(f"{address}/datastore/label?id={cases[0].case}&tag=final", method="DELETE")
     assert len(Bank.open(copy / "bank")) == slices + 6 * (len(cases) - 1)
+
+
+def upload(address, cases):
+    for case in cases:
+        url = f"{address}/datastore/image?image={case.case}"
+        ask(url, method="PUT", fields={"params": "{}"}, files={"file": case.image})
 
 
 def save_label(address, case):

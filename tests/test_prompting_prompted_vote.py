@@ -225,5 +225,5 @@ def test_weights_that_do_not_say_their_network_are_told_by_file_and_field(tmp_pa
     network = Segmenter(1, image_size=32, mask_tokens=4, detail=False)
     about = {key: value for key, value in network.about.items() if key != name}
     save_weights(tmp_path / "own.safetensors", network.trainable_state(), about)
-    with pytest.raises(InputError, match=rf"^--base own\.safetensors: .*do(es)? not state {name}; make (it|them) again"):
+    with pytest.raises(InputError, match=rf"^--base own\.safetensors: .*do(es)? not state {name}; make "):
         load_answering(tmp_path / "own.safetensors")

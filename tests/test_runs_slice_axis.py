@@ -63,7 +63,7 @@ def test_the_slice_fits_its_own_axes(study):
             {"context_distance_mm": -1.0},
             "context_distance_mm: -1.0 is not a number above 0 or null; the default is null",
         ),
-        ({"slice_axis": 0, "mirror": True}, "mirror: sagittal slices show no left and right"),
+        ({"slice_axis": 0, "mirror": True}, "mirror: sagittal slices have no left and right"),
     ],
 )
 def test_what_cannot_be_is_told(study, tmp_path, knobs, told):

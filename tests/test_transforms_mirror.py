@@ -66,6 +66,6 @@ def test_half_of_the_slices_are_mirrored():
 
 
 def test_sagittal_slices_show_no_sides():
-    with pytest.raises(InputError, match="mirror: sagittal slices show no left and right"):
+    with pytest.raises(InputError, match="mirror: sagittal slices have no left and right"):
         augmentation(mirror=True, slice_axis=0)
     augmentation(mirror=False, slice_axis=0)
