@@ -16,8 +16,11 @@ from ragsam.data.cards.load import list_cards, load_card
 ROOT = Path(__file__).parent.parent
 
 
-def on_config(config: Any) -> None:
-    """Lay the package out as it is installed: mkdocstrings reads files and knows nothing of `package_dir`."""
+def on_startup(command: str, dirty: bool) -> None:
+    """Lay the package out as it is installed: mkdocstrings reads files and knows nothing of `package_dir`.
+
+    At the start: mkdocstrings drops search paths that do not exist when the configuration is read.
+    """
     package = ROOT / "build" / "docs-source" / "ragsam"
     shutil.rmtree(package, ignore_errors=True)
     unwanted = shutil.ignore_patterns("__pycache__")
