@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trials import start_trial
+from trials import start_trial, two_set_parser
 from tuning_ablation import dice
 
 from ragsam.data.cards.load import load_card
@@ -139,9 +139,7 @@ def table(done: list[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     """Run the benchmark, or print the table of what is done."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--hippocampus", type=Path, help="folder with imagesTr, labelsTr and subjects.csv")
-    parser.add_argument("--head-neck", type=Path, help="folder with images, labels and manifest.csv")
+    parser = two_set_parser(__doc__)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--patients", type=int, nargs="+", default=[1, 2, 5, 0], help="0: all")

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from few_labels_table import write_tables
 from hippocampus_unet import read_log
-from trials import start_trial
+from trials import start_trial, two_set_parser
 
 from ragsam.api.index import index_run
 from ragsam.api.segment import segment_with_run
@@ -168,9 +168,7 @@ def plan(args: argparse.Namespace, datalists: dict[str, Path], output: Path) -> 
 
 def read_arguments() -> argparse.Namespace:
     """Return what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--hippocampus", type=Path, help="folder with imagesTr, labelsTr and subjects.csv")
-    parser.add_argument("--head-neck", type=Path, help="folder with images, labels and manifest.csv")
+    parser = two_set_parser(__doc__)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--patients", type=int, nargs="+", default=[5, 2, 1, 10, 0], help="labelled; 0: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

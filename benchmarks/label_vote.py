@@ -14,7 +14,6 @@ Markdown table.
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import sys
@@ -32,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
+from trials import two_set_parser
 
 from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import Case, load_datalist
@@ -182,9 +182,7 @@ def encoder_of(run: Path) -> Any:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--hippocampus", type=Path, help="folder with imagesTr, labelsTr and subjects.csv")
-    parser.add_argument("--head-neck", type=Path, help="folder with images, labels and manifest.csv")
+    parser = two_set_parser(__doc__)
     parser.add_argument("--run", type=Path, nargs="+", default=[], help="trained runs, whose encoders describe slices")
     parser.add_argument("--patients", type=int, nargs="+", default=[5, 22, 0], help="in the bank; 0: all")
     parser.add_argument("--neighbours", type=int, nargs="+", default=[24])

@@ -40,7 +40,7 @@ import torch
 from hippocampus_unet import read_log
 from label_vote import HEIGHT
 from torch import Tensor
-from trials import start_trial
+from trials import start_trial, two_set_parser
 
 from ragsam.api.index import index_run
 from ragsam.data.cards.load import load_card
@@ -404,9 +404,7 @@ def _draw_line(axis: Any, places: Sequence[float], gains: Iterable[dict[str, Any
 
 def read_arguments() -> argparse.Namespace:
     """Return what the command line asks for; `minutes` by set."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--hippocampus", type=Path, help="folder with imagesTr, labelsTr and subjects.csv")
-    parser.add_argument("--head-neck", type=Path, help="folder with images, labels and manifest.csv")
+    parser = two_set_parser(__doc__)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--patients", type=int, nargs="+", default=[1, 2, 5, 10, 0], help="0: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -29,6 +29,7 @@ import torch
 from monai.bundle import ConfigParser
 from record import record
 from torch import Tensor
+from trials import two_set_parser
 
 from ragsam.api.index import index_run
 from ragsam.data.annotation import annotated_classes
@@ -240,9 +241,7 @@ def study(args: argparse.Namespace, data: Datalist, name: str, output: Path) -> 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--hippocampus", type=Path, help="folder with imagesTr, labelsTr and subjects.csv")
-    parser.add_argument("--head-neck", type=Path, help="folder with images, labels and manifest.csv")
+    parser = two_set_parser(__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--test-patients", type=int, default=0, help="the first by name; 0: all")
     parser.add_argument("--draws", type=int, default=3, help="of the patients in banks of 1 and 2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -11,6 +12,14 @@ from typing import Any
 
 from ragsam.files import write_json_atomic
 from ragsam.io.documents import read_json
+
+
+def two_set_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of a benchmark on both sets, described by the first line of its docstring."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--hippocampus", type=Path, help="folder with imagesTr, labelsTr and subjects.csv")
+    parser.add_argument("--head-neck", type=Path, help="folder with images, labels and manifest.csv")
+    return parser
 
 
 def start_trial(script: str, trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 from hippocampus_unet import UNET, read_log
-from trials import start_trial
+from trials import start_trial, two_set_parser
 
 from ragsam.data.cards.load import load_card
 from ragsam.data.datalist import load_datalist
@@ -168,9 +168,7 @@ def table_rows(done: list[dict[str, Any]], table: str, data: str) -> list[str]:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--hippocampus", type=Path, help="folder with imagesTr, labelsTr and subjects.csv")
-    parser.add_argument("--head-neck", type=Path, help="folder with images, labels and manifest.csv")
+    parser = two_set_parser(__doc__)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--minutes", type=float, default=0.75, help="of training on one core, for each network")
     parser.add_argument(

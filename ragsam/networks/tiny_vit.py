@@ -19,7 +19,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from ragsam.networks.adapter import MLP_SCALE, Adapter
-from ragsam.networks.checkpointing import recomputed, require_checkpointing
+from ragsam.networks.checkpointing import checkpoint_blocks, recomputed
 from ragsam.networks.frequency import FrequencyPrompts
 from ragsam.networks.fused import convolve
 from ragsam.networks.linear import Linear
@@ -264,11 +264,8 @@ class TinyViT(nn.Module):
 
     def checkpoint(self, what: str | None) -> None:
         """Trade time of training for memory; see `ImageEncoder.checkpoint`."""
-        require_checkpointing(what)
+        checkpoint_blocks(self.blocks, what)
         self.checkpointing = what
-        for block in self.blocks:
-            block.attn.recompute = what in ("attention", "mlp")
-            block.recompute_mlp = what == "mlp"
 
     def add_frequency(self, **options: Any) -> None:
         """Add frequency prompts, each stage's of its own width and stride; see `FrequencyPrompts`.
