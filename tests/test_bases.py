@@ -132,6 +132,14 @@ def test_a_base_that_is_not_installed_is_one_line(study, tmp_path, capsys, monke
     assert not (tmp_path / "run").exists()
 
 
+def test_a_misspelt_base_is_told_the_nearest(study, tmp_path, capsys):
+    words = ["train", "sam_lora", "--data", str(study), "--output", str(tmp_path / "run"), "--set", "base=litemedsm"]
+    assert main(words) == 2
+    (line,) = log_lines(capsys.readouterr().err)
+    assert line.endswith("litemedsm: no such weights file; check the path, or take base litemedsam, see `ragsam bases`")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_known_file_that_is_fetched_by_hand_is_found_in_the_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"base mobilesam: no mobile_sam.pt in this folder, weights/, models/"):

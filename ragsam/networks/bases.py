@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
@@ -84,9 +85,11 @@ def base_file(base: str | os.PathLike[str]) -> Path:
     """Return the file of base weights: that of a known name, else the path as it is.
 
     Raises:
-        InputError: a known name whose file is not installed, or differs from what was published.
+        InputError: a known name whose file is not installed, or differs from what was published; or a missing file
+            that is called nearly like one.
     """
     if str(base) not in BASES:
+        _refuse_misspelt(Path(base))
         return Path(base)
     path = installed_file(str(base))
     if path is None:
@@ -94,6 +97,12 @@ def base_file(base: str | os.PathLike[str]) -> Path:
     stat = path.stat()
     _check_sha256(str(base), path, stat.st_size, stat.st_mtime_ns)
     return path
+
+
+def _refuse_misspelt(base: Path) -> None:
+    near = get_close_matches(base.name, BASES, 1)
+    if near and not base.exists():
+        raise InputError(f"{base}: no such weights file; check the path, or take base {near[0]}, see `ragsam bases`")
 
 
 def installed_file(name: str) -> Path | None:

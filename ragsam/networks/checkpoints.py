@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -89,6 +90,8 @@ def read_checkpoint(path: str | os.PathLike[str], *, mapped: bool = False) -> An
     except Exception as error:  # a damaged pickle can end in any of them: KeyError, IndexError, AttributeError, ...
         text = str(error) or type(error).__name__
         reason = text.splitlines()[0][:120]
+        if isinstance(error, pickle.UnpicklingError):  # PyTorch's own text is about its options
+            reason = "it is not of PyTorch, or holds more than tensors"
         message = f"{path.name}: not a readable weights file ({reason}); fetch it again from its source"
         raise InputError(message) from error
     return content
