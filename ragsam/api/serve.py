@@ -79,11 +79,11 @@ def serve(
     """
     run = Path(run).absolute()
     require_private(host, os.environ)
-    python = monailabel_python()
     require_servable(run, retrieval=retrieval)
     remote = "://" in studies
     if not remote and not Path(studies).is_dir():
         raise InputError(f"--studies {studies}: no such folder; make one with the volumes in it")
+    python = monailabel_python()
     folder = Path(output).absolute() if output else run.with_name(f"{run.name}-monailabel")
     app = make_app(python, folder)
     copy = app / "model" / MODEL
