@@ -11,10 +11,13 @@ from ragsam.retrieval.label_transfer import (
     Pass,
     best_matches,
     best_shifts,
+    box_matrix,
     carry,
-    correlation,
     local_shifts,
     matching_image,
+    shifted_products,
+    smoothing_matrix,
+    voting_area,
 )
 
 SIDE = 32
@@ -36,8 +39,12 @@ def disc(side=SIDE):
 
 
 def vote_of(query, images, labels, classes=2, annotated=None):
-    there = torch.ones(images.shape[:2], dtype=torch.bool)
-    return carry(query, images, labels, best_shifts(query, images), there, classes, annotated)
+    return carry(query, images, labels, *best_shifts(query, images), classes, annotated)
+
+
+def pixels_aside(query, image, one):
+    """The shifts [2, h, w] of a query [h, w] in one image [h, w]."""
+    return local_shifts(query[None], image[None, ..., None], one)[:, 0, ..., 0]
 
 
 @settings(max_examples=20, deadline=None)
@@ -45,8 +52,9 @@ def vote_of(query, images, labels, classes=2, annotated=None):
 def test_a_shifted_picture_is_found_and_its_labels_come_back(down, right):
     query, label = picture(), disc()
     image, moved = query.roll((down, right), (0, 1)), label.roll((down, right), (0, 1))
-    shifts = best_shifts(query[None], image[None, None])
-    torch.testing.assert_close(shifts[0, 0] * SIDE, torch.tensor([float(down), float(right)]))
+    shifts, likeness = best_shifts(query[None], image[None, None])
+    assert shifts[0, 0].tolist() == [down, right]
+    torch.testing.assert_close(likeness, torch.ones(1, 1))
     carried = vote_of(query[None], image[None, None], moved[None, None])
     inside = slice(8, 24)
     assert torch.equal(carried.vote.argmax(1)[0, inside, inside], label[inside, inside].long())
@@ -55,7 +63,7 @@ def test_a_shifted_picture_is_found_and_its_labels_come_back(down, right):
 
 def test_shifts_farther_than_allowed_are_not_taken():
     query = picture()
-    shifts = best_shifts(query[None], query.roll(12, 0)[None, None]) * SIDE
+    shifts, _ = best_shifts(query[None], query.roll(12, 0)[None, None])
     assert shifts.abs().max() <= round(0.15 * SIDE)
 
 
@@ -63,7 +71,7 @@ def test_a_patch_that_moved_is_followed_and_even_ground_stays_where_it_is():
     """A bright block two rows lower in the neighbour: look down by up to two rows at it, nowhere else."""
     query, other = torch.zeros(SIDE, SIDE), torch.zeros(SIDE, SIDE)
     query[12:20, 12:20] = other[14:22, 12:20] = torch.rand(8, 8, generator=torch.Generator().manual_seed(1)) + 0.5
-    shifts = local_shifts(query[None], other[None, None], PASSES[0])[0, 0] * SIDE
+    shifts = pixels_aside(query, other, PASSES[0])
     assert 1.0 < shifts[0, 16, 16] <= 2.0
     assert abs(shifts[1, 16, 16]) < 0.3
     assert shifts[:, :2, :2].abs().max() < 1e-3
@@ -79,24 +87,24 @@ def test_a_pass_of_finer_patches_follows_what_the_coarse_one_blurred():
     wanted = torch.tensor([2.0, -2.0])
 
     def missed(passes):
-        places = torch.zeros(1, 1, 2, SIDE, SIDE)
+        places = torch.zeros(2, SIDE, SIDE)
         for one in passes:
             grid = torch.arange(SIDE)
-            rows = (grid[:, None] + (places[0, 0, 0] * SIDE).round().long()).clamp(0, SIDE - 1)
-            columns = (grid + (places[0, 0, 1] * SIDE).round().long()).clamp(0, SIDE - 1)
-            places = places + local_shifts(query[None], other[rows, columns][None, None], one)
-        return (places[0, 0, 0, 15:17, [11, 19]] * SIDE - wanted).abs().max()
+            rows = (grid[:, None] + places[0].round().long()).clamp(0, SIDE - 1)
+            columns = (grid + places[1].round().long()).clamp(0, SIDE - 1)
+            places = places + pixels_aside(query, other[rows, columns], one)
+        return (places[0, 15:17, [11, 19]] - wanted).abs().max()
 
     assert missed(PASSES) < 0.7 < missed(PASSES[:1])
 
 
 def test_a_patch_moves_no_farther_than_its_pass_reaches():
-    assert Pass(grid=1, reach=1, scale=0.003).moves == [(-1, 0), (0, -1), (0, 0), (0, 1), (1, 0)]
+    assert Pass(grid=1, reach=1, scale=0.003).moves.tolist() == [[-1, 0], [0, -1], [0, 0], [0, 1], [1, 0]]
     assert len(Pass(grid=4, reach=3, scale=0.003).moves) == 29
-    query = picture()[None]
+    query = picture()
     for reach in (0, 2):
-        shifts = local_shifts(query, query.roll(3, 1)[:, None], Pass(grid=1, reach=reach, scale=0.003)) * SIDE
-        assert shifts.norm(dim=2).max() <= reach + 1e-5
+        shifts = pixels_aside(query, query.roll(3, 1), Pass(grid=1, reach=reach, scale=0.003))
+        assert shifts.norm(dim=0).max() <= reach + 1e-5
 
 
 def test_the_neighbour_that_looks_like_the_query_outvotes_the_other():
@@ -114,6 +122,46 @@ def test_the_vote_is_as_faint_as_the_neighbours_are_unlike():
     torch.testing.assert_close(carried.vote.sum(1)[0, 16, 16], torch.tensor(-1.0).exp())
     equal = vote_of(query, query[:, None], disc()[None, None])
     torch.testing.assert_close(equal.vote.sum(1), torch.ones(1, SIDE, SIDE))
+
+
+def test_votes_are_weighed_around_the_labels_alone_and_elsewhere_all_is_background():
+    """A label in rows 12 to 19 and columns 12 to 17, found 2 rows up and 4 columns to the right: rows 10 to 17 and
+    columns 16 to 21 of the query, 12 pixels more on each side, outwards to a multiple of 4."""
+    side = 48
+    area = voting_area(disc(side)[None, None], torch.tensor([[[2, -4]]]), side)
+    assert (area.rows, area.columns) == (slice(0, 32), slice(4, 36))
+    query = torch.full((1, side, side), 0.5)
+    image = query[:, None] + 0.005**0.5
+    vote = carry(query, image, disc(side)[None, None], torch.tensor([[[2, -4]]]), torch.ones(1, 1), 2).vote
+    outside = torch.ones(side, side, dtype=torch.bool)
+    outside[area.rows, area.columns] = False
+    assert (vote[0, 0][outside] == 1).all()
+    assert (vote.sum(1)[0][~outside] < 0.5).all()
+
+
+def test_without_any_label_all_is_background_and_the_likest_has_the_greatest_share():
+    """Correlations that are 0.1 apart, the scale of the choice: e to 1."""
+    query = picture()[None]
+    empty = torch.zeros(1, 2, SIDE, SIDE, dtype=torch.uint8)
+    shifts, likeness = torch.zeros(1, 2, 2, dtype=torch.long), torch.tensor([[0.9, 0.8]])
+    carried = carry(query, query[:, None].expand(-1, 2, -1, -1), empty, shifts, likeness, 2)
+    assert torch.equal(carried.vote[0, 0], torch.ones(SIDE, SIDE))
+    assert not carried.vote[0, 1].any()
+    torch.testing.assert_close(carried.weights[0, 0] / carried.weights[0, 1], torch.tensor(1.0).exp())
+
+
+def test_patches_are_averaged_by_a_matrix():
+    """Six pixels, patches of 5 around the pixels 0 and 4: three pixels lie within the first, and four in the other."""
+    patches = box_matrix(6, 4)
+    torch.testing.assert_close(patches[0], torch.tensor([1, 1, 1, 0, 0, 0]) / 3)
+    torch.testing.assert_close(patches[1], torch.tensor([0, 0, 1, 1, 1, 1]) / 4)
+    torch.testing.assert_close(box_matrix(96, 2).sum(1), torch.ones(48))
+
+
+def test_a_line_of_patches_is_smoothed_by_a_matrix():
+    """Three patches of which the middle one is moved by 3: each of them by 1 once smoothed, as is every pixel."""
+    torch.testing.assert_close(smoothing_matrix(3, 1) @ torch.tensor([0.0, 3.0, 0.0]), torch.ones(3))
+    torch.testing.assert_close(smoothing_matrix(12, 4) @ torch.tensor([0.0, 3.0, 0.0]), torch.ones(12))
 
 
 def test_a_class_is_asked_of_those_alone_that_annotate_it():
@@ -136,10 +184,10 @@ def test_a_batch_gives_what_its_queries_give_alone(partly):
     there = torch.tensor([[True] * 5, [True, True, True, False, False], [True] * 5])
 
     def found(rows):
-        chosen, shifts = best_matches(query[rows], images[rows], there[rows], 4)
+        chosen, shifts, likeness = best_matches(query[rows], images[rows], there[rows], 4)
         near = images[rows].gather(1, chosen[..., None, None].expand(-1, -1, SIDE, SIDE))
         known = None if annotated is None else annotated[rows]
-        carried = carry(query[rows], near, labels[rows], shifts, there[rows].gather(1, chosen), 3, known)
+        carried = carry(query[rows], near, labels[rows], shifts, likeness, 3, known)
         return chosen, shifts, carried.vote, carried.weights
 
     together, alone = found(slice(None)), [found(slice(index, index + 1)) for index in range(3)]
@@ -152,8 +200,8 @@ def test_neighbours_that_are_not_there_have_no_say():
     query = picture()[None]
     images = query[:, None].expand(-1, 2, -1, -1)
     labels = torch.stack([disc(), torch.full_like(disc(), 1)])[None]
-    there = torch.tensor([[True, False]])
-    carried = carry(query, images, labels, torch.zeros(1, 2, 2), there, 2)
+    likeness = torch.tensor([[1.0, -torch.inf]])
+    carried = carry(query, images, labels, torch.zeros(1, 2, 2, dtype=torch.long), likeness, 2)
     assert carried.weights.tolist() == [[1.0, 0.0]]
     assert carried.vote[0, 1, 0, 0] == 0
 
@@ -161,16 +209,30 @@ def test_neighbours_that_are_not_there_have_no_say():
 def test_of_the_candidates_the_likest_are_chosen_though_they_lie_elsewhere():
     query = picture()
     candidates = torch.stack([picture(seed=5), query.roll(3, 1), query, picture(seed=6)])[None]
-    chosen, shifts = best_matches(query[None], candidates, torch.tensor([[True, True, False, True]]), 2)
-    assert chosen[0, 0] == 1
-    assert 2 not in chosen[0].tolist()
-    torch.testing.assert_close(shifts[0, 0] * SIDE, torch.tensor([0.0, 3.0]))
+    found = best_matches(query[None], candidates, torch.tensor([[True, True, False, True]]), 2)
+    assert found.chosen[0, 0] == 1
+    assert 2 not in found.chosen[0].tolist()
+    assert found.shifts[0, 0].tolist() == [0, 3]
+    torch.testing.assert_close(found.likeness[0, 0], torch.tensor(1.0))
 
 
-def test_the_correlation_is_pearsons():
-    one, other = torch.rand(2, 2, 9, 9, generator=torch.Generator().manual_seed(3))
-    expected = torch.corrcoef(torch.stack([one[0].flatten(), other[1].flatten()]))[0, 1]
-    torch.testing.assert_close(correlation(one[:1], other[None])[0, 1], expected)
+@pytest.mark.parametrize("side", [9, 10, 20])
+def test_products_of_shifted_pictures_are_summed(side):
+    one, other = torch.rand(2, side, side, generator=torch.Generator().manual_seed(side))
+    far = torch.nn.functional.pad(other, (2, 2, 2, 2))
+    expected = [[(one * far[y : y + side, x : x + side]).sum() for x in range(5)] for y in range(5)]
+    found = shifted_products(one[None], other[None, None], 2)[0, 0]
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_the_likeness_is_pearsons_with_what_is_seen():
+    """Pixels beyond the image are 0."""
+    one, other = torch.rand(2, 9, 9, generator=torch.Generator().manual_seed(3))
+    shifts, likeness = best_shifts(one[None], other[None, None])
+    down, right = shifts[0, 0].tolist()
+    seen = torch.nn.functional.pad(other, (9, 9, 9, 9))[9 + down : 18 + down, 9 + right : 18 + right]
+    expected = torch.corrcoef(torch.stack([one.flatten(), seen.flatten()]))[0, 1]
+    torch.testing.assert_close(likeness[0, 0], expected)
 
 
 def test_labels_larger_than_the_matched_images_are_carried_at_their_own_size():

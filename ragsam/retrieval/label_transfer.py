@@ -11,7 +11,9 @@ likeness, Artaechevarria et al., IEEE TMI 28, 2009 (doi 10.1109/TMI.2009.2014372
 from __future__ import annotations
 
 import math
-from itertools import product
+from fractions import Fraction
+from functools import lru_cache
+from math import gcd, lcm
 from typing import NamedTuple
 
 import torch
@@ -29,10 +31,12 @@ FARTHEST, FARTHEST_COST = 0.15, 1e-3
 PATCH = 5
 #: What a squared pixel of a patch's move costs.
 REACH_COST = 1e-3
+#: Patches are matched this far around the labels of all neighbours, pixels, in steps of so many.
+RIM, STEP = 12, 4
 #: Squared differences of intensities (0-1), between neighbours.
 LIKENESS_SCALE = 0.005
 #: Correlations of whole slices, in a choice between neighbours.
-CORRELATION_SCALE = 0.05
+CORRELATION_SCALE = 0.1
 
 
 class Pass(NamedTuple):
@@ -49,27 +53,57 @@ class Pass(NamedTuple):
     scale: float
 
     @property
-    def moves(self) -> list[tuple[int, int]]:
-        """Where a patch may move to, pixels down and right."""
+    def rows(self) -> list[list[tuple[int, int]]]:
+        """Where a patch may move to, pixels down and right; those as far down together."""
         steps = range(-self.reach, self.reach + 1)
-        return [move for move in product(steps, steps) if math.hypot(*move) <= self.reach]
+        return [[(down, right) for right in steps if math.hypot(down, right) <= self.reach] for down in steps]
+
+    @property
+    def moves(self) -> Tensor:
+        """All of them: [moves, 2]."""
+        return torch.tensor([move for row in self.rows for move in row])
 
 
 #: Coarse and far, then fine and near.
 PASSES = (Pass(4, 3, 0.003), Pass(2, 1, 0.003), Pass(1, 1, 0.003))
 
 
+class Matches(NamedTuple):
+    """Which candidates look most like the queries.
+
+    Attributes:
+        chosen: [B, k], numbers of candidates, the best first.
+        shifts: [B, k, 2], whole pixels of the compared slices, see `best_shifts`.
+        likeness: [B, k], their correlations with the query once they are shifted.
+    """
+
+    chosen: Tensor
+    shifts: Tensor
+    likeness: Tensor
+
+
 class Carried(NamedTuple):
     """What neighbours say of a query.
 
     Attributes:
-        vote: [B, K + 1, h, w], 0-1, of `VOTE_SIDE` at most; it sums to how much the neighbours look like the query
-            there, at most 1.
-        weights: [B, k], each neighbour's mean share of it, summing to 1.
+        vote: [B, K + 1, h, w], 0-1, of `VOTE_SIDE` at most. Near what any neighbour votes for it sums to how much the
+            neighbours look like the query there, at most 1; elsewhere all of it is background.
+        weights: [B, k], each neighbour's mean share of it near there, summing to 1.
     """
 
     vote: Tensor
     weights: Tensor
+
+
+class Area(NamedTuple):
+    """A part of compared slices: rows and columns, of pixels."""
+
+    rows: slice
+    columns: slice
+
+    def times(self, scale: Fraction) -> Area:
+        """Return the same part of slices that are so many times as large."""
+        return Area(*(slice(int(one.start * scale), int(one.stop * scale)) for one in self))
 
 
 def matching_image(image: Tensor) -> Tensor:
@@ -79,7 +113,7 @@ def matching_image(image: Tensor) -> Tensor:
     return middle if side == middle.shape[-1] else F.adaptive_avg_pool2d(middle[:, None], side)[:, 0]
 
 
-def best_matches(query: Tensor, images: Tensor, there: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def best_matches(query: Tensor, images: Tensor, there: Tensor, count: int) -> Matches:
     """Choose among candidates those that look most like the query once they are shifted.
 
     Args:
@@ -87,18 +121,14 @@ def best_matches(query: Tensor, images: Tensor, there: Tensor, count: int) -> tu
         images: [B, m, s, s], the candidates' own.
         there: [B, m], bool, whether there is such a candidate.
         count: how many to choose (k), at most m.
-
-    Returns:
-        Which of the candidates [B, k], the best first, and their shifts [B, k, 2], see `best_shifts`.
     """
     if _one_at_a_time(query):
         parts = zip(*(given.split(1) for given in (query, images, there)), strict=True)
-        chosen, shifts = map(torch.cat, zip(*(best_matches(*part, count) for part in parts), strict=True))
-        return chosen, shifts
-    shifts = best_shifts(query, images)
-    likeness = correlation(query, _sample(images, _everywhere(shifts, query))).masked_fill(~there, -torch.inf)
-    chosen = likeness.topk(count, dim=1).indices
-    return chosen, shifts.gather(1, chosen[..., None].expand(-1, -1, 2))
+        return Matches(*map(torch.cat, zip(*(best_matches(*part, count) for part in parts), strict=True)))
+    shifts, likeness = best_shifts(query, images)
+    likeness = likeness.masked_fill(~there, -torch.inf)
+    best, chosen = likeness.topk(count, dim=1)
+    return Matches(chosen, shifts.gather(1, chosen[..., None].expand(-1, -1, 2)), best)
 
 
 def carry(
@@ -106,7 +136,7 @@ def carry(
     images: Tensor,
     labels: Tensor,
     shifts: Tensor,
-    there: Tensor,
+    likeness: Tensor,
     num_classes: int,
     annotated: Tensor | None = None,
 ) -> Carried:
@@ -116,30 +146,67 @@ def carry(
         query: [B, s, s], 0-1, see `matching_image`.
         images: [B, k, s, s], the neighbours' own, 0-1.
         labels: [B, k, S, S], uint8, theirs.
-        shifts: [B, k, 2], of whole slices, see `best_shifts`.
-        there: [B, k], bool, whether there is such a neighbour; each query must have one.
+        shifts, likeness: [B, k, 2] and [B, k], see `Matches`; of a neighbour that is not there the latter is -inf.
         num_classes: with background.
         annotated: [B, k, num_classes], bool, the classes that each neighbour annotates; None: all.
     """
     if _one_at_a_time(query):
         known = [None] * len(query) if annotated is None else annotated.split(1)
-        parts = zip(*(given.split(1) for given in (query, images, labels, shifts, there)), known, strict=True)
+        parts = zip(*(given.split(1) for given in (query, images, labels, shifts, likeness)), known, strict=True)
         return Carried(*map(torch.cat, zip(*(carry(*part, num_classes, some) for *part, some in parts), strict=True)))
-    places = _everywhere(shifts, query)
+    side, own = query.shape[-1], labels.shape[-1]
+    size = min(own, VOTE_SIDE)
+    if size != own:
+        labels = F.interpolate(labels, (size, size), mode="nearest-exact")
+    vote = query.new_zeros(len(query), num_classes, size, size)
+    vote[:, 0] = 1
+    area = voting_area(labels, shifts, side)
+    if area is None:
+        return Carried(vote, (likeness / CORRELATION_SCALE).softmax(1))
+    near = query[:, area.rows, area.columns]
+    places = shifts.to(query.dtype).movedim(2, 0)[:, :, None, None].expand(-1, -1, *near.shape[1:], -1)
+    carried = _shifted(images, shifts, area).movedim(1, 3).contiguous()
     for one in PASSES:
-        places = places + local_shifts(query, _sample(images, places), one)
-    carried = _sample(images, places)
-    difference = _box((query[:, None] - carried).square())
-    likeness = torch.exp(-difference / LIKENESS_SCALE)
-    scores = -difference / LIKENESS_SCALE + (correlation(query, carried) / CORRELATION_SCALE)[..., None, None]
-    weights = scores.masked_fill(~there[..., None, None], -torch.inf).softmax(1)
-    trust = (likeness * weights).sum(1, keepdim=True)
-    size = tuple(min(side, VOTE_SIDE) for side in labels.shape[-2:])
-    if size != labels.shape[-2:]:
-        labels = F.interpolate(labels.float(), size, mode="nearest-exact")
-    labels = _sample(labels.float(), _resize(places.flatten(0, 1), size).unflatten(0, places.shape[:2]), "nearest")
-    vote = weighted_vote(labels, _resize(weights, size), num_classes, annotated)
-    return Carried(vote * _resize(trust, size), weights.mean((2, 3)))
+        places = places + local_shifts(near, carried, one)
+        carried = _sample(images, places, area)
+    boxes = [box_matrix(extent, 1).to(query) for extent in near.shape[1:]]
+    difference = _mixed((near[..., None] - carried).square_(), *boxes).div_(LIKENESS_SCALE)
+    weights = ((likeness / CORRELATION_SCALE)[:, None, None] - difference).softmax(3)
+    trust = (difference.neg_().exp_() * weights).sum(3)[:, None]
+    weights, places = weights.movedim(3, 1), places.movedim(4, 2)
+    mean = weights.mean((2, 3))
+    if size != side:
+        scale = Fraction(size, side)
+        area = area.times(scale)
+        extent = (area.rows.stop - area.rows.start, area.columns.stop - area.columns.start)
+        places = torch.stack([_resize(part, extent) for part in places]) * float(scale)
+        weights, trust = _resize(weights, extent), _resize(trust, extent)
+    labels = _sample(labels.float(), places.movedim(2, 4), area, "nearest").movedim(3, 1)
+    vote[:, :, area.rows, area.columns] = weighted_vote(labels, weights, num_classes, annotated) * trust
+    return Carried(vote, mean)
+
+
+def voting_area(labels: Tensor, shifts: Tensor, side: int) -> Area | None:
+    """Return where neighbours may vote for an organ: around their labels, shifted; None where none has an organ.
+
+    Args:
+        labels: [B, k, S, S].
+        shifts: [B, k, 2], pixels of slices of `side`.
+    """
+    size = labels.shape[-1]
+    step = lcm(STEP, side // gcd(side, size))
+    found = []
+    for axis, shift in zip((3, 2), shifts.unbind(-1), strict=True):
+        lines = labels.amax(axis).nonzero()  # [n, 3]: query, neighbour, line
+        if not len(lines):
+            return None
+        at = lines[:, 2] * (side / size) - shift[lines[:, 0], lines[:, 1]]
+        first, last = int(at.min()) - RIM, int(at.max()) + 1 + RIM
+        first, last = max(first // step * step, 0), min(-(-last // step) * step, side)
+        found.append(slice(first, last))
+    if any(one.start >= one.stop for one in found):
+        return None
+    return Area(*found)
 
 
 def _one_at_a_time(query: Tensor) -> bool:
@@ -147,43 +214,105 @@ def _one_at_a_time(query: Tensor) -> bool:
     return query.device.type == "cpu" and len(query) > 1
 
 
-def best_shifts(query: Tensor, images: Tensor) -> Tensor:
-    """Return by how much of the side to look aside in each of images [B, k, s, s] to see query [B, s, s]: [B, k, 2]."""
+def best_shifts(query: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Find where to look aside in each of images [B, k, s, s] to see query [B, s, s].
+
+    Returns:
+        Shifts [B, k, 2], pixels down and right, and the correlations [B, k] of the query with what is seen there.
+    """
     side = query.shape[-1]
     farthest = round(FARTHEST * side)
-    size = (next_fast_len(side + farthest, real=True),) * 2  # beyond the farthest shift pictures may wrap around
-    spectra = [torch.fft.rfft2(_unit(x), s=size) for x in (query, images)]
-    products = torch.fft.irfft2(spectra[0].conj()[:, None] * spectra[1], s=size)
-    reach = torch.arange(-farthest, farthest + 1, device=query.device, dtype=query.dtype)
-    cost = FARTHEST_COST * (reach[:, None] ** 2 + reach**2) / max(farthest, 1) ** 2
-    near = products.roll((farthest, farthest), (2, 3))[:, :, : len(reach), : len(reach)] - cost
-    best = near.flatten(2).argmax(2)
-    return torch.stack([best // len(reach), best % len(reach)], dim=-1).sub(farthest) / side
+    query = _unit(query)
+    reach = torch.arange(-farthest, farthest + 1, device=query.device)
+    products = shifted_products(query, images, farthest)
+    inside = inside_lines(side, farthest).to(query)
+    covered = (inside @ query @ inside.T)[:, None]
+    mean = images.mean((2, 3), keepdim=True)
+    norm = images.flatten(2).norm(dim=2)[..., None, None]
+    unit = (products - mean * covered) / (norm.square() - (mean * side).square()).clamp_min(1e-6).sqrt()
+    best = (unit - FARTHEST_COST * (reach[:, None] ** 2 + reach**2) / max(farthest, 1) ** 2).flatten(2).argmax(2)
+    down, right = best // len(reach), best % len(reach)
+    # what is seen there: the part of an image that the shift leaves, and 0 beyond its border
+    rows, columns = (inside.flip(0)[at][..., None] for at in (down, right))
+    total, squares = (rows.mT @ seen @ columns for seen in (images, images.square()))
+    seen = (squares - (total / side).square()).clamp_min(1e-6).sqrt()[..., 0, 0]
+    likeness = products.flatten(2).gather(2, best[..., None])[..., 0] / seen
+    return torch.stack([down, right], dim=-1).sub(farthest), likeness
+
+
+def shifted_products(query: Tensor, images: Tensor, farthest: int) -> Tensor:
+    """Sum the products of query [B, s, s] with images [B, k, s, s] at all shifts up to the farthest, down and right.
+
+    Returns:
+        [B, k, 2 farthest + 1, 2 farthest + 1]; beyond the border of an image is 0.
+    """
+    size = next_fast_len(query.shape[-1] + farthest, real=True)  # beyond the farthest shift pictures may wrap around
+    spectra = [torch.fft.rfft2(x, s=(size, size)) for x in (query, images)]
+    reach = torch.arange(-farthest, farthest + 1, device=query.device)
+    lines = torch.fft.ifft(spectra[0].conj()[:, None] * spectra[1], dim=2)[:, :, reach]  # negative shifts are last
+    return torch.view_as_real(lines).flatten(3) @ wave_matrix(size, farthest).to(query)
 
 
 def local_shifts(query: Tensor, images: Tensor, one: Pass) -> Tensor:
-    """Return by how much of the side to look aside from each pixel, in images [B, k, s, s]: [B, k, 2, s, s]."""
-    chances = (-_move_costs(query, images, one) / one.scale).softmax(0)
-    moves = chances.new_tensor(one.moves)
-    shifts = torch.einsum("pbkhw,pc->bkchw", chances, moves).flatten(0, 1).contiguous() / query.shape[-1]
-    smooth = F.avg_pool2d(F.pad(shifts, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    return _resize(smooth, query.shape[1:]).unflatten(0, images.shape[:2])
+    """Return by how many pixels to look aside from each pixel of [B, h, w], in [B, h, w, k]: [2, B, h, w, k]."""
+    costs = _move_costs(query, images, one)
+    chances = costs.mul_(-1 / one.scale).softmax(0)
+    shifts = (one.moves.to(query).T @ chances.flatten(1)).view(2, *costs.shape[1:])
+    return _mixed(shifts, *(smoothing_matrix(extent, one.grid).to(query) for extent in query.shape[1:]))
 
 
 def _move_costs(query: Tensor, images: Tensor, one: Pass) -> Tensor:
-    """Return what every move of a patch costs, on a grid of patches: [moves, B, k, h, w]; see `local_shifts`."""
-    side, query, reach = query.shape[-1], query[:, None], one.reach
-    padded = F.pad(images, (reach, reach, reach, reach)).contiguous(memory_format=torch.channels_last)
+    """Return what every move of a patch costs, on a grid of patches: [moves, B, h, w, k]; see `local_shifts`."""
+    (height, width), reach = query.shape[1:], one.reach
+    padded = F.pad(images, (0, 0, reach, reach, reach, reach))
+    boxes = [box_matrix(extent, one.grid).to(query) for extent in (height, width)]
     costs = []
-    for down, right in one.moves:
-        moved = padded[..., reach + down : reach + down + side, reach + right : reach + right + side]
-        costs.append(_box((moved - query).square_(), one.grid) + REACH_COST * (down**2 + right**2))
-    return torch.stack(costs)
+    for row in one.rows:  # more at once leave the cache
+        moved = []
+        for down, right in row:
+            top, left = reach + down, reach + right
+            moved.append(padded[:, top : top + height, left : left + width])
+        costs.append(_mixed(torch.stack(moved).sub_(query[..., None]).square_(), *boxes))
+    far = one.moves.to(query).square().sum(1) * REACH_COST
+    return torch.cat(costs).add_(far[:, None, None, None, None])
 
 
-def correlation(query: Tensor, images: Tensor) -> Tensor:
-    """Return the correlation of a query [B, s, s] with each of images [B, k, s, s]: [B, k], -1 to 1."""
-    return torch.einsum("bhw,bkhw->bk", _unit(query), _unit(images))
+@lru_cache(maxsize=16)
+def wave_matrix(size: int, farthest: int) -> Tensor:
+    """Return the matrix [size // 2 + 1 complex numbers, shifts] that turns half a spectrum into values at shifts."""
+    waves = torch.arange(size // 2 + 1)
+    count = torch.where((waves == 0) | (2 * waves == size), 1, 2)  # of the other half too
+    angles = 2 * math.pi / size * waves[:, None] * torch.arange(-farthest, farthest + 1)
+    parts = torch.view_as_real(torch.polar(count[:, None] / size, angles)) * torch.tensor([1.0, -1.0])
+    return parts.movedim(2, 1).flatten(0, 1).contiguous()
+
+
+@lru_cache(maxsize=16)
+def inside_lines(side: int, farthest: int) -> Tensor:
+    """Return which lines of a picture show lines of another one that is shifted: [shifts, side], 0 or 1."""
+    lines = torch.arange(side) + torch.arange(-farthest, farthest + 1)[:, None]
+    return ((lines >= 0) & (lines < side)).float()
+
+
+@lru_cache(maxsize=256)
+def box_matrix(extent: int, grid: int) -> Tensor:
+    """Return the matrix [patches, extent] that averages a line over patches; beyond its ends nothing is counted."""
+    return F.avg_pool1d(torch.eye(extent), PATCH, grid, PATCH // 2, count_include_pad=False).T.contiguous()
+
+
+@lru_cache(maxsize=256)
+def smoothing_matrix(extent: int, grid: int) -> Tensor:
+    """Return the matrix [extent, patches] that averages a line of patches over three, and brings it to all pixels."""
+    lines = torch.eye(-(-extent // grid))
+    smooth = F.avg_pool1d(F.pad(lines, (1, 1), mode="replicate"), 3, 1)
+    return F.interpolate(smooth[:, None], extent, mode="linear", align_corners=False)[:, 0].T.contiguous()
+
+
+def _mixed(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Multiply the rows and the columns of [..., h, w, k] by matrices [h', h] and [w', w]: [..., h', w', k]."""
+    *others, height, width, count = x.shape
+    x = torch.matmul(rows, x.reshape(-1, height, width * count))
+    return torch.matmul(columns, x.view(-1, width, count)).view(*others, len(rows), len(columns), count)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -192,28 +321,34 @@ def _unit(x: Tensor) -> Tensor:
     return x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-3)
 
 
-def _everywhere(shifts: Tensor, query: Tensor) -> Tensor:
-    """Give every pixel of a query [B, s, s] the same shifts [B, k, 2]."""
-    return shifts[..., None, None].expand(-1, -1, -1, *query.shape[1:])
+def _shifted(images: Tensor, shifts: Tensor, area: Area) -> Tensor:
+    """Look at an area of images [B, k, s, s] aside by whole pixels [B, k, 2]: [B, k, h, w]; 0 beyond the border."""
+    most = int(shifts.abs().max())
+    padded = F.pad(images, (most,) * 4)
+    rows, columns = (slice(one.start + most, one.stop + most) for one in area)
+    moved = []
+    for image, (down, right) in zip(padded.flatten(0, 1), shifts.flatten(0, 1).tolist(), strict=True):
+        moved.append(image[rows.start + down : rows.stop + down, columns.start + right : columns.stop + right])
+    return torch.stack(moved).unflatten(0, images.shape[:2])
 
 
-def _sample(images: Tensor, shifts: Tensor, mode: str = "bilinear") -> Tensor:
-    """Look at images [B, k, H, W] aside of each pixel by shifts [B, k, 2, H, W] (down, right; of the side)."""
+def _sample(images: Tensor, places: Tensor, area: Area, mode: str = "bilinear") -> Tensor:
+    """Look at images [B, k, H, W] aside of each pixel of an area.
+
+    Args:
+        places: [2, B, h, w, k], how far aside: down and right, pixels.
+
+    Returns:
+        [B, h, w, k].
+    """
     height, width = images.shape[-2:]
-    rows = (torch.arange(height, device=images.device, dtype=images.dtype) + 0.5) * 2 / height - 1
-    columns = (torch.arange(width, device=images.device, dtype=images.dtype) + 0.5) * 2 / width - 1
-    grid = torch.stack([columns + 2 * shifts[:, :, 1], rows[:, None] + 2 * shifts[:, :, 0]], dim=-1)
-    sampled = F.grid_sample(images.flatten(0, 1)[:, None], grid.flatten(0, 1), mode, align_corners=False)
-    return sampled.view(images.shape)
-
-
-def _box(x: Tensor, stride: int = 1) -> Tensor:
-    """Average [B, k, s, s] over patches; beyond the border nothing is counted."""
-    x = x.contiguous(memory_format=torch.channels_last)  # all neighbours at once, which torch is quicker with
-    if stride > 1:
-        return F.avg_pool2d(x, PATCH, stride, PATCH // 2, count_include_pad=False)
-    columns = F.avg_pool2d(x, (PATCH, 1), 1, (PATCH // 2, 0), count_include_pad=False)  # ten of 25 values are read
-    return F.avg_pool2d(columns, (1, PATCH), 1, (0, PATCH // 2), count_include_pad=False)
+    rows = torch.arange(area.rows.start, area.rows.stop, device=images.device) + 0.5
+    columns = torch.arange(area.columns.start, area.columns.stop, device=images.device) + 0.5
+    right = (places[1] + columns[:, None]) * (2 / width) - 1
+    down = (places[0] + rows[:, None, None]) * (2 / height) - 1
+    grid = torch.stack([right.movedim(3, 1), down.movedim(3, 1)], dim=-1).flatten(0, 1)
+    sampled = F.grid_sample(images.flatten(0, 1)[:, None], grid, mode, align_corners=False)
+    return sampled.view(*images.shape[:2], *sampled.shape[-2:]).permute(0, 2, 3, 1).contiguous()
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:

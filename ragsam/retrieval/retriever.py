@@ -189,7 +189,7 @@ class Retriever:
         if alter is not None:
             images, altered = alter(images, _read(bank.labels, found.rows).to(device), found.rows)
         count = min(self.neighbours, found.rows.shape[1])
-        chosen, shifts = best_matches(query, images, there, count)
+        chosen, shifts, likeness = best_matches(query, images, there, count)
         rows = np.take_along_axis(found.rows, chosen.cpu().numpy(), 1)
         labels = _read(bank.labels, rows).to(device) if alter is None else _chosen(altered, chosen)
         annotated = self._annotated(rows)
@@ -200,7 +200,7 @@ class Retriever:
             _chosen(images, chosen),
             labels,
             shifts,
-            there.gather(1, chosen) | ~sound[:, None],  # one without any is left out below
+            likeness.where(sound[:, None], 0.0),  # one without any is left out below
             classes,
             None if annotated is None else annotated.to(device)[..., :classes],
         )
@@ -265,7 +265,7 @@ def _read(array: Any, rows: np.ndarray) -> Tensor:
 
 def _chosen(candidates: Tensor, chosen: Tensor) -> Tensor:
     """Return those of pictures [B, m, H, W] that `chosen` [B, k] names."""
-    return candidates.gather(1, chosen[..., None, None].expand(-1, -1, *candidates.shape[2:]))
+    return candidates[torch.arange(len(chosen), device=chosen.device)[:, None], chosen]
 
 
 def _ordered(found: Neighbours, weights: np.ndarray) -> Neighbours:
