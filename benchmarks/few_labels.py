@@ -9,6 +9,9 @@ own bank with its labels shuffled among slices. Validation, and so the choice of
 which favours the network without it; then the validation patients choose the weight of the vote, as in a training with
 retrieval. Differences are paired by patient, a patient's score being the mean over seeds.
 
+A self-trained network starts again with pseudo-labels of the patients whose labels it is not given, one round of
+`ragsam train --unlabelled`: labelled by the first network and its bank, or by the first network alone.
+
 The test patients are drawn from the training section of `ragsam prepare`: earlier comparisons were scored on its
 validation and test sections, which here validate and are labelled. One process on one core. Whatever is finished stands
 in the output folder and is not run again; a training that was stopped continues. Tables are written after every trial.
@@ -24,6 +27,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +39,7 @@ from hippocampus_unet import read_log
 from trials import start_trial, two_set_parser
 
 from ragsam.api.index import index_run
+from ragsam.api.pseudo_labels import PseudoLabels, write_pseudo_labels
 from ragsam.api.segment import segment_with_run
 from ragsam.api.train import train_run
 from ragsam.data.cards.load import load_card
@@ -53,7 +58,7 @@ from ragsam.training import csv_log
 from ragsam.training.vote_weight import VoteWeight
 
 #: Options of a training. The learning rate falls to 0 over `epochs`; it ends earlier where the patience runs out.
-_RULE = {"steps_per_epoch": 50, "validate_every": 1, "patience": 5, "retrieval": False, "precision": "bfloat16"}
+_RULE = {"steps_per_epoch": 50, "validate_every": 1, "patience": 8, "retrieval": False, "precision": "bfloat16"}
 SETS: dict[str, dict[str, Any]] = {
     "openkbp_hn": {"image_size": 96, "spacing_mm": [6.0, 6.0], "batch_size": 12, "learning_rate": 5e-4, "epochs": 16},
     "hippocampus": {"image_size": 64, "batch_size": 32, "epochs": 14},
@@ -61,6 +66,8 @@ SETS: dict[str, dict[str, Any]] = {
 #: Patients for the test, drawn from those that earlier comparisons only trained on.
 TEST_PATIENTS = {"openkbp_hn": 12, "hippocampus": 30}
 TESTS = ("retrieval off", "own bank", "bank of all", "shuffled bank")
+#: Who labels what a network trains on again; the first network has the labels alone.
+TEACHERS = ("network", "network and bank")
 
 
 def sections_of(data: Datalist, patients: int, seed: int) -> dict[str, list[Case]]:
@@ -95,15 +102,31 @@ def run_training(trial: dict[str, Any], datalist: Path) -> dict[str, Any]:
     sections = sections_of(data, trial["patients"], trial["seed"])
     split = run.with_suffix(".json")
     write_datalist(split, data.card, sections)
+    options = {**_RULE, **SETS[trial["set"]], "seed": trial["seed"]}
+    found: dict[str, Any] = {}
+    if trial["teacher"]:
+        labels = pseudo_labels(trial, sections["rest"])
+        found = {"pseudo_labelled": labels.volumes, "learnt_share": labels.share}
+        options |= {"pseudo_labels": str(labels.datalist)} if labels.datalist else {}
     csv_log.time = SimpleNamespace(monotonic=time.process_time)  # the log then has minutes of this process
-    train_run("sam_lora", split, run, {**_RULE, **SETS[trial["set"]], "seed": trial["seed"]}, resume=True)
+    train_run("sam_lora", split, run, options, resume=True)
     log = read_log(run)
     choose_vote_weight(run, sections["validation"])
     return {
+        **found,
         "steps": int(log[-1]["step"]),
         "minutes": float(log[-1]["train_seconds"]) / 60,
         "validation": [[float(row["train_seconds"]) / 60, float(row["score"])] for row in log],
     }
+
+
+def pseudo_labels(trial: dict[str, Any], cases: Sequence[Case]) -> PseudoLabels:
+    """Have the network of the same labels and seed label the other patients, whose own labels are not read."""
+    teacher = Path(trial["teacher_run"])
+    unlabelled = [replace(case, label=None, annotated=None, label_map=None) for case in cases]
+    folder = Path(f"{trial['run']}-labels")
+    bank = trial["teacher"] == "network and bank"
+    return write_pseudo_labels(teacher, unlabelled, folder, retrieval=bank, overwrite=True)
 
 
 def choose_vote_weight(run: Path, validation: Sequence[Case]) -> None:
@@ -156,14 +179,16 @@ def bank_of(test: str, run: Path) -> Path | None:
 
 def plan(args: argparse.Namespace, datalists: dict[str, Path], output: Path) -> Iterator[dict[str, Any]]:
     """Yield the trials in the order in which they run: a network's training, then its tests."""
-    for patients in args.patients:
-        for name in datalists:
-            for seed in args.seeds:
-                run = output / f"{name}-{patients}-{seed}"
-                trial = {"set": name, "patients": patients, "seed": seed, "run": str(run)}
-                yield {**trial, "folder": f"{run.name}-training"}
-                for test in args.tests:
-                    yield {**trial, "test": test, "folder": f"{run.name}-{test.replace(' ', '-')}-test"}
+    for seed, teacher, patients, name in product(args.seeds, ("", *args.teachers), args.patients, datalists):
+        if teacher and not patients:
+            continue  # nobody is left to label
+        first = output / f"{name}-{patients}-{seed}"
+        run = first.with_name(f"{first.name}-by-{teacher.replace(' ', '-')}") if teacher else first
+        trial = {"set": name, "patients": patients, "seed": seed, "teacher": teacher, "run": str(run)}
+        yield {**trial, "teacher_run": str(first), "folder": f"{run.name}-training"}
+        for test in args.tests:
+            if not teacher or test in ("retrieval off", "own bank"):
+                yield {**trial, "test": test, "folder": f"{run.name}-{test.replace(' ', '-')}-test"}
 
 
 def read_arguments() -> argparse.Namespace:
@@ -173,6 +198,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--patients", type=int, nargs="+", default=[5, 2, 1, 10, 0], help="labelled; 0: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tests", nargs="+", default=list(TESTS), choices=TESTS)
+    parser.add_argument("--teachers", nargs="*", default=list(TEACHERS), choices=TEACHERS)
     parser.add_argument("--trial", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--datalist", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()

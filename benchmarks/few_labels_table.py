@@ -30,23 +30,30 @@ def rows_of(done: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     mine = [trial for trial in done if trial["set"] == name]
     tests = [trial for trial in mine if "test" in trial]
     rows = []
-    for patients, test in dict.fromkeys((trial["patients"], trial["test"]) for trial in tests):
-        tested = {t["seed"]: t for t in tests if (t["patients"], t["test"]) == (patients, test)}
-        base = {t["seed"]: t for t in tests if (t["patients"], t["test"]) == (patients, BASE)}
+    for patients, teacher, test in dict.fromkeys((t["patients"], t["teacher"], t["test"]) for t in tests):
+        tested = _by_seed(tests, patients=patients, teacher=teacher, test=test)
+        base = _by_seed(tests, patients=patients, teacher="", test=BASE)
         seeds = sorted(tested.keys() & base.keys())
-        trained = [t for t in mine if "steps" in t and t["patients"] == patients and t["seed"] in seeds]
+        trainings = _by_seed([t for t in mine if "steps" in t], patients=patients, teacher=teacher)
+        trained = [trainings[seed] for seed in seeds]
         if not seeds:
             continue
         table = scores_of([tested[seed] for seed in seeds])
-        row = {"patients": patients, "test": test, "seeds": seeds, "dice": mean_interval(table)}
+        tag = f"{test}; self-trained by {teacher}" if teacher else test
+        row = {"patients": patients, "test": tag, "seeds": seeds, "dice": mean_interval(table)}
         for key in ("steps", "minutes"):
             row[key] = sum(trial[key] for trial in trained) / len(trained)
-        if test != BASE:
+        if tag != BASE:
             row["gain"] = paired_difference(table, scores_of([base[seed] for seed in seeds]))
         rows.append(row)
     for place, p_value in holm({i: row["gain"]["p"] for i, row in enumerate(rows) if "gain" in row}).items():
         rows[place]["p"] = p_value
     return rows
+
+
+def _by_seed(trials: Sequence[dict[str, Any]], **asked: Any) -> dict[int, dict[str, Any]]:
+    """Return the trials that have all values asked for, by their seeds."""
+    return {trial["seed"]: trial for trial in trials if all(trial[key] == value for key, value in asked.items())}
 
 
 def line_of(row: dict[str, Any]) -> str:
