@@ -72,6 +72,31 @@ def test_a_corrected_label_takes_the_place_of_the_first(run, bank, case):
     assert learnt.annotated[own].tolist() == [[True, False, True]] * SLICES  # nothing is voted of what was not drawn
 
 
+def test_a_command_that_is_stopped_leaves_the_first_label_there(run, bank, case, monkeypatch):
+    """At its last step, before the bank names the new part; repeated, it succeeds."""
+    learn_case(RunFolder(run), bank, case)
+    before = Bank.open(bank)
+    corrected = with_its_organs(relabelled(case, lambda label: label.__setitem__(label == 1, 0)), LABELS)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ragsam.retrieval.bank_writer.write_manifest", stop)
+        with pytest.raises(KeyboardInterrupt):
+            learn_case(RunFolder(run), bank, corrected)
+    kept = Bank.open(bank)
+    assert kept.patients.tolist() == before.patients.tolist()
+    assert np.array_equal(kept.labels, before.labels)
+    manifest = learn_case(RunFolder(run), bank, corrected)
+    learnt = Bank.open(bank)
+    own = np.isin(learnt.patients, list(learnt.own_patients("scan", None)))
+    assert own.sum() == SLICES
+    assert set(np.unique(learnt.labels[own])) == {0, 2}
+    named = {file["name"] for part in manifest["parts"] for file in part["files"].values()}
+    assert {path.name for path in bank.iterdir() if path.suffix in (".npy", ".csv")} == named
+
+
 def test_what_the_bank_has_beside_others_or_of_another_patient_stays(run, bank, case):
     size = len(Bank.open(bank))
     with pytest.raises(InputError, match="of another patient; its labels there stay"):

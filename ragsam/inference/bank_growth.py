@@ -55,10 +55,9 @@ def learn_case(run: RunFolder, folder: Path, case: Case) -> dict[str, Any]:
         fit = bank_fit(retriever, network, get("preparation"), [case])
         manifest = read_manifest(folder, fit)
         slices = part("train#dataset")(data=[case])  # reads and checks it: nothing is replaced by a faulty one
-        if _is_replaced(folder, manifest, case):
-            remove_patients(folder, [case.patient])
-        stamps = {case.case: case_stamp(case)}
-        with BankWriter(folder, fit, keeps=manifest["keeps"], stamps=stamps, grow=True) as writer:
+        replaces = [case.patient] if _is_replaced(folder, manifest, case) else []
+        options = {"keeps": manifest["keeps"], "stamps": {case.case: case_stamp(case)}, "replaces": replaces}
+        with BankWriter(folder, fit, grow=True, **options) as writer:
             for batch in bank_batches(retriever, network, slices) if writer.left() else ():
                 writer.add(batch)
             manifest = writer.commit(partial(measured, folder, retriever))

@@ -68,14 +68,14 @@ def remove_patients(
             return manifest
         if not known - set(leaving):
             raise InputError(f"--remove: nobody would be left in bank {folder.name}; delete its folder instead")
-        new = _without(folder, manifest, leaving) | {"removed": gone}
+        new = without_patients(folder, manifest, leaving) | {"removed": gone}
         new |= measure(new) if measure else {}
         write_manifest(folder, new)
         return new
 
 
-def _without(folder: Path, manifest: Mapping[str, Any], leaving: Sequence[str]) -> dict[str, Any]:
-    """Return the manifest of what stays, whose files are finished."""
+def without_patients(folder: Path, manifest: Mapping[str, Any], leaving: Sequence[str]) -> dict[str, Any]:
+    """Return the manifest of a bank without some patients, by their pseudonyms; its files are finished by then."""
     parts = []
     for part in manifest["parts"]:
         rows = read_rows(folder, {"parts": [part]})

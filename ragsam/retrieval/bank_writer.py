@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from ragsam.errors import InputError
 from ragsam.files import write_text_atomic
 from ragsam.io.documents import check_schema, parse_json
@@ -31,6 +33,7 @@ from ragsam.retrieval.bank_manifest import (
     write_manifest,
     writer_lock,
 )
+from ragsam.retrieval.bank_removal import without_patients
 from ragsam.retrieval.bank_rows import ARRAYS, COLUMNS, Rows, new_salt, pseudonym, rows_of_batch, table_text
 
 _TEXT = {"type": "string"}
@@ -74,6 +77,7 @@ class BankWriter:
             None begins again always.
         grow: put the part beside those of the bank there, not in their place.
         salt: of the pseudonyms, for a new bank; None draws one.
+        replaces: with `grow`, the keys of patients whose slices leave the bank as the part enters it.
 
     Raises:
         InputError: (on entering) another process writes, the folder cannot be written; with `grow` no bank, a damaged
@@ -92,10 +96,12 @@ class BankWriter:
         stamps: Mapping[str, str] | None = None,
         grow: bool = False,
         salt: str | None = None,
+        replaces: Sequence[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self.stamps = dict(stamps or {})
         self.grow = grow
+        self.replaces = tuple(replaces)
         # As JSON gives it back: a draft's head is compared with it.
         self._about: dict[str, Any] = json.loads(json.dumps({"fit": dict(fit), "keeps": list(keeps)}))
         self._old: dict[str, Any] | None = None
@@ -174,9 +180,9 @@ class BankWriter:
                 if stem != "slices":
                     finish_array(self.folder / name, self._count, ARRAYS[stem][0])
                 _sync(self.folder / name)
-            parts = self._old["parts"] if self.grow else []
+            parts, stamps = self._staying()
             parts = [*parts, part_entry(self.folder, self._names(), self._count)]
-            stamps = {**(self._old["stamps"] if self.grow else {}), **self._done}
+            stamps = {**stamps, **self._done}
             manifest = manifest_of(self.folder, self._about["fit"], self._about["keeps"], self.salt, parts, stamps)
             self._old = manifest | (measure(manifest) if measure else {})
             write_manifest(self.folder, self._old)
@@ -187,7 +193,9 @@ class BankWriter:
         grown: dict[str, Any] = {"grows": None}
         if self.grow:
             self._old = read_manifest(self.folder, self._about["fit"])
-            self._find_there(set(read_rows(self.folder, self._old)["cases"].tolist()))
+            rows = read_rows(self.folder, self._old)
+            staying = ~np.isin(rows["patients"], self._leaving())
+            self._find_there(set(rows["cases"][staying].tolist()))
             grown = {"grows": digest(self._old), "salt": self._old["salt"]}
         elif (self.folder / MANIFEST).is_file():
             try:
@@ -208,6 +216,17 @@ class BankWriter:
         if self._sound:
             remove_unnamed(self.folder, self._old, self._part)
         self._open(sizes)
+
+    def _leaving(self) -> list[str]:
+        """Return the pseudonyms of the patients who are replaced."""
+        return [pseudonym(key, self._old["salt"], "p") for key in self.replaces]
+
+    def _staying(self) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """Return the parts and the stamps of the old bank that the new one keeps."""
+        if not self.grow:
+            return [], {}
+        old = without_patients(self.folder, self._old, self._leaving()) if self.replaces else self._old
+        return old["parts"], old["stamps"]
 
     def _find_there(self, cases: set[str]) -> None:
         """Note which cases the bank has already; refuse one whose files are not those that it was made of."""
