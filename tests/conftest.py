@@ -15,6 +15,7 @@ import pytest
 from small_study import KNOBS, write_study
 
 from ragsam.data.datalist import load_datalist
+from ragsam.report import figures, plots
 from ragsam.retrieval import bank_rows
 
 
@@ -59,6 +60,28 @@ def _quick_pseudonyms() -> Iterator[None]:
     cost, bank_rows.COST = bank_rows.COST, 4
     yield
     bank_rows.COST = cost
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _small_pictures() -> Iterator[None]:
+    """Draw the plots and slices of reports with a tenth of their pixels: tests write many reports."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "DPI", 50)
+        patch.setattr(figures, "MIN_PIXELS", 96)
+        yield
+
+
+#: As the package draws them.
+_FULL_DPI, _FULL_PIXELS = plots.DPI, figures.MIN_PIXELS
+
+
+@pytest.fixture(scope="module")
+def full_pictures(_small_pictures: None) -> Iterator[None]:
+    """Draw plots and slices as a user gets them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "DPI", _FULL_DPI)
+        patch.setattr(figures, "MIN_PIXELS", _FULL_PIXELS)
+        yield
 
 
 @pytest.fixture(scope="session")

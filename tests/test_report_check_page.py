@@ -19,6 +19,7 @@ from ragsam.data.datalist import Case, Datalist, read_datalist
 from ragsam.report.check_page import write_check_page
 from ragsam.report.check_plots import body_axes
 
+pytestmark = pytest.mark.usefixtures("full_pictures")
 CARD = load_card("hippocampus")
 EVIL = "<script>alert(1)"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

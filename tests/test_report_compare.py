@@ -27,6 +27,7 @@ from ragsam.report.compare_page import claim, write_comparison
 from ragsam.report.tables import write_metrics_json
 
 EVIL = "<script>alert(1)<\\script>"
+pytestmark = pytest.mark.usefixtures("full_pictures")
 CARD = Card(
     name="tiny", title="Tiny", modality="CT",
     organs=(Organ("liver", 1, (200, 80, 60), 1.0), Organ("spleen", 2, (60, 80, 200), 1.0)),

@@ -14,6 +14,7 @@ from ragsam.report.formatting import finding, interval, number, verdict, without
 from ragsam.report.plots import agreement_plot
 from ragsam.report.views import as_picture, canonical, crop_box, keep_values, telling_slices, window_of
 
+pytestmark = pytest.mark.usefixtures("full_pictures")
 OPTIONS = {"spacing_mm": (1.0, 1.0), "window": (0.0, 1.0)}
 
 

@@ -19,6 +19,7 @@ from ragsam.data.datalist import Case
 from ragsam.evaluation.score_cases import CasePair, evaluate_cases
 from ragsam.report.page import write_report
 
+pytestmark = pytest.mark.usefixtures("full_pictures")
 EVIL = "<script>alert(1)<\\script>"
 LIVER, SPLEEN = (200, 80, 60), (60, 80, 200)
 CARD = Card(

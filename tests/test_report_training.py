@@ -9,6 +9,7 @@ from PIL import Image
 from ragsam.errors import InputError
 from ragsam.report.training import best_row, read_log, training_table, write_curves
 
+pytestmark = pytest.mark.usefixtures("full_pictures")
 LOG = """epoch,step,loss,score,learning_rate,loss_dice,dice_liver,dice_spleen
 2,20,1.25,0.5,0.001,0.75,0.5,
 4,40,0.75,0.8125,0.0005,0.5,0.75,0.875

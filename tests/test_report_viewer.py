@@ -41,6 +41,7 @@ from ragsam.report.viewer_volumes import (
 
 EVIL = "<script>alert(1)<script>"
 LIVER, SPLEEN = (200, 80, 60), (60, 80, 200)
+pytestmark = pytest.mark.usefixtures("full_pictures")
 CARD = Card(
     name="tiny", title="Tiny study", modality="CT",
     organs=(Organ("liver", 1, LIVER, 1.0), Organ("left_<b>spleen", 2, SPLEEN, 1.0)),

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ragsam.api.train import train_run
 from ragsam.training.tensorboard_log import volume_picture
 
+pytestmark = pytest.mark.usefixtures("full_pictures")
 KNOBS = {"epochs": 3, "steps_per_epoch": 2, "batch_size": 2, "validate_every": 1, "image_size": 32}
 
 

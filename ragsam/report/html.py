@@ -6,7 +6,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from typing import Any
 
@@ -23,6 +23,13 @@ def render(template: str, content: Mapping[str, Any], *, scripts: Sequence[str] 
         content: what it shows.
         scripts: texts of the scripts that may run, recognised by their hash; every other one is refused by the browser.
     """
+    page = _environment().get_template(template)
+    return page.render(**content, policy=_policy(scripts), style=asset("page.css"))
+
+
+@cache
+def _environment() -> Any:
+    """Return what renders the templates; it compiles each once."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     options: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined, "loader": FunctionLoader(asset)}
@@ -38,8 +45,7 @@ def render(template: str, content: Mapping[str, Any], *, scripts: Sequence[str] 
         "webp": lambda data: "data:image/webp;base64," + base64.b64encode(_webp(data)).decode("ascii"),
         "rgb": lambda colour: "rgb({:d},{:d},{:d})".format(*colour),
     }
-    page = environment.get_template(template)
-    return page.render(**content, policy=_policy(scripts), style=asset("page.css"))
+    return environment
 
 
 def asset(name: str) -> str:
