@@ -101,11 +101,12 @@ def run_training(trial: dict[str, Any], datalist: Path) -> dict[str, Any]:
     data = load_datalist(datalist)
     sections = sections_of(data, trial["patients"], trial["seed"])
     split = run.with_suffix(".json")
-    write_datalist(split, data.card, sections)
+    rest = sections.pop("rest")
+    write_datalist(split, data.card, sections if trial["teacher"] else {**sections, "rest": rest})
     options = {**_RULE, **SETS[trial["set"]], "seed": trial["seed"]}
     found: dict[str, Any] = {}
     if trial["teacher"]:
-        labels = pseudo_labels(trial, sections["rest"])
+        labels = pseudo_labels(trial, rest)
         found = {"pseudo_labelled": labels.volumes, "learnt_share": labels.share}
         options |= {"pseudo_labels": str(labels.datalist)} if labels.datalist else {}
     csv_log.time = SimpleNamespace(monotonic=time.process_time)  # the log then has minutes of this process
