@@ -64,6 +64,7 @@ $(VENV)/.installed: setup.cfg constraints.txt | $(BIN)/python
 $(VENV)/.installed-test: setup.cfg constraints.txt | $(VENV)/.installed
 	@echo "== installing the test extras"
 	$(INSTALL) --editable ".[test]"
+	SAM2_BUILD_CUDA=0 $(INSTALL) --no-build-isolation sam2 || echo "sam2 could not be built: the tests that compare with it skip"
 	@touch $@
 
 $(VENV)/.installed-docs: setup.cfg constraints.txt | $(VENV)/.installed

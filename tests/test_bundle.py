@@ -266,6 +266,7 @@ def test_image_size_is_the_smallest_multiple_of_16_that_holds_the_slices(study, 
     cases = load_datalist(study).section("training")
     assert fitting_image_size(cases) == 32
     assert fitting_image_size(cases, (0.5, 0.5)) == 64  # 32 mm at 0.5 mm
+    assert fitting_image_size(cases, (0.97, 1.0), step=32) == 64
     assert fitting_image_size(cases, (0.97, 1.0)) == 48  # 32.99 pixels do not fit into 32
     # Slices lie across z, whichever array axis runs along it: here the first, so a slice is 20 x 50.
     affine = np.array([[0, 1.0, 0, 0], [0, 0, 1.0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1]])

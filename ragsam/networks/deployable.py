@@ -67,9 +67,9 @@ class Decoder(_Part):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return logits [B, K + 1, H, W] of the encoder's outputs and, where the network has a fusion, a vote."""
         if self.network.fusion is None:
-            return self.network.decode(_embedded(inputs, self.network.feature_strides))
+            return self.network.decode(_embedded(inputs, self.network.feature_names))
         *encoded, vote = inputs
-        return self.network.decode(_embedded(encoded, self.network.feature_strides), _supports(vote))
+        return self.network.decode(_embedded(encoded, self.network.feature_names), _supports(vote))
 
 
 class PromptedDecoder(_Part):
@@ -93,7 +93,7 @@ class PromptedDecoder(_Part):
         masks = encoder.mask_downscaling(mask)
         no_mask = encoder.no_mask_embed.weight[..., None, None].expand_as(masks)
         dense = torch.where(has_mask[:, None, None, None] > 0, masks, no_mask)
-        embedded = _embedded(encoded, self.network.feature_strides)
+        embedded = _embedded(encoded, self.network.feature_names)
         return tuple(self.network.decode_embedded_prompts(embedded, sparse, dense))
 
 
@@ -101,14 +101,14 @@ def _supports(vote: Tensor) -> Supports:
     return Supports.of_vote(vote, vote.amax(dim=(1, 2, 3)) > 0)
 
 
-def _embedded(tensors: Sequence[Tensor], strides: Sequence[int]) -> Embedded:
+def _embedded(tensors: Sequence[Tensor], names: Sequence[int | str]) -> Embedded:
     embedding, *stem = tensors
-    return Embedded(embedding, dict(zip(strides, stem, strict=True)))
+    return Embedded(embedding, dict(zip(names, stem, strict=True)))
 
 
 def stem_names(network: Segmenter) -> list[str]:
-    """Return the names of the detail branch's features, from the finest on; none without one."""
-    return [f"stem_{stride}" for stride in network.feature_strides]
+    """Return the names of the finer features that the decoder takes; none where it takes none."""
+    return [f"stem_{name}" for name in network.feature_names]
 
 
 def example_inputs(network: Segmenter, batch: int, channels: int = 3) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Families of image encoders behind one interface: SAM's ViT, and TinyViT."""
+"""Families of image encoders behind one interface: SAM's ViT, TinyViT, and Hiera."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Encoder(Protocol):
     """What a network needs of its image encoder.
 
     Attributes:
-        family: `vit` or `tiny_vit`.
+        family: `vit`, `tiny_vit` or `hiera`.
         blocks: transformer blocks, in order. A block has its width `dim`; `attn.qkv` and `attn.proj`; `mlp` with the
             layers that `mlp_layers` names; and a place for `space_adapter` and `mlp_adapter`.
         qkv_by_head: whether the outputs of `qkv` are ordered by head, then query, key, value; else query, key, value

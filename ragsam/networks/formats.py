@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ragsam.errors import InputError
 from ragsam.networks.checkpoints import MASK_TOKENS, UNUSED_PARTS
-from ragsam.networks.encoders import family_name, family_of
+from ragsam.networks.encoders import family_of
+from ragsam.networks.hiera import SIZES
 from ragsam.networks.sam import BACKBONES
 
 #: Label volumes are of 8 bits.
@@ -31,6 +32,8 @@ _ADAPTERS = {"space": "Space", "mlp": "MLP"}
 _DEPTH = re.compile(r"image_encoder\.blocks\.\d+\.Depth_Adapter\.D_fc[12]\.(weight|bias)")
 
 _VITS = {name: size for name, size in BACKBONES.items() if size.family == "vit"}
+_HIERAS = {(size.width, sum(size.stages)): name for name, size in SIZES.items()}
+_HIERA_BLOCK = re.compile(r"image_encoder\.trunk\.blocks\.\d+\.norm1\.weight")
 #: TinyViTs by the size of the first kernel.
 _TINY_VITS: dict[int, dict[str, Any]] = {
     1: {"patch_size": 4, "image_size": 256, "normalisation": "minmax"},
@@ -58,10 +61,7 @@ def samed_options(state: State) -> dict[str, Any]:
 
 def sam_options(state: State) -> dict[str, Any]:
     """Return the options of a network for a full SAM: one organ, whose mask is SAM's first."""
-    family = family_of(state)
-    if family == "hiera":
-        raise InputError(f"its image encoder is {family_name(family)}, which is not supported yet")
-    options = tiny_vit_options(state) if family == "tiny_vit" else vit_options(state)
+    options = tiny_vit_options(state) if family_of(state) == "tiny_vit" else vit_options(state)
     return {"num_classes": 1, "mask_tokens": _masks(state), **options}
 
 
@@ -88,6 +88,15 @@ def tiny_vit_options(state: State) -> dict[str, Any]:
     if kernel not in _TINY_VITS:
         raise InputError(f"a first kernel of {kernel} pixels fits neither LiteMedSAM nor MobileSAM; check the file")
     return {"backbone": "vit_t", **_TINY_VITS[kernel]}
+
+
+def hiera_options(state: State) -> dict[str, Any]:
+    """Return the options of a network for the Hiera of a SAM 2 or MedSAM2 file; the image size is not in it."""
+    width = _shape(state, "image_encoder.trunk.pos_embed", 4)[1]
+    count = _count(_HIERA_BLOCK, state)
+    if (width, count) not in _HIERAS:
+        raise InputError(f"a Hiera of {count} blocks, width {width}, is not one of SAM 2's; check the file")
+    return {"backbone": _HIERAS[width, count], "normalisation": "sam"}
 
 
 def medsam_options(state: State) -> dict[str, Any]:
@@ -201,7 +210,7 @@ def unused_depth(key: str, tensor: Tensor) -> str | None:
 
 def unused_classifier(key: str, tensor: Tensor) -> str | None:
     """Return why a tensor of MobileSAM's is not taken, None where it is not known to be of no use."""
-    return "classifier of ImageNet" if key.startswith(UNUSED_PARTS) else None
+    return "classifier of ImageNet" if key.startswith(UNUSED_PARTS["tiny_vit"]) else None
 
 
 def sam_adapter_options(state: State) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def add_lora(
         if index not in range(count):
             raise ValueError(f"LoRA block {index}: the encoder has blocks 0 to {count - 1}")
         block = encoder.blocks[index]
-        width = block.attn.qkv.in_features
+        width = block.attn.qkv.out_features // 3
         thirds = {"q": slice(0, width), "k": slice(width, 2 * width), "v": slice(2 * width, 3 * width)}
         fused = {name: part for name, part in thirds.items() if name in targets}
         if fused:

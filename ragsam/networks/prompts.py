@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -56,6 +56,18 @@ class Prompts:
         if self.points is None and self.boxes is None and self.masks is None:
             raise ValueError("no prompt: give points, boxes or masks")
 
+    def padded(self) -> Prompts:
+        """Return them with a padding point beside boxes, as SAM 2 has it, which takes boxes for pairs of points."""
+        if self.boxes is None:
+            return self
+        blank = self.boxes.top.new_zeros(len(self), 1)
+        points = PointPrompts(blank, blank, torch.full_like(blank, PADDING, dtype=torch.long))
+        if self.points is not None:
+            given, added = self.points, points
+            names = ("row", "column", "kind")
+            points = PointPrompts(*(torch.cat([getattr(one, n) for one in (given, added)], dim=1) for n in names))
+        return replace(self, points=points)
+
     def __len__(self) -> int:
         if self.points is not None:
             return len(self.points.row)
@@ -105,6 +117,7 @@ class PromptHead(nn.Module):
         self.mask_tokens = plain.mask_tokens
         self.output_hypernetworks_mlps = plain.output_hypernetworks_mlps
         self.iou_prediction_head = plain.iou_prediction_head
+        self.iou_prediction_head.sigmoid_output = decoder.iou_prediction_head.sigmoid_output
 
 
 def embed_prompts(encoder: PromptEncoder, prompts: Prompts) -> tuple[Tensor, Tensor]:

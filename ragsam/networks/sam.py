@@ -11,6 +11,8 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
 
 from ragsam.networks.encoder import ImageEncoder
 from ragsam.networks.encoders import Encoder
+from ragsam.networks.hiera import SIZES, Hiera
+from ragsam.networks.skip_decoder import SkipMaskDecoder
 from ragsam.networks.tiny_vit import TinyViT
 from ragsam.networks.two_way import two_way_transformer
 
@@ -21,7 +23,8 @@ WINDOW_SIZE = 14
 class Backbone:
     """Size of a SAM: the image encoder's width, depth and heads, and the width of prompts and decoder.
 
-    Of a TinyViT width and depth are those of its last stage and of its transformer blocks.
+    Of a TinyViT width and depth are those of its last stage and of its transformer blocks; of a Hiera the width and the
+    heads are those of its last stage.
     """
 
     embed_dim: int
@@ -33,10 +36,19 @@ class Backbone:
     prompt_dim: int = 256
     decoder_mlp_dim: int = 2048
 
+    @property
+    def image_step(self) -> int:
+        """What the image size is to be a multiple of, pixels, where it is chosen for the data."""
+        return 32 if self.family == "hiera" else 16
+
 
 BACKBONES: dict[str, Backbone] = {
     "vit_tiny": Backbone(192, 4, 6, (1, 3), patch_size=8, decoder_mlp_dim=512),
     "vit_t": Backbone(320, 10, 10, (), family="tiny_vit"),
+    **{
+        name: Backbone(size.widths[-1], sum(size.stages), 8 * size.num_heads, size.global_blocks, family="hiera")
+        for name, size in SIZES.items()
+    },
     "vit_b": Backbone(768, 12, 12, (2, 5, 8, 11)),
     "vit_l": Backbone(1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": Backbone(1280, 32, 16, (7, 15, 23, 31)),
@@ -53,7 +65,8 @@ def build_sam(
 ) -> Sam:
     """Build a SAM with random weights.
 
-    `vit_b`, `vit_l` and `vit_h` are SAM's own sizes; `vit_t` is MobileSAM's and, with patches of 4, LiteMedSAM's.
+    `vit_b`, `vit_l` and `vit_h` are SAM's own sizes; `vit_t` is MobileSAM's and, with patches of 4, LiteMedSAM's;
+    `hiera_tiny` to `hiera_large` are those of SAM 2, of slices that stand alone, and MedSAM2 has the first of them.
     `vit_tiny` is small enough for two CPU cores; on grids that fit one attention window its attention is global, since
     a window would only add padding.
 
@@ -73,7 +86,10 @@ def build_sam(
     patch = patch_size or size.patch_size
     if image_size % patch:
         raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch}; choose one that is")
+    if size.family == "hiera" and patch != size.patch_size:
+        raise ValueError(f"patch_size {patch}: a Hiera has {size.patch_size}; leave it out")
     grid = image_size // patch
+    decoder = SkipMaskDecoder if size.family == "hiera" else MaskDecoder
     return Sam(
         image_encoder=_build_encoder(backbone, image_size, patch),
         prompt_encoder=PromptEncoder(
@@ -82,12 +98,10 @@ def build_sam(
             input_image_size=(image_size, image_size),
             mask_in_chans=16,
         ),
-        mask_decoder=MaskDecoder(
+        mask_decoder=decoder(
             num_multimask_outputs=num_masks,
             transformer=two_way_transformer(size.prompt_dim, size.decoder_mlp_dim, efficient_decoder),
             transformer_dim=size.prompt_dim,
-            iou_head_depth=3,
-            iou_head_hidden_dim=256,
         ),
         pixel_mean=[0.0, 0.0, 0.0],
         pixel_std=[1.0, 1.0, 1.0],
@@ -98,6 +112,8 @@ def _build_encoder(backbone: str, image_size: int, patch_size: int) -> Encoder:
     size = BACKBONES[backbone]
     if size.family == "tiny_vit":
         return TinyViT(img_size=image_size, patch_size=patch_size, out_chans=size.prompt_dim)
+    if size.family == "hiera":
+        return Hiera(backbone, img_size=image_size, out_chans=size.prompt_dim)
     window = 0 if backbone == "vit_tiny" and image_size // patch_size <= WINDOW_SIZE else WINDOW_SIZE
     return ImageEncoder(
         img_size=image_size,

@@ -20,6 +20,7 @@ from ragsam.networks.detail import FULL_CHANNELS, STEM_CHANNELS, DetailDecoder, 
 from ragsam.networks.fusions import Fusions, fusion_names
 from ragsam.networks.prompts import PromptedMasks, PromptHead, Prompts, embed_prompts
 from ragsam.networks.sam import BACKBONES, build_sam
+from ragsam.networks.skip_decoder import SKIPS, SkipMaskDecoder
 from ragsam.networks.supports import Supports
 from ragsam.networks.tuning import add_tuning, chosen_tuning, freeze_base
 
@@ -46,11 +47,12 @@ class Embedded(NamedTuple):
 
     Attributes:
         embedding: [B, C, h, w], of the image encoder.
-        stem: the detail branch's features by stride; none without one.
+        stem: finer features: the detail branch's by stride, and as `skip_8` and `skip_4` those that SAM 2's mask
+            decoder takes; none without either.
     """
 
     embedding: Tensor
-    stem: dict[int, Tensor]
+    stem: dict[int | str, Tensor]
 
 
 class Both(NamedTuple):
@@ -76,7 +78,7 @@ class Segmenter(nn.Module):
 
     Args:
         num_classes: organs, without background (K).
-        backbone: `vit_tiny`, `vit_t`, `vit_b`, `vit_l` or `vit_h`.
+        backbone: a name of `ragsam.networks.sam.BACKBONES`.
         image_size: side of the square input slice, pixels.
         patch_size: side of a patch, pixels; None takes the backbone's own.
         base: SAM state dict (`.pth`, `.safetensors`) to start from, or the name of one, see `ragsam.networks.bases`;
@@ -286,7 +288,9 @@ class Segmenter(nn.Module):
         image = self._normalised(image)
         if self.own_features:
             return self._embed_with_own_features(image, embedding)
-        features: dict[int, Tensor] = {}
+        if self.takes_skips:
+            return self._embed_with_skips(image, embedding)
+        features: dict[int | str, Tensor] = {}
         if self.stem is not None:
             features = self.stem(image)
         stem_is_encoded = self.stem in self.encoding_parts
@@ -312,12 +316,28 @@ class Segmenter(nn.Module):
         finer = encoder.finer(image)
         return Embedded(embedding, {stride: x.detach() for stride, x in finer.items()})
 
+    def _embed_with_skips(self, image: Tensor, embedding: Tensor | None) -> Embedded:
+        """Encode normalised slices, with the encoder's finer features for SAM 2's mask decoder."""
+        encoder = self.sam.image_encoder
+        if embedding is None:
+            embedding, finer = encoder.features(image)
+        else:
+            finer = {stride: x.detach() for stride, x in encoder.finer(image).items()}
+        features = {} if self.stem is None else self.stem(image)
+        return Embedded(embedding, {**features, **self.sam.mask_decoder.skips(finer)})
+
     @property
-    def feature_strides(self) -> tuple[int, ...]:
-        """Strides of the features that the detail branch takes, from the finest on; none without one."""
+    def takes_skips(self) -> bool:
+        """Whether the mask decoder takes finer features of the encoder, as SAM 2's does."""
+        return isinstance(self.sam.mask_decoder, SkipMaskDecoder)
+
+    @property
+    def feature_names(self) -> tuple[int | str, ...]:
+        """Names of the finer features in `Embedded`, in order: strides from the finest on, then skips."""
         if self.own_features:
             return tuple(self.sam.image_encoder.finer_channels)
-        return () if self.stem is None else tuple(STEM_CHANNELS)
+        names = () if self.stem is None else tuple(STEM_CHANNELS)
+        return (*names, *SKIPS) if self.takes_skips else names
 
     @property
     def encoding_parts(self) -> list[nn.Module]:
@@ -411,6 +431,8 @@ class Segmenter(nn.Module):
             raise ValueError(f"{len(embedded.embedding)} slices for {len(prompts)} objects; give one each, or one")
         embedding = embedded.embedding.expand(len(prompts), -1, -1, -1)
         stem = {stride: x.expand(len(prompts), -1, -1, -1) for stride, x in embedded.stem.items()}
+        if self.takes_skips:
+            prompts = prompts.padded()
         sparse, dense = embed_prompts(self.sam.prompt_encoder, prompts)
         return self.decode_embedded_prompts(Embedded(embedding, stem), sparse, dense)
 
@@ -452,19 +474,28 @@ class Segmenter(nn.Module):
         decoder = self.sam.mask_decoder
         batch, dim, rows, columns = embedding.shape
         tokens = [decoder.iou_token.weight.expand(batch, -1, -1), masks.expand(batch, -1, -1)]
+        if self.takes_skips:
+            tokens.insert(0, decoder.obj_score_token.weight.expand(batch, -1, -1))
         if sparse is not None:
             tokens.append(sparse)
         position = self.sam.prompt_encoder.get_dense_pe().expand(batch, -1, -1, -1)
         tokens, source = decoder.transformer(embedding + dense, position, torch.cat(tokens, dim=1))
+        if self.takes_skips:
+            tokens = tokens[:, 1:]
         return source.transpose(1, 2).reshape(batch, dim, rows, columns), tokens
 
-    def _upscale(self, x: Tensor, stem: dict[int, Tensor]) -> Tensor:
-        """Upscale features [B, C, h, w] to [B, C / 8, 4 h, 4 w], with the detail branch's skips."""
+    def _upscale(self, x: Tensor, stem: dict[int | str, Tensor]) -> Tensor:
+        """Upscale features [B, C, h, w] to [B, C / 8, 4 h, 4 w], with SAM 2's skips and the detail branch's."""
         up1, norm, activation1, up2, activation2 = self.sam.mask_decoder.output_upscaling
+        coarse, fine = SKIPS
         x = up1(x)
+        if self.takes_skips:
+            x = x + stem[coarse]
         if self.detail is not None:
             x = self.detail.skip(x, stem, self.patch_size // 2)
         x = up2(activation1(norm(x)))
+        if self.takes_skips:
+            x = x + stem[fine]
         if self.detail is not None:
             x = self.detail.skip(x, stem, self.patch_size // 4)
         return activation2(x)

@@ -118,9 +118,13 @@ class Network:
     )
     backbone: str = option(
         "vit_tiny",
-        "image encoder: vit_tiny, vit_t (LiteMedSAM, MobileSAM), vit_b, vit_l or vit_h",
+        "image encoder: vit_tiny; vit_t (LiteMedSAM, MobileSAM); vit_b, vit_l, vit_h (SAM); hiera_tiny, hiera_small, "
+        "hiera_base_plus, hiera_large (SAM 2, MedSAM2)",
         "Segmenter",
-        enum=["vit_tiny", "vit_t", "vit_b", "vit_l", "vit_h"],
+        enum=[
+            *("vit_tiny", "vit_t", "vit_b", "vit_l", "vit_h"),
+            *("hiera_tiny", "hiera_small", "hiera_base_plus", "hiera_large"),
+        ],
     )
     peft: str | list[str] | None = option(
         None,

@@ -19,6 +19,7 @@ from ragsam.errors import InputError
 from ragsam.files import write_json_atomic, write_text_atomic
 from ragsam.io.read_volume import open_volume
 from ragsam.networks.checkpoints import load_metadata
+from ragsam.networks.sam import BACKBONES
 from ragsam.outputs import Outputs
 from ragsam.runs.base import base_options, settled_base
 from ragsam.runs.metadata import fill_metadata, read_metadata
@@ -61,8 +62,9 @@ def make_run(
 ) -> Path:
     """Write a run: the bundle with its options set, its metadata made from the data set's card.
 
-    The image size, where it is not set, is the smallest multiple of 16 that holds the training slices, at most 512;
-    larger slices are seen through windows. Where it starts with weights, the network's options are theirs.
+    The image size, where it is not set, is the smallest multiple of 16 (of 32 for a Hiera) that holds the training
+    slices, at most 512; larger slices are seen through windows. Where it starts with weights, the network's options are
+    theirs.
 
     Args:
         options: of `train.yaml`, by name.
@@ -88,8 +90,13 @@ def make_run(
     if "image_size" not in values:
         cases = data.section("training")
         slices = read_options(text) | values
-        layout = slices.get("slice_layout", DEFAULT_LAYOUT)
-        values["image_size"] = fitting_image_size(cases, slices.get("spacing_mm"), slices.get("slice_axis", 2), layout)
+        values["image_size"] = fitting_image_size(
+            cases,
+            slices.get("spacing_mm"),
+            slices.get("slice_axis", 2),
+            slices.get("slice_layout", DEFAULT_LAYOUT),
+            BACKBONES[slices["backbone"]].image_step,
+        )
     if values.get("start"):
         _tell_other_slices(Path(values["start"]), read_options(text) | values, card)
     write_run(source, target, data.card, values, data.label_map)
@@ -200,11 +207,13 @@ def fitting_image_size(
     spacing_mm: Sequence[float] | None = None,
     slice_axis: int = 2,
     slice_layout: str = DEFAULT_LAYOUT,
+    step: int = 16,
 ) -> int:
-    """Return the smallest multiple of 16 that holds every slice, at most `LARGEST_SLICE`.
+    """Return the smallest multiple of a step that holds every slice, at most `LARGEST_SLICE`.
 
     Args:
         spacing_mm, slice_axis, slice_layout: see `ragsam.transforms.preprocessing`.
+        step: pixels; divides `LARGEST_SLICE`.
     """
     largest = 0.0
     for case in cases:
@@ -213,7 +222,7 @@ def fitting_image_size(
         except Exception as error:  # nibabel has many for files that it cannot make sense of
             read_volume_checked(case.image, case.case)  # reports what is wrong
             raise InputError(f"{case.case}: the image's grid cannot be read; export the volume again") from error
-    return min(LARGEST_SLICE, -(-int(-(-largest // 1)) // 16) * 16)
+    return min(LARGEST_SLICE, -(-int(-(-largest // 1)) // step) * step)
 
 
 def _largest_side(case: Case, spacing_mm: Sequence[float] | None, slice_axis: int, slice_layout: str) -> float:
