@@ -1,21 +1,27 @@
 """Hiera and SAM 2's mask decoder: what sam2's own networks give, with random weights under the published names."""
 
+import json
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
+from ragsam.cli import main
 from ragsam.errors import InputError
 from ragsam.networks import Segmenter
 from ragsam.networks.bases import BASES
 from ragsam.networks.checkpoints import load_sam_weights, read_state_dict
+from ragsam.networks.exports import to_sam
 from ragsam.networks.hiera import SIZES
 from ragsam.networks.imports import import_checkpoint
 from ragsam.networks.lora import merged_lora
 from ragsam.networks.prompts import INSIDE, OUTSIDE, BoxPrompts, PointPrompts, Prompts
 from ragsam.networks.sam import build_sam
-from ragsam.prompting.prompted_vote import load_answering
+from ragsam.prompting.resized_volume import ResizedVolume
 from ragsam.runs.base import base_options
+from ragsam.transforms.voxel_prompts import SliceBox, SlicePrompts
 
 sam2 = pytest.importorskip("sam2", reason="sam2 is not installed; `make test` installs it")
 
@@ -227,8 +233,45 @@ def test_what_does_not_fit_is_refused_by_its_cause(file, tmp_path):
         base_options(tmp_path / "cut.pt")
 
 
-def test_untuned_it_is_no_run_and_answers_no_prompts(file):
-    with pytest.raises(InputError, match=r"sam2.1_hiera_tiny.pt: its image encoder is a Hiera, .* is a base to tune"):
-        import_checkpoint("sam", file)
-    with pytest.raises(InputError, match=r"answers no prompts before"):
-        load_answering(file)
+@torch.no_grad()
+def test_a_slice_is_stretched_and_answered_as_by_sam2s_predictor(published, file):
+    """A slice of 50 x 80 pixels, and a box in its pixels."""
+    from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+    network, _ = import_checkpoint("sam", file, image_size=128)
+    voxels = torch.rand(1, 50, 80, 1, generator=torch.Generator().manual_seed(4))
+    found = ResizedVolume(network, voxels).answer(0, SlicePrompts(box=SliceBox(10, 20, 35, 60)))
+    predictor = SAM2ImagePredictor(published)
+    predictor._bb_feat_sizes = [(32, 32), (16, 16), (8, 8)]  # it has those of 1024 pixels
+    predictor.set_image(voxels[0].expand(-1, -1, 3).numpy())
+    box = np.array([20, 10, 60, 35])
+    expected, _, _ = predictor.predict(box=box, multimask_output=False, return_logits=True)
+    close(found.logits, torch.from_numpy(expected)[0])
+
+
+def test_a_whole_file_is_imported_without_its_memory(published, file):
+    network, report = import_checkpoint("sam", file, image_size=64)
+    assert network.about["backbone"] == "hiera_tiny"
+    assert network.about["normalisation"] == "sam"
+    assert not report.missing
+    assert len(report.used) + len(report.ignored) == len(published.state_dict())
+    assert set(report.ignored.values()) == {"of SAM 2's memory of other frames"}
+    with pytest.raises(InputError, match=r"sam2.1_hiera_tiny.pt: its image encoder is a Hiera, .*; import it as sam"):
+        import_checkpoint("medsam", file)
+    with pytest.raises(InputError, match="a plain SAM has a ViT"):
+        to_sam(network)
+
+
+def test_prompts_are_answered_untuned_by_command(file, tmp_path):
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    nib.save(
+        nib.Nifti1Image(np.random.default_rng(0).normal(size=(20, 24, 4)).astype(np.float32), affine),
+        tmp_path / "mr.nii.gz",
+    )
+    prompts = {"mr": [{"object": "left", "box": {"i": [3, 15], "j": [9, 20], "k": [1, 1]}}]}
+    (tmp_path / "prompts.json").write_text(json.dumps(prompts))
+    words = ["segment", "--base", str(file), "--prompts", str(tmp_path / "prompts.json"), str(tmp_path / "mr.nii.gz")]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 0
+    labels = nib.load(tmp_path / "out" / "mr.nii.gz")
+    assert labels.shape == (20, 24, 4)
+    assert np.array_equal(labels.affine, affine)

@@ -494,7 +494,7 @@ def test_a_base_at_fault_is_told_under_its_own_name(base, brought, tmp_path):
 
 def test_an_encoder_without_a_place_here_is_told_by_its_family(base, brought, tmp_path):
     state = {"image_encoder.trunk.pos_embed": torch.ones(1), "mask_decoder.mask_tokens.weight": torch.ones(4, 256)}
-    with pytest.raises(InputError, match=r"published.pth: its image encoder is a Hiera, .* is a base to tune"):
+    with pytest.raises(InputError, match=r"published.pth: its image encoder is a Hiera, .* import it as sam"):
         brought("medsam", state, base=None)
     torch.save(state, tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"--base other.pth: .*is a Hiera, .* the network's is a ViT"):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ragsam.errors import InputError
 from ragsam.files import atomic_write
 from ragsam.networks.encoders import family_name, family_of
-from ragsam.networks.sam2_keys import MEMORY_PARTS, sam_names
+from ragsam.networks.sam2_keys import MEMORY_PARTS, SAM2_STATE, sam_names
 
 #: Parts of a SAM that count masks: made again when the number of masks differs (3 in SAM, K classes here).
 PER_MASK_PARTS = (
@@ -60,7 +60,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         InputError: as `read_checkpoint`, or not a plain dict of tensors.
     """
     content = read_checkpoint(path, mapped=True)
-    within = content.get("model") if isinstance(content, dict) else None
+    within = content.get(SAM2_STATE) if isinstance(content, dict) else None
     if is_state_dict(within) and family_of(within) == "hiera":
         content = within
     if not is_state_dict(content):

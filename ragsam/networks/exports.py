@@ -52,6 +52,8 @@ def to_sam(network: Segmenter) -> Exported:
     """
     added = [f"{name}: a plain SAM has none" for name in _ADDED if name in network.about["tuning"]]
     added += _decoder_obstacles(network)
+    if network.takes_skips:
+        added.append("a Hiera, and SAM 2's mask decoder: a plain SAM has a ViT")
     _refuse("a plain SAM", [*added, *_detail_obstacles(network)])
     left_out = PER_MASK_PARTS if network.prompt_head is not None else ()
     exported = {}

@@ -33,6 +33,8 @@ _DEPTH = re.compile(r"image_encoder\.blocks\.\d+\.Depth_Adapter\.D_fc[12]\.(weig
 
 _VITS = {name: size for name, size in BACKBONES.items() if size.family == "vit"}
 _HIERAS = {(size.width, sum(size.stages)): name for name, size in SIZES.items()}
+#: The image size that SAM 2 was trained at, pixels.
+_SAM2_SIZE = 1024
 _HIERA_BLOCK = re.compile(r"image_encoder\.trunk\.blocks\.\d+\.norm1\.weight")
 #: TinyViTs by the size of the first kernel.
 _TINY_VITS: dict[int, dict[str, Any]] = {
@@ -61,7 +63,11 @@ def samed_options(state: State) -> dict[str, Any]:
 
 def sam_options(state: State) -> dict[str, Any]:
     """Return the options of a network for a full SAM: one organ, whose mask is SAM's first."""
-    options = tiny_vit_options(state) if family_of(state) == "tiny_vit" else vit_options(state)
+    family = family_of(state)
+    if family == "hiera":
+        options = {"image_size": _SAM2_SIZE, **hiera_options(state)}
+    else:
+        options = tiny_vit_options(state) if family == "tiny_vit" else vit_options(state)
     return {"num_classes": 1, "mask_tokens": _masks(state), **options}
 
 
@@ -208,8 +214,10 @@ def unused_depth(key: str, tensor: Tensor) -> str | None:
     return "not used in 2D mode" if _DEPTH.fullmatch(key) else None
 
 
-def unused_classifier(key: str, tensor: Tensor) -> str | None:
-    """Return why a tensor of MobileSAM's is not taken, None where it is not known to be of no use."""
+def unused_part(key: str, tensor: Tensor) -> str | None:
+    """Return why a tensor of MobileSAM's or SAM 2's is not taken, None where it is not known to be of no use."""
+    if key.startswith(UNUSED_PARTS["hiera"]):
+        return "of SAM 2's memory of other frames"
     return "classifier of ImageNet" if key.startswith(UNUSED_PARTS["tiny_vit"]) else None
 
 
@@ -285,7 +293,7 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "sam": Format(sam_options, "sam", "ras", full_tuning=True, ignore=unused_classifier),
+    "sam": Format(sam_options, "sam", "ras", full_tuning=True, ignore=unused_part),
     "medsam": Format(medsam_options, "unit", "file", full_tuning=True, state="model", records=("optimizer", "epoch")),
     "samed": Format(samed_options, "unit", "file", image_size=512, whole=False),
     "medical-sam-adapter": Format(

@@ -16,6 +16,7 @@ from ragsam.networks.encoders import family_name, family_of
 from ragsam.networks.formats import FORMATS, Format
 from ragsam.networks.key_report import KeyReport, fold
 from ragsam.networks.published import NAMES
+from ragsam.networks.sam2_keys import SAM2_STATE, sam_names
 from ragsam.networks.segmenter import Segmenter
 
 #: Answers that are asked of one format alone, and what the others have.
@@ -152,19 +153,17 @@ def fill(
     network.load_state_dict(loaded, strict=False)
 
 
-def _refuse_hiera(content: Any, file: str) -> None:
-    """Refuse SAM 2's and MedSAM2's files, whatever records are beside their state dict."""
-    within = content.get("model", content) if isinstance(content, dict) else {}
-    if is_state_dict(within) and family_of(within) == "hiera":
-        way = "it is a base to tune (`ragsam train --set base=`), and answers no prompts before"
-        raise InputError(f"{file}: its image encoder is {family_name('hiera')}: {way}")
-
-
 def _state_of(path: str | os.PathLike[str], form: Format, report: KeyReport) -> dict[str, Tensor]:
     """Return a checkpoint's state dict; where the format has records beside it they are accounted for."""
     content = read_checkpoint(path)
     file = Path(path).name
-    _refuse_hiera(content, file)
+    within = content.get(SAM2_STATE, content) if isinstance(content, dict) else None
+    if is_state_dict(within) and family_of(within) == "hiera":
+        if form is not FORMATS["sam"]:
+            raise InputError(f"{file}: its image encoder is {family_name('hiera')}; import it as sam")
+        if within is not content:
+            report.ignored |= dict.fromkeys(set(content) - {SAM2_STATE}, "records of its training")
+        return sam_names(within)
     if form.state is not None and isinstance(content, dict) and form.state in content:
         state = content.pop(form.state)
         unknown = sorted(map(str, set(content) - set(form.records)))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+#: Where the state dict is in a file of SAM 2's.
+SAM2_STATE = "model"
 #: Parts of SAM 2's memory of other frames and of its tracking, which slices that stand alone do not use.
 MEMORY_PARTS = (
     "memory_attention.",

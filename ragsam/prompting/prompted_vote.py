@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ragsam.errors import InputError
 from ragsam.files import sha256_file
-from ragsam.networks.bases import base_file
+from ragsam.networks.bases import BASES, base_file
 from ragsam.networks.checkpoints import load_metadata, load_weights
 from ragsam.networks.imports import import_checkpoint
 from ragsam.networks.prompts import INSIDE, PointPrompts, Prompts, boxes_of
@@ -206,7 +206,8 @@ def load_answering(base: str | os.PathLike[str]) -> tuple[Segmenter, bool]:
         sam, repeated = _of_file(path)
     else:
         kind = "medsam" if str(base) == "medsam" else "sam"
-        sam, repeated = import_checkpoint(kind, path)[0], True
+        known = BASES.get(str(base))
+        sam, repeated = import_checkpoint(kind, path, image_size=known and known.image_size)[0], True
     if not sam.answers_prompts:
         raise InputError(f"--base {path.name}: answers no prompts; take SAM's own, or train with --set prompts=trained")
     if sam.stacked:

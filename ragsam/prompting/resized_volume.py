@@ -26,7 +26,8 @@ class ResizedVolume:
     """Answers prompts in the slices of a volume, each resized until its longer side is the network's.
 
     The rest, at the right and below, is filled with the slice's minimum. Prompts are scaled like the slice, and the
-    mask comes back bilinearly: as LiteMedSAM's code does, and SAM's.
+    mask comes back bilinearly: as LiteMedSAM's code does, and SAM's. For SAM 2's networks a slice is stretched to the
+    square instead, with antialiasing, as SAM 2's code does.
 
     Args:
         network: a `Segmenter` that answers prompts, and takes the slice repeated in all channels.
@@ -40,8 +41,12 @@ class ResizedVolume:
         self.voxels = volume[0].as_subclass(Tensor)
         self.depth = self.voxels.shape[-1]
         shape = self.voxels.shape[:2]
-        self.scale = network.image_size / max(shape)
-        self.resized = tuple(int(side * self.scale + 0.5) for side in shape)
+        scale = network.image_size / max(shape)
+        self.resized = tuple(int(side * scale + 0.5) for side in shape)
+        self.scale = (scale, scale)
+        if network.takes_skips:
+            self.resized = (network.image_size, network.image_size)
+            self.scale = tuple(network.image_size / side for side in shape)
         self._embedded: dict[int, Embedded] = {}
 
     @torch.no_grad()
@@ -50,8 +55,8 @@ class ResizedVolume:
         asked = self._scaled(prompts)
         best = self.network.decode_prompted(self._embed(number), asked).choose(ambiguous=prompts.ambiguous)
         rows, columns = self.resized
-        seen = best.logits[:, :, :rows, :columns].float()
-        logits = F.interpolate(seen, tuple(self.voxels.shape[:2]), mode="bilinear", align_corners=False)
+        seen = best.coarse if self.network.takes_skips else best.logits[:, :, :rows, :columns]
+        logits = F.interpolate(seen.float(), tuple(self.voxels.shape[:2]), mode="bilinear", align_corners=False)
         return SliceMask(logits[0, 0], float(best.quality[0, 0]))
 
     def _embed(self, number: int) -> Embedded:
@@ -66,7 +71,9 @@ class ResizedVolume:
 
     def _resized(self, slice_: Tensor) -> Tensor:
         """Return a slice [H, W] as [1, 1, h, w]: averaged over areas where it shrinks, else bilinear."""
-        if self.scale < 1:
+        if self.network.takes_skips:
+            return F.interpolate(slice_[None, None], self.resized, mode="bilinear", antialias=True)
+        if self.scale[0] < 1:
             return F.interpolate(slice_[None, None], self.resized, mode="area")
         return F.interpolate(slice_[None, None], self.resized, mode="bilinear", align_corners=False)
 
@@ -81,12 +88,14 @@ class ResizedVolume:
         device = self.voxels.device
         points = box = mask = None
         if prompts.points:
-            places = torch.tensor([[point.row, point.column] for point in prompts.points], device=device) * self.scale
+            places = torch.tensor([[point.row, point.column] for point in prompts.points], device=device)
+            places = places * places.new_tensor(self.scale)
             kinds = torch.tensor([[int(point.inside) for point in prompts.points]], device=device)
             points = PointPrompts(places[None, :, 0], places[None, :, 1], kinds)
         if prompts.box is not None:
             sides = (prompts.box.top, prompts.box.left, prompts.box.bottom, prompts.box.right)
-            box = BoxPrompts(*(torch.tensor([side * self.scale], device=device) for side in sides))
+            scaled = (side * scale for side, scale in zip(sides, 2 * self.scale, strict=True))
+            box = BoxPrompts(*(torch.tensor([side], device=device) for side in scaled))
         if prompts.mask is not None:
             draft = self._resized(prompts.mask.to(device).float())
             mask_size = self.network.sam.prompt_encoder.mask_input_size
