@@ -182,7 +182,7 @@ def import_all() -> None:
 
 def make_stock(folder: Path) -> Stock:
     """Train a small run that answers prompts, segment its test cases and evaluate them."""
-    from small_study import KNOBS, write_study
+    from small_study import QUICK, write_study
 
     from ragsam.api.evaluate import evaluate
     from ragsam.api.index import index_run
@@ -190,7 +190,7 @@ def make_stock(folder: Path) -> Stock:
     from ragsam.api.train import train_run
 
     study = write_study(folder / "study")
-    run = train_run("sam_lora", study, folder / "run", {**KNOBS, "prompts": "trained"})
+    run = train_run("sam_lora", study, folder / "run", {**QUICK, "prompts": "trained"})
     index_run(run)
     segment_with_run(run, [study], folder / "segmented")
     evaluate(study, folder / "segmented", folder / "evaluated", section="test")

@@ -73,15 +73,15 @@ def train(datalist: Path, folder: Path, minutes: float, overrides: dict[str, Any
     """Time a few steps, then train for as many as fit the minutes; return the run, at once where it stands already."""
     if (folder / "run" / "models").exists():
         return folder / "run"
-    knobs = {"epochs": 2, "steps_per_epoch": CALIBRATION_STEPS, **SLICES}
-    trial = make_run("sam_lora", datalist, folder / "timing", knobs)
+    options = {"epochs": 2, "steps_per_epoch": CALIBRATION_STEPS, **SLICES}
+    trial = make_run("sam_lora", datalist, folder / "timing", options)
     run_config(trial, "train", **{"validate_every": 1, **overrides})
     first, second = (float(row["train_seconds"]) for row in read_log(trial))
     seconds_a_step = (second - first) / CALIBRATION_STEPS
     epochs = max(1, round(minutes * 60 / seconds_a_step / STEPS_PER_EPOCH))
-    knobs = {"epochs": epochs, "steps_per_epoch": STEPS_PER_EPOCH, **SLICES}
-    knobs["validate_every"] = max(1, epochs // 8)
-    run = make_run("sam_lora", datalist, folder / "run", knobs)
+    options = {"epochs": epochs, "steps_per_epoch": STEPS_PER_EPOCH, **SLICES}
+    options["validate_every"] = max(1, epochs // 8)
+    run = make_run("sam_lora", datalist, folder / "run", options)
     run_config(run, "train", **overrides)
     return run
 

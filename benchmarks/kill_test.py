@@ -26,22 +26,22 @@ import torch
 from ragsam.data.phantom.write import write_phantoms
 from ragsam.networks.checkpoints import load_weights, read_checkpoint
 
-KNOBS = {"epochs": 6, "steps_per_epoch": 3, "batch_size": 4, "validate_every": 1, "image_size": 32}
-KNOBS |= {"spacing_mm": [12.0, 12.0], "detail": False, "descriptor": "embedding", "elastic": 0.3}
+OPTIONS = {"epochs": 6, "steps_per_epoch": 3, "batch_size": 4, "validate_every": 1, "image_size": 32}
+OPTIONS |= {"spacing_mm": [12.0, 12.0], "detail": False, "descriptor": "embedding", "elastic": 0.3}
 MOMENTS = ("at any moment", "validating or keeping", "writing a file")
 _LONGEST_S = 600.0
 
 
 def command(data: Path, run: Path) -> list[str]:
     """Return the command that trains a run, or continues with it."""
-    options = [f"--set={name}={value}" for name, value in KNOBS.items()]
+    options = [f"--set={name}={value}" for name, value in OPTIONS.items()]
     train = [sys.executable, "-m", "ragsam.cli", "train", "sam_lora", "--data", str(data), "--output", str(run)]
     return [*train, *options, "--resume"]
 
 
 def wait_for(moment: str, process: subprocess.Popen[str], run: Path, epoch_s: float, draw: random.Random) -> None:
     """Wait for a moment to kill a process; it gives a line an epoch."""
-    left = KNOBS["epochs"] - epochs_done(run)
+    left = OPTIONS["epochs"] - epochs_done(run)
     lines = draw.randint(moment == "validating or keeping", max(left - 1, 1))
     while lines and (line := process.stderr.readline()):
         lines -= "train: epoch" in line
@@ -67,7 +67,7 @@ def kill_once(moment: str, data: Path, run: Path, epoch_s: float, draw: random.R
 def epochs_done(run: Path) -> int:
     """Return the epochs that a run would not do again."""
     path = run / "checkpoints" / "last.pt"
-    return read_checkpoint(path)["trainer"]["iteration"] // KNOBS["steps_per_epoch"] if path.exists() else 0
+    return read_checkpoint(path)["trainer"]["iteration"] // OPTIONS["steps_per_epoch"] if path.exists() else 0
 
 
 def train(data: Path, run: Path) -> float:
@@ -113,12 +113,12 @@ def kill_runs(folder: Path, kills: int, kills_a_run: int, draw: random.Random) -
     data = write_phantoms(folder / "data", training=4, validation=2, test=1)
     life_s = train(data, folder / "whole")
     whole, done, runs, unlike = end_of(folder / "whole"), 0, 0, 0
-    print(f"{date.today()}: a training that nothing stops takes {life_s:.0f} s, {KNOBS['epochs']} epochs")
+    print(f"{date.today()}: a training that nothing stops takes {life_s:.0f} s, {OPTIONS['epochs']} epochs")
     while done < kills:
         run = folder / f"run-{runs}"
         for _ in range(min(kills_a_run, kills - done)):
             moment = MOMENTS[done % len(MOMENTS)]
-            state = kill_once(moment, data, run, life_s / KNOBS["epochs"], draw)
+            state = kill_once(moment, data, run, life_s / OPTIONS["epochs"], draw)
             if state is None:
                 break
             done += 1

@@ -43,7 +43,7 @@ from ragsam.runs.templates import make_run
 from ragsam.transforms import preprocessing
 from ragsam.transforms.voxel_prompts import SliceGrid, SlicePoint, SlicePrompts
 
-KNOBS = {"image_size": 56, "batch_size": 16, "prompts": "trained", "retrieval": False, "fusion": None}
+OPTIONS = {"image_size": 56, "batch_size": 16, "prompts": "trained", "retrieval": False, "fusion": None}
 EPOCHS = 6
 CORRECTIONS = (1, 3)
 
@@ -240,8 +240,8 @@ def main() -> None:
     output = args.output.absolute()
     run, datalist = output / "run", prepare("hippocampus", args.source, output / "datalist.json")
     if not (run / "models").exists():
-        knobs = {**KNOBS, "epochs": EPOCHS, "steps_per_epoch": args.steps, "validate_every": EPOCHS // 2}
-        run_config(make_run("sam_lora", datalist, run, knobs), "train")
+        options = {**OPTIONS, "epochs": EPOCHS, "steps_per_epoch": args.steps, "validate_every": EPOCHS // 2}
+        run_config(make_run("sam_lora", datalist, run, options), "train")
     cases = list(load_datalist(datalist).section(args.section))
     sweep = {name: lambda study, way=way: box_followed(study, way) for name, way in SWEEP.items()}
     tables = measure(run, cases, sweep if args.sweep else METHODS)
@@ -251,7 +251,7 @@ def main() -> None:
     minutes, patients = float(trained["train_seconds"]) / 60, {case.patient for case in cases}
     about = (
         f"\n{len(patients)} {args.section} patients, {len(cases)} volumes; {trained['step']} steps of "
-        f"{KNOBS['batch_size']}, {minutes:.1f} minutes; one seed; {date.today()}; "
+        f"{OPTIONS['batch_size']}, {minutes:.1f} minutes; one seed; {date.today()}; "
         f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"
     )
     lines = [*lines_of(tables, organs), about]

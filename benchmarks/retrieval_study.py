@@ -150,11 +150,11 @@ def run_trial(trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, 
     sections = chosen(data, trial["patients"], trial["seed"], trial["test_patients"], trial.get("tests", ()))
     write_datalist(folder / "datalist.json", data.card, sections)
     fusion = LEARNT if trial["arm"] == "learned constant" and trial["fusion"] in UNLEARNT else trial["fusion"]
-    knobs = {**SETS[trial["set"]], "fusion": fusion, **ARMS[trial["arm"]], "seed": trial["seed"]}
-    knobs["steps_per_epoch"] = STEPS_PER_EPOCH
+    options = {**SETS[trial["set"]], "fusion": fusion, **ARMS[trial["arm"]], "seed": trial["seed"]}
+    options["steps_per_epoch"] = STEPS_PER_EPOCH
     epochs, every = (trial["epochs"], trial["epochs"]) if "epochs" in trial else (TIMED_EPOCHS, 1)
     run = make_run(
-        "sam_lora", folder / "datalist.json", folder / "run", {**knobs, "epochs": epochs, "validate_every": every}
+        "sam_lora", folder / "datalist.json", folder / "run", {**options, "epochs": epochs, "validate_every": every}
     )
     run_config(run, "train", **network_of(trial["arm"]))
     log = read_log(run)

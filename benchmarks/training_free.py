@@ -122,8 +122,8 @@ def answering_run(data: Datalist, name: str, folder: Path) -> Path:
         write_datalist(folder / "known.json", data.card, sections)
         training = {"batch_size": options["batch_size"], "steps_per_epoch": options["steps"] // EPOCHS}
         network = {"prompts": "trained", "retrieval": False, "fusion": None}
-        knobs = {**options["bank"], **training, **network, "epochs": EPOCHS, "validate_every": EPOCHS}
-        run_config(make_run("sam_lora", folder / "known.json", run, knobs), "train")
+        settings = {**options["bank"], **training, **network, "epochs": EPOCHS, "validate_every": EPOCHS}
+        run_config(make_run("sam_lora", folder / "known.json", run, settings), "train")
     return run
 
 

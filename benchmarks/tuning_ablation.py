@@ -68,15 +68,15 @@ def trials(minutes: dict[str, float], seeds: list[int], context_seeds: list[int]
     """Return every trial: table, name, set, options, seed, minutes (which `minutes` gives by set)."""
     tuning, context = [], []
     for detail in (True, False):
-        for name, knobs in TUNING.items():
+        for name, options in TUNING.items():
             title = f"{name}, {'with' if detail else 'without'} the detail branch"
-            knobs = {**COMMON, **SETS["hippocampus"], "base": str(base), "detail": detail, **knobs}
-            tuning.append({"table": "tuning", "name": title, "set": "hippocampus", "knobs": knobs})
+            options = {**COMMON, **SETS["hippocampus"], "base": str(base), "detail": detail, **options}
+            tuning.append({"table": "tuning", "name": title, "set": "hippocampus", "options": options})
     unet = {**COMMON, **SETS["hippocampus"]}
-    tuning.append({"table": "tuning", "name": "MONAI U-Net, from scratch", "set": "hippocampus", "knobs": unet})
+    tuning.append({"table": "tuning", "name": "MONAI U-Net, from scratch", "set": "hippocampus", "options": unet})
     for data, sizes in SETS.items():
-        for name, knobs in CONTEXT.items():
-            context.append({"table": "context", "name": name, "set": data, "knobs": {**COMMON, **sizes, **knobs}})
+        for name, options in CONTEXT.items():
+            context.append({"table": "context", "name": name, "set": data, "options": {**COMMON, **sizes, **options}})
     planned = [(trial, seed) for seed in seeds for trial in tuning]
     planned += [(trial, seed) for seed in context_seeds for trial in context]
     return [{**trial, "seed": seed, "minutes": minutes[trial["set"]]} for trial, seed in planned]
@@ -88,14 +88,14 @@ def run_trial(trial: dict[str, Any], datalist: Path, folder: Path) -> dict[str, 
     history.time = SimpleNamespace(monotonic=time.process_time)  # the log gives minutes of this process
     network = UNET if "U-Net" in trial["name"] else {}
     overrides = dict(network)
-    knobs = {**trial["knobs"], "seed": trial["seed"], "steps_per_epoch": STEPS_PER_EPOCH}
-    timing = make_run("sam_lora", datalist, folder / "timing", {**knobs, "epochs": 2, "validate_every": 1})
+    options = {**trial["options"], "seed": trial["seed"], "steps_per_epoch": STEPS_PER_EPOCH}
+    timing = make_run("sam_lora", datalist, folder / "timing", {**options, "epochs": 2, "validate_every": 1})
     # Nothing is chosen by validation: one volume is enough to have the last weights kept.
     overrides["validate#dataset#data"] = "$@datalist_def.section('validation')[:1]"
     run_config(timing, "train", **overrides)
     start, end = (float(row["train_seconds"]) for row in read_log(timing))
     epochs = max(1, round(trial["minutes"] * 60 / (end - start)))
-    run = make_run("sam_lora", datalist, folder / "run", {**knobs, "epochs": epochs, "validate_every": epochs})
+    run = make_run("sam_lora", datalist, folder / "run", {**options, "epochs": epochs, "validate_every": epochs})
     run_config(run, "train", **overrides)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     run_config(run, "inference", **{"output_dir": str(folder / "predictions"), "retrieval": False, **network})
@@ -127,7 +127,7 @@ def train_base(datalist: Path, folder: Path, minutes: float) -> Path:
     path = folder / "base.pth"
     if path.exists():
         return path
-    result = run_trial({"name": "base", "knobs": BASE, "seed": 0, "minutes": minutes}, datalist, folder)
+    result = run_trial({"name": "base", "options": BASE, "seed": 0, "minutes": minutes}, datalist, folder)
     state = torch.load(folder / "run" / "models" / "model.pt", weights_only=True)
     with atomic_write(path) as temporary:
         torch.save({k.removeprefix("sam."): v for k, v in state.items() if k.startswith("sam.")}, temporary)

@@ -63,9 +63,9 @@ def write_volumes(folder: Path, shape: Sequence[int], organs: int) -> Path:
 
 def write_run(folder: Path, datalist: Path, patch_size: int | None, detail: bool, spacing_mm: float | None) -> Path:
     """Write a run of random weights."""
-    knobs = {"image_size": 512, "patch_size": patch_size, "detail": detail}
-    run = make_run("sam_lora", datalist, folder / "run", {**knobs, "spacing_mm": spacing_mm and [spacing_mm] * 2})
-    network = Segmenter(load_card(CARD).num_classes, lora={"rank": 4}, **knobs)
+    options = {"image_size": 512, "patch_size": patch_size, "detail": detail}
+    run = make_run("sam_lora", datalist, folder / "run", {**options, "spacing_mm": spacing_mm and [spacing_mm] * 2})
+    network = Segmenter(load_card(CARD).num_classes, lora={"rank": 4}, **options)
     save_weights(run / "models" / "model.safetensors", network.trainable_state(), network.about)
     return run
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_study import KNOBS, write_study
+from small_study import QUICK, write_study
 
 from ragsam.data.datalist import load_datalist
 from ragsam.report import figures, plots
@@ -96,7 +96,7 @@ def run(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ragsam.api.index import index_run
     from ragsam.api.train import train_run
 
-    folder = train_run("sam_lora", study, tmp_path_factory.mktemp(f"{_SESSION}trained") / "run", KNOBS)
+    folder = train_run("sam_lora", study, tmp_path_factory.mktemp(f"{_SESSION}trained") / "run", QUICK)
     index_run(folder)
     return folder
 

@@ -15,7 +15,7 @@ from ragsam.runs.run import RunFolder
 
 #: Stands in every header's free text, as scanners write it. It must not come out again anywhere.
 HEADER_NAME = "DOE^JANE 1970"
-KNOBS = {"epochs": 2, "steps_per_epoch": 10, "batch_size": 4, "validate_every": 1, "neighbours": 8}
+QUICK = {"epochs": 2, "steps_per_epoch": 10, "batch_size": 4, "validate_every": 1, "neighbours": 8}
 SPACING_MM = (1.0, 1.0, 3.0)
 TRAINING = {"case-tr0": "patient-anna", "case-tr1": "patient-anna", "case-tr2": "patient-bert"}
 TRAINING |= {"case-tr3": "patient-cleo", "case-tr4": "patient-dora"}

@@ -13,8 +13,8 @@ from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.io.documents import read_json
 
-KNOBS = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2, "image_size": 32, "board": None}
-OPTIONS = [f"--set={name}={'null' if value is None else value}" for name, value in KNOBS.items()]
+QUICK = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2, "image_size": 32, "board": None}
+OPTIONS = [f"--set={name}={'null' if value is None else value}" for name, value in QUICK.items()]
 
 
 def test_two_folds_score_every_patient_once_by_the_run_that_never_saw_them(study, tmp_path, capsys, monkeypatch):
@@ -78,11 +78,11 @@ def test_dealt_folds_are_the_same_each_time_and_hold_everybody_once(study):
 def test_what_cannot_be_dealt_is_told(study, tmp_path, capsys):
     for folds in (1, 6):
         with pytest.raises(InputError, match=f"--folds: {folds} asked for 5 patients"):
-            cross_validate("sam_lora", study, tmp_path / "cv", KNOBS, folds=folds)
+            cross_validate("sam_lora", study, tmp_path / "cv", QUICK, folds=folds)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.json").write_text(json.dumps("mine"))
     with pytest.raises(InputError, match="is not empty"):
-        cross_validate("sam_lora", study, tmp_path / "full", KNOBS, folds=2)
+        cross_validate("sam_lora", study, tmp_path / "full", QUICK, folds=2)
     command = ["train", "sam_lora", "--data", str(study), "--output", str(tmp_path / "cv"), "--folds", "2", "--check"]
     assert main(command) == 2
     assert "--check: not with" in capsys.readouterr().err

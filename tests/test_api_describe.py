@@ -13,8 +13,8 @@ from ragsam.networks.checkpoints import save_weights
 PLAIN_VIT_B = {"backbone": "vit_b", "image_size": 512, "base": "a/sam_vit_b.pth", "detail": False, "fusion": None}
 
 
-def trained(**knobs):
-    about = describe("sam_lora", card="synapse8", options={**PLAIN_VIT_B, **knobs})
+def trained(**options):
+    about = describe("sam_lora", card="synapse8", options={**PLAIN_VIT_B, **options})
     return {part["name"]: part["trained"] for part in about["parts"]}, about
 
 

@@ -119,16 +119,16 @@ def test_the_run_is_a_bundle_with_the_checkpoints_network(imported, place):
         assert mine.keys() == tensors.keys()
         assert all(torch.equal(mine[key], tensors[key]) for key in mine)
     for config in ("train", "inference", "evaluate"):
-        knobs = knobs_of(run, config)
-        knobs |= knobs.get("untrained", {})
-        assert (knobs["image_size"], knobs["context_slices"], knobs["detail"], knobs["fusion"]) == (
+        options = knobs_of(run, config)
+        options |= options.get("untrained", {})
+        assert (options["image_size"], options["context_slices"], options["detail"], options["fusion"]) == (
             SIZE,
             0,
             False,
             None,
         )
-        assert knobs["base"] == str(place / "sam.pth")
-        assert knobs["lora"] == {"rank": 3, "targets": ["q", "v"]}
+        assert options["base"] == str(place / "sam.pth")
+        assert options["lora"] == {"rank": 3, "targets": ["q", "v"]}
 
 
 # What the user does next
@@ -152,14 +152,14 @@ def test_it_segments_at_once_as_samed_would(imported, place, study, tmp_path):
 
 def test_a_training_starts_with_it(imported, place, study, tmp_path):
     """At a learning rate of next to zero the weights come out as they went in, and detail and fusion begin anew."""
-    knobs = {"start": str(imported / "samed.safetensors"), "base": str(place / "sam.pth"), "learning_rate": 1e-30}
-    run = train_run("sam_lora", study, tmp_path / "run", {**FAST, **knobs, "weight_decay": 0.0})
+    options = {"start": str(imported / "samed.safetensors"), "base": str(place / "sam.pth"), "learning_rate": 1e-30}
+    run = train_run("sam_lora", study, tmp_path / "run", {**FAST, **options, "weight_decay": 0.0})
     text = (run / "configs" / "train.yaml").read_text()
-    knobs = yaml.safe_load(text)
-    assert (knobs["image_size"], knobs["context_slices"], knobs["detail"], knobs["fusion"]) == (
+    options = yaml.safe_load(text)
+    assert (options["image_size"], options["context_slices"], options["detail"], options["fusion"]) == (
         SIZE, 0, True, "vote_product"
     )  # fmt: skip
-    assert knobs["lora"] == {"rank": 3, "targets": ["q", "v"]}
+    assert options["lora"] == {"rank": 3, "targets": ["q", "v"]}
     state, about = load_weights(run / "models" / "model.safetensors")
     start = load_weights(imported / "samed.safetensors")[0]
     assert all(torch.allclose(state[key], start[key], rtol=0, atol=1e-20) for key in start)
@@ -182,26 +182,26 @@ def test_the_log_tells_what_became_of_every_key(imported, place, study, tmp_path
 
 
 def test_a_training_starts_with_another_run(run, study, tmp_path):
-    """A run of ours, by its folder: its network's knobs are taken over."""
+    """A run of ours, by its folder: its network's options are taken over."""
     made = make_run("sam_lora", study, tmp_path / "next", {"start": str(run)})
-    knobs = knobs_of(made)
-    assert knobs["start"] == str(run / "models" / "model.safetensors")
-    assert (knobs["image_size"], knobs["detail"], knobs["fusion"]) == (32, True, "vote_product")
-    assert knobs["adapter"] is None
+    options = knobs_of(made)
+    assert options["start"] == str(run / "models" / "model.safetensors")
+    assert (options["image_size"], options["detail"], options["fusion"]) == (32, True, "vote_product")
+    assert options["adapter"] is None
 
 
 def test_what_tunes_the_weights_is_set_and_more_may_be_added(place, study, tmp_path):
     command = ["import", "medical-sam-adapter", place / "msa.pth", "--base", place / "sam.pth", "--thd", "false"]
     command += ["--slice-layout", "ras"]
     assert main([str(part) for part in (*command, "--output", tmp_path / "msa.safetensors")]) == 0
-    knobs = {"start": str(tmp_path / "msa.safetensors"), "base": str(place / "sam.pth")}
-    made = make_run("sam_lora", study, tmp_path / "run", {**knobs, "network_def.lora.rank": 2})
+    options = {"start": str(tmp_path / "msa.safetensors"), "base": str(place / "sam.pth")}
+    made = make_run("sam_lora", study, tmp_path / "run", {**options, "network_def.lora.rank": 2})
     network = knobs_of(made)
     assert network["adapter"] == {
         "space": True, "mlp": True, "depth": False, "ratio": 0.25, "normed_padding": True
     }  # fmt: skip
     assert network["lora"] == {"rank": 2, "targets": ["q", "v"]}
-    made = make_run("sam_lora", study, tmp_path / "other", knobs)
+    made = make_run("sam_lora", study, tmp_path / "other", options)
     assert knobs_of(made)["lora"] is None
     assert knobs_of(made)["mask_tokens"] is None  # two organs: a token each
     assert start_options(tmp_path / "msa.safetensors", {}, 1)["mask_tokens"] == 4
@@ -244,7 +244,7 @@ def test_without_a_base_the_network_stands_alone(place, study, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "words"),
+    ("options", "words"),
     [
         ({}, "--set start: samed.safetensors was made on different base weights; set `base` to the ones whose SHA-256"),
         ({"base": "other.pth"}, "--set start: samed.safetensors was made on different base weights"),
@@ -263,9 +263,9 @@ def test_without_a_base_the_network_stands_alone(place, study, tmp_path):
         ({"network_def.lora": None}, "--set lora: None, but the weights of start"),
     ],
 )
-def test_a_knob_that_contradicts_the_weights_is_told(imported, place, study, refused, tmp_path, knobs, words):
-    values = {"start": imported / "samed.safetensors", "base": "sam.pth", **knobs}
-    values["base"] = place / values["base"] if knobs else None
+def test_a_knob_that_contradicts_the_weights_is_told(imported, place, study, refused, tmp_path, options, words):
+    values = {"start": imported / "samed.safetensors", "base": "sam.pth", **options}
+    values["base"] = place / values["base"] if options else None
     settings = [f"{name}={'null' if value is None else value}" for name, value in values.items()]
     line = refused(
         "train", "sam_lora", "--data", study, "--output", tmp_path / "run", *(f"--set={text}" for text in settings)
@@ -275,8 +275,8 @@ def test_a_knob_that_contradicts_the_weights_is_told(imported, place, study, ref
 
 
 def test_dropout_may_differ_from_the_weights(imported, place, study, tmp_path):
-    knobs = {"start": str(imported / "samed.safetensors"), "base": str(place / "sam.pth")}
-    made = make_run("sam_lora", study, tmp_path / "run", {**knobs, "network_def.lora.dropout": 0.1})
+    options = {"start": str(imported / "samed.safetensors"), "base": str(place / "sam.pth")}
+    made = make_run("sam_lora", study, tmp_path / "run", {**options, "network_def.lora.dropout": 0.1})
     assert knobs_of(made)["lora"] == {"rank": 3, "targets": ["q", "v"], "dropout": 0.1}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from small_study import KNOBS, TRAINING, workflow_of
+from small_study import QUICK, TRAINING, workflow_of
 
 from ragsam.api.index import index_run
 from ragsam.api.segment import segment_with_run
@@ -32,9 +32,9 @@ def weights_of(run):
     return load_weights(run / "models" / "model.safetensors")[0]
 
 
-def prepared(study, folder, **knobs):
+def prepared(study, folder, **options):
     """Return the workflow of a training that is ready to run."""
-    return workflow_of(make_run("sam_lora", study, folder, {**SHORT, **knobs}))
+    return workflow_of(make_run("sam_lora", study, folder, {**SHORT, **options}))
 
 
 def read_rows(path):
@@ -72,7 +72,7 @@ def batches_of(workflow):
 
 
 def test_one_seed_gives_the_same_weights_and_masks_and_another_seed_does_not(run, study, tmp_path):
-    again = train_run("sam_lora", study, tmp_path / "again", KNOBS)
+    again = train_run("sam_lora", study, tmp_path / "again", QUICK)
     first, second = weights_of(run), weights_of(again)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -81,13 +81,13 @@ def test_one_seed_gives_the_same_weights_and_masks_and_another_seed_does_not(run
         segment_with_run(folder, [study], tmp_path / f"masks-{folder.name}")
     for path in (tmp_path / "masks-again").glob("*.nii.gz"):
         assert path.read_bytes()[10:] == (tmp_path / "masks-run" / path.name).read_bytes()[10:]  # past gzip's time
-    other = weights_of(train_run("sam_lora", study, tmp_path / "other", {**KNOBS, "seed": 1}))
+    other = weights_of(train_run("sam_lora", study, tmp_path / "other", {**QUICK, "seed": 1}))
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
 def test_every_batch_carries_supports_of_other_patients(study, tmp_path):
-    knobs = {"neighbours": 3, "epochs": 2, "steps_per_epoch": 4, "carry": False}
-    workflow = prepared(study, tmp_path / "run", supports_withheld=0.0, **knobs)
+    options = {"neighbours": 3, "epochs": 2, "steps_per_epoch": 4, "carry": False}
+    workflow = prepared(study, tmp_path / "run", supports_withheld=0.0, **options)
     retriever = retrieval_of(workflow).retriever
     found = []
     search = retriever.search
@@ -115,19 +115,19 @@ def test_every_batch_carries_supports_of_other_patients(study, tmp_path):
     assert patients_seen == set(TRAINING.values())
 
 
-@pytest.mark.parametrize(("knob", "number"), [("frozen_from", 3), ("frozen_from", 0)])
-def test_an_epoch_that_never_comes_is_refused(study, tmp_path, knob, number):
+@pytest.mark.parametrize(("option", "number"), [("frozen_from", 3), ("frozen_from", 0)])
+def test_an_epoch_that_never_comes_is_refused(study, tmp_path, option, number):
     told = "there is no epoch 3, the last one is 2" if number else "0 is not a whole number from 1 on"
-    knobs = {**SHORT, "epochs": 2, knob: number}
+    options = {**SHORT, "epochs": 2, option: number}
     for way in (train_run, try_training):
-        with pytest.raises(InputError, match=f"{knob}: {told}"):
-            way("sam_lora", study, tmp_path / way.__name__, knobs)
+        with pytest.raises(InputError, match=f"{option}: {told}"):
+            way("sam_lora", study, tmp_path / way.__name__, options)
 
 
 def test_carried_votes_are_of_other_patients_and_move_with_the_slice(study, tmp_path):
     """Every slice is moved: a vote that lay elsewhere than the labels would overlap with them less."""
-    knobs = {"epochs": 2, "steps_per_epoch": 4, "supports_wrong": 0.0, "affine": 1.0}
-    workflow = prepared(study, tmp_path / "run", **knobs)
+    options = {"epochs": 2, "steps_per_epoch": 4, "supports_wrong": 0.0, "affine": 1.0}
+    workflow = prepared(study, tmp_path / "run", **options)
     retriever = retrieval_of(workflow).retriever
     asked = masks_asked(retriever)
     batches = batches_of(workflow)
@@ -171,8 +171,8 @@ def test_withheld_share_of_all_and_of_none(study, tmp_path, withheld, with_suppo
 
 
 def test_withheld_share_between(study, tmp_path):
-    knobs = {"supports_withheld": 0.3, "steps_per_epoch": 4, "batch_size": 32, "image_size": 16}
-    batches = batches_of(prepared(study, tmp_path / "run", **knobs))
+    options = {"supports_withheld": 0.3, "steps_per_epoch": 4, "batch_size": 32, "image_size": 16}
+    batches = batches_of(prepared(study, tmp_path / "run", **options))
     kept = torch.cat([batch["supports"].weights for batch in batches]).sum(1) > 0
     assert 0.55 < kept.float().mean() < 0.85  # 128 draws at 0.7: three standard deviations are 0.12
 

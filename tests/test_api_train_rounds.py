@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from monai.transforms import Compose
-from small_study import KNOBS, TRAINING, affine_of, anatomy, flipped, save_volume
+from small_study import QUICK, TRAINING, affine_of, anatomy, flipped, save_volume
 
 from ragsam.api.segment import segment_with_run
 from ragsam.api.unlabelled import unlabelled_cases
@@ -24,7 +24,7 @@ from ragsam.runs.run import WEIGHTS
 from ragsam.transforms import preprocessing
 
 CARD = load_card("hippocampus")
-OPTIONS = [f"--set={name}={value}" for name, value in {**KNOBS, "learning_rate": 0.002, "epochs": 3}.items()]
+OPTIONS = [f"--set={name}={value}" for name, value in {**QUICK, "learning_rate": 0.002, "epochs": 3}.items()]
 
 
 @pytest.fixture(scope="module")

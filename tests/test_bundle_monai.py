@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
-from small_study import KNOBS, files_below
+from small_study import QUICK, files_below
 
 from ragsam.networks.checkpoints import load_weights, save_weights
 from ragsam.networks.tuning import USUAL
@@ -34,7 +34,7 @@ def network_of(run):
 @pytest.fixture(scope="module", params=BUNDLES)
 def made(request, study, tmp_path_factory):
     """A run of each bundle with weights that were never trained: what MONAI checks does not depend on it."""
-    run = make_run(request.param, study, tmp_path_factory.mktemp(request.param) / "run", KNOBS)
+    run = make_run(request.param, study, tmp_path_factory.mktemp(request.param) / "run", QUICK)
     torch.manual_seed(0)
     network = network_of(run)
     state = network.trainable_state()
@@ -175,7 +175,7 @@ def test_inference_by_monai_from_another_folder_gives_our_masks(own_run, segment
 
 def test_a_way_to_tune_can_be_added_for_monai_too(study, tmp_path):
     """`--network_def::...` is to MONAI what `--set network_def....` is to `ragsam train`."""
-    run = make_run("sam_lora", study, tmp_path / "run", {**KNOBS, "epochs": 1, "steps_per_epoch": 1})
+    run = make_run("sam_lora", study, tmp_path / "run", {**QUICK, "epochs": 1, "steps_per_epoch": 1})
     way = {"network_def::adapter": {"space": True, "mlp": True}}
     monai.bundle.run(bundle_root=str(run), config_file=str(run / "configs" / "train.yaml"), **way)
     state = torch.load(run / "models" / "model.pt", weights_only=True)

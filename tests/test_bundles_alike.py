@@ -20,7 +20,7 @@ BUNDLES = {
     "sam_frequency": {"frequency": {"rate": 0.25}},
 }
 TUNING = re.compile(r"^(lora|adapter|frequency|untrained): .*\n", re.MULTILINE)
-KNOBS = {"image_size": 32, "epochs": 1, "steps_per_epoch": 2, "batch_size": 2, "validate_every": 1}
+QUICK = {"image_size": 32, "epochs": 1, "steps_per_epoch": 2, "batch_size": 2, "validate_every": 1}
 
 
 @pytest.mark.parametrize("bundle", [name for name in BUNDLES if name != "sam_lora"])
@@ -52,7 +52,7 @@ def test_each_bundle_is_complete(bundle):
 
 
 @pytest.mark.parametrize(
-    ("bundle", "knobs"),
+    ("bundle", "options"),
     [
         ("sam_adapter", {}),
         ("sam_frequency", {}),
@@ -61,8 +61,8 @@ def test_each_bundle_is_complete(bundle):
     ],
     ids=["adapter", "frequency", "depth", "combined"],
 )
-def test_a_way_of_tuning_trains_is_kept_and_segments(study, tmp_path, bundle, knobs):
-    run = make_run(bundle, study, tmp_path / "run", {**KNOBS, **knobs})
+def test_a_way_of_tuning_trains_is_kept_and_segments(study, tmp_path, bundle, options):
+    run = make_run(bundle, study, tmp_path / "run", {**QUICK, **options})
     run_config(run, "train")
     index_run(run)
     cases = segment_with_run(run, [study], tmp_path / "out")
@@ -76,4 +76,4 @@ def test_a_way_of_tuning_trains_is_kept_and_segments(study, tmp_path, bundle, kn
     assert moved
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
     channels = json.loads((run / "configs" / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
-    assert channels["num_channels"] == len(channels["channel_def"]) == 2 * knobs.get("context_slices", 1) + 1
+    assert channels["num_channels"] == len(channels["channel_def"]) == 2 * options.get("context_slices", 1) + 1

@@ -12,7 +12,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from small_study import HEADER_NAME, KNOBS, affine_of, anatomy, files_below, save_volume, with_numbers, write_study
+from small_study import (
+    HEADER_NAME,
+    QUICK,
+    affine_of,
+    anatomy,
+    files_below,
+    save_volume,
+    with_numbers,
+    write_study,
+)
 
 from ragsam import __version__
 from ragsam.cli import main
@@ -313,7 +322,7 @@ def test_training_on_bad_data_is_one_line_and_leaves_nothing(fault, edited_study
 
 
 @pytest.mark.parametrize(
-    ("knob", "line"),
+    ("option", "line"),
     [
         ("epoch=3", "--set epoch: no such option; did you mean epochs? `ragsam train --options` lists them"),
         ("epochs", "--set epochs: write it as KEY=VALUE"),
@@ -323,9 +332,9 @@ def test_training_on_bad_data_is_one_line_and_leaves_nothing(fault, edited_study
         ("base=none.pth", "{cwd}/none.pth: no such weights file; check the path"),
     ],
 )
-def test_bad_knob_is_one_line_and_leaves_nothing(knob, line, study, refused, tmp_path, monkeypatch):
+def test_bad_knob_is_one_line_and_leaves_nothing(option, line, study, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    got = refused("train", "sam_lora", "--data", study, "--output", tmp_path / "run", "--set", knob)
+    got = refused("train", "sam_lora", "--data", study, "--output", tmp_path / "run", "--set", option)
     assert got.startswith(line.format(cwd=tmp_path))
     assert not (tmp_path / "run").exists()
 
@@ -519,7 +528,7 @@ def test_unknown_option_is_exit_code_2():
     done = command("segment", "--fast")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert KNOBS  # the study's knobs, which the fixtures train with
+    assert QUICK  # the options of the study, which the fixtures train with
 
 
 def test_a_line_that_quotes_a_hostile_text_stays_one(capsys):

@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_study import KNOBS, files_below, log_lines
+from small_study import QUICK, files_below, log_lines
 
 from ragsam.cli import COMMANDS, build_parser, main
 from ragsam.console.reporter import Shown, set_reporter
@@ -59,7 +59,7 @@ def test_every_command_knows_what_it_keeps():
 
 def test_training_keeps_finished_epochs(interrupted, run, study, tmp_path):
     command = ["train", "sam_lora", "--data", study, "--output", tmp_path / "run"]
-    for name, value in KNOBS.items():
+    for name, value in QUICK.items():
         command += ["--set", f"{name}={value}"]
     line = interrupted(Interrupting("train", 3), *command)
     assert line == "no epoch was finished, nothing is kept; to continue, run the command again"

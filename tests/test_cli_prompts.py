@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from small_study import KNOBS, log_lines
+from small_study import QUICK, log_lines
 
 from ragsam.api.index import index_run
 from ragsam.api.train import train_run
@@ -29,13 +29,13 @@ LEFT, RIGHT = "anterior", "posterior"  # of the card: the study's organs 1 and 2
 @pytest.fixture(scope="module")
 def answering(study, tmp_path_factory):
     """A run trained from scratch to answer prompts, without retrieval."""
-    knobs = {**KNOBS, "steps_per_epoch": 20, "prompts": "trained", "retrieval": False, "fusion": None}
-    return train_run("sam_lora", study, tmp_path_factory.mktemp("answering") / "run", knobs)
+    options = {**QUICK, "steps_per_epoch": 20, "prompts": "trained", "retrieval": False, "fusion": None}
+    return train_run("sam_lora", study, tmp_path_factory.mktemp("answering") / "run", options)
 
 
-def untrained(study, folder, base=None, **knobs):
+def untrained(study, folder, base=None, **options):
     """Return a run whose weights are what a network starts with."""
-    run = make_run("sam_lora", study, folder, {"retrieval": False, "base": base and str(base), **knobs})
+    run = make_run("sam_lora", study, folder, {"retrieval": False, "base": base and str(base), **options})
     torch.manual_seed(0)
     network = Segmenter(**network_options((run / "configs" / "inference.yaml").read_text(), 2))
     save_weights(run / "models" / "model.safetensors", network.trainable_state(), network.about)

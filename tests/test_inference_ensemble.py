@@ -140,12 +140,12 @@ def test_runs_that_cannot_be_averaged_are_refused(run, coronal, study, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("knobs", "told"),
+    ("options", "told"),
     [({"epochs": 3}, "--set epochs: no option of segmenting"), ({"test_mirror": 1}, "test_mirror: 1 is not true or")],
 )
-def test_knobs_of_other_things_are_refused(run, study, tmp_path, knobs, told):
+def test_knobs_of_other_things_are_refused(run, study, tmp_path, options, told):
     with pytest.raises(InputError, match=told):
-        segment_with_run(run, [study], tmp_path, options=knobs)
+        segment_with_run(run, [study], tmp_path, options=options)
 
 
 def test_knobs_hold_for_one_time(run, study, segmented, tmp_path):

@@ -16,10 +16,10 @@ from ragsam.inference.inferer_retrieval import InfererRetrieval
 class Served:
     """What MONAI Label makes of a bundle: its preprocessing, network, inferer and postprocessing, and no handler."""
 
-    def __init__(self, run, **knobs):
+    def __init__(self, run, **settings):
         parser = ConfigParser()
         parser.read_config(str(run / "configs" / "inference.yaml"))
-        parser.update({"bundle_root": str(run), "device": "cpu", **knobs})
+        parser.update({"bundle_root": str(run), "device": "cpu", **settings})
         get = parser.get_parsed_content
         self.network = get("network_def").eval()
         self.network.load_state_dict(torch.load(run / "models" / "model.pt", weights_only=True), strict=False)

@@ -100,8 +100,8 @@ def test_a_training_case_is_ranked_without_its_own_patient(run, study):
 
 
 def test_a_descriptor_of_the_encoder_is_ranked_by_the_encoder(study, strange, tmp_path):
-    knobs = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 4, "validate_every": 1, "descriptor": "embedding"}
-    run = train_run("sam_lora", study, tmp_path / "run", knobs)
+    options = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 4, "validate_every": 1, "descriptor": "embedding"}
+    run = train_run("sam_lora", study, tmp_path / "run", options)
     index_run(run)
     ranking, _ = rank_volumes(run, [strange["usual"], strange["noise"]])
     segment_with_run(run, [strange["usual"], strange["noise"]], tmp_path / "out")

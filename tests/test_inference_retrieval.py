@@ -213,8 +213,8 @@ def test_a_bank_made_for_something_else_is_refused(run, study, tmp_path):
 
 
 def test_a_bank_of_embeddings_belongs_to_its_encoder(study, tmp_path):
-    knobs = {**SHORT, "descriptor": "embedding"}
-    ours, theirs = (train_run("sam_lora", study, tmp_path / f"run{seed}", {**knobs, "seed": seed}) for seed in (1, 2))
+    options = {**SHORT, "descriptor": "embedding"}
+    ours, theirs = (train_run("sam_lora", study, tmp_path / f"run{seed}", {**options, "seed": seed}) for seed in (1, 2))
     for run in (ours, theirs):
         index_run(run)
     segment_with_run(ours, [study], tmp_path / "out")

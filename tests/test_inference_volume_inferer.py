@@ -110,7 +110,7 @@ def test_larger_slices_are_covered_by_windows_that_come_together(shape):
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (6, 5, 2), (12, 9, 2)])
-def test_shifted_looks_come_back_to_their_place(shape):
+def test_shifted_copies_come_back_to_their_place(shape):
     """A network that looks at each pixel alone is not changed by moving the volume and back."""
 
     def network(x, height):
@@ -128,7 +128,7 @@ def test_slices_move_by_half_a_window_at_most():
         VolumeInferer(8, shift=5)
 
 
-def test_shifted_looks_are_averaged_as_probabilities():
+def test_shifted_copies_are_averaged_as_probabilities():
     calls = []
 
     def network(x, height):

@@ -26,8 +26,8 @@ FLIPS = [axes for count in (1, 2, 3) for axes in combinations((0, 1, 2), count)]
 @pytest.fixture(scope="module")
 def windowed(study, tmp_path_factory):
     """A run that resamples in the plane, by another factor in x than in y, and sees 40 x 26 pixels through windows."""
-    knobs = {"spacing_mm": [0.8, 1.25], "image_size": 16, "epochs": 1, "steps_per_epoch": 24, "batch_size": 8}
-    run = train_run("sam_lora", study, tmp_path_factory.mktemp("windowed") / "run", {**knobs, "seed": 3})
+    options = {"spacing_mm": [0.8, 1.25], "image_size": 16, "epochs": 1, "steps_per_epoch": 24, "batch_size": 8}
+    run = train_run("sam_lora", study, tmp_path_factory.mktemp("windowed") / "run", {**options, "seed": 3})
     index_run(run)
     return run
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from label_server import INSTALLED, ask, infer, label_server
-from small_study import KNOBS
+from small_study import QUICK
 
 from ragsam.api.index import index_run
 from ragsam.api.segment import segment_with_run
@@ -31,7 +31,7 @@ pytestmark = [
 def served(study, tmp_path_factory):
     """The address of a server that `ragsam serve` started on a run that answers prompts, and its folder."""
     folder = tmp_path_factory.mktemp("served")
-    index_run(train_run("sam_lora", study, folder / "run", {**KNOBS, "prompts": "trained"}))
+    index_run(train_run("sam_lora", study, folder / "run", {**QUICK, "prompts": "trained"}))
     (folder / "studies").mkdir()
     with label_server(folder / "run", str(folder / "studies"), folder) as address:
         yield {"address": address, "folder": folder}

@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from small_study import KNOBS
+from small_study import QUICK
 
 from ragsam.api.segment import segment_with_run
 from ragsam.api.train import train_run
@@ -36,7 +36,7 @@ def test_int8_is_for_inference_on_a_cpu(study, tmp_path):
     with pytest.raises(InputError, match="int8 is for a CPU; choose auto"):
         is_int8("int8", "cuda")
     with pytest.raises(InputError, match="int8 is for segmenting alone; choose auto"):
-        train_run("sam_lora", study, tmp_path / "run", {**KNOBS, "precision": "int8"})
+        train_run("sam_lora", study, tmp_path / "run", {**QUICK, "precision": "int8"})
     assert not (tmp_path / "run").exists()
 
 
@@ -86,15 +86,15 @@ def halved(study, tmp_path_factory):
     steps, step = [], torch.optim.AdamW.step
     patch = pytest.MonkeyPatch()
     patch.setattr(torch.optim.AdamW, "step", lambda self, *args: steps.append(1) or step(self, *args))
-    knobs = {**KNOBS, "precision": "bfloat16", "accumulation_steps": 2, "channels_last": True}
-    run = train_run("sam_lora", study, tmp_path_factory.mktemp("halved") / "run", knobs)
+    options = {**QUICK, "precision": "bfloat16", "accumulation_steps": 2, "channels_last": True}
+    run = train_run("sam_lora", study, tmp_path_factory.mktemp("halved") / "run", options)
     patch.undo()
     return run, len(steps)
 
 
 def test_it_learns_in_half_precision_with_gradients_added_up(halved):
     run, steps = halved
-    assert steps == KNOBS["epochs"] * KNOBS["steps_per_epoch"] // 2
+    assert steps == QUICK["epochs"] * QUICK["steps_per_epoch"] // 2
     rows = (run / "log.csv").read_text().splitlines()
     loss = rows[0].split(",").index("loss")
     first, last = (float(row.split(",")[loss]) for row in (rows[1], rows[-1]))
@@ -134,7 +134,7 @@ def test_channels_last_stores_the_convolutions_otherwise_and_changes_nothing():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_on_a_gpu_it_learns_in_every_precision(study, tmp_path, precision):
-    run = train_run("sam_lora", study, tmp_path / "run", {**KNOBS, "precision": precision, "channels_last": True})
+    run = train_run("sam_lora", study, tmp_path / "run", {**QUICK, "precision": precision, "channels_last": True})
     rows = (run / "log.csv").read_text().splitlines()
     loss = rows[0].split(",").index("loss")
     assert float(rows[-1].split(",")[loss]) < float(rows[1].split(",")[loss])

@@ -249,8 +249,8 @@ from ragsam.data.cards.load import list_cards
 job = [["train", "sam_lora", "--data", sys.argv[1], "--output", "run"], ["index", "run"],
        ["segment", "run", sys.argv[1], "--output", "out"],
        ["evaluate", "--reference", sys.argv[1], "--prediction", "out", "--output", "measured", "--bank", "run/bank"]]
-for knob in ("epochs=1", "steps_per_epoch=1", "batch_size=2"):
-    job[0] += ["--set", knob]
+for option in ("epochs=1", "steps_per_epoch=1", "batch_size=2"):
+    job[0] += ["--set", option]
 codes = [main(command) for command in job]
 ours = sorted({module.__file__ for name, module in sys.modules.items() if name.startswith("ragsam")} - {None})
 json.dump({"codes": codes, "files": ours, "cards": list_cards()}, open("result.json", "w"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
-from small_study import KNOBS, workflow_of, write_study
+from small_study import QUICK, workflow_of, write_study
 from test_slices import CARD, case_of, make, write_case
 
 from ragsam.data.annotation import annotated_classes
@@ -103,9 +103,9 @@ def test_organ_dice_leaves_out_what_is_not_annotated():
     assert organ_dice(everything, second) == pytest.approx((1 + 0.25) / 2)
 
 
-def prepared(datalist, folder, **knobs):
+def prepared(datalist, folder, **options):
     """A training workflow, ready to run."""
-    return workflow_of(make_run("sam_lora", datalist, folder, {**KNOBS, **knobs}))
+    return workflow_of(make_run("sam_lora", datalist, folder, {**QUICK, **options}))
 
 
 def watch_gradients(trainer):
@@ -292,8 +292,8 @@ def test_what_the_manifest_lacks_is_not_annotated_in_the_report(openkbp_cases, t
 def test_an_epoch_on_head_and_neck_trains_with_partial_labels(openkbp_cases, tmp_path):
     sections = {"training": openkbp_cases[:3], "validation": openkbp_cases[3:]}
     write_datalist(tmp_path / "datalist.json", "openkbp_hn", sections)
-    knobs = {"steps_per_epoch": 3, "image_size": 64, "fusion": "label_prior"}
-    workflow = prepared(tmp_path / "datalist.json", tmp_path / "run", epochs=1, **knobs)
+    options = {"steps_per_epoch": 3, "image_size": 64, "fusion": "label_prior"}
+    workflow = prepared(tmp_path / "datalist.json", tmp_path / "run", epochs=1, **options)
     steps = watch_gradients(workflow.trainer)
     scores = []
     workflow.evaluator.add_event_handler(Events.COMPLETED, lambda e: scores.append(e.state.metrics["val_mean_dice"]))

@@ -12,11 +12,11 @@ from ragsam.retrieval.label_transfer import (
     best_matches,
     best_shifts,
     box_matrix,
-    carry,
     local_shifts,
     matching_image,
     shifted_products,
     smoothing_matrix,
+    transfer_labels,
     voting_area,
 )
 
@@ -39,7 +39,7 @@ def disc(side=SIDE):
 
 
 def vote_of(query, images, labels, classes=2, annotated=None):
-    return carry(query, images, labels, *best_shifts(query, images), classes, annotated)
+    return transfer_labels(query, images, labels, *best_shifts(query, images), classes, annotated)
 
 
 def pixels_aside(query, image, one):
@@ -55,10 +55,10 @@ def test_a_shifted_picture_is_found_and_its_labels_come_back(down, right):
     shifts, likeness = best_shifts(query[None], image[None, None])
     assert shifts[0, 0].tolist() == [down, right]
     torch.testing.assert_close(likeness, torch.ones(1, 1))
-    carried = vote_of(query[None], image[None, None], moved[None, None])
+    transferred = vote_of(query[None], image[None, None], moved[None, None])
     inside = slice(8, 24)
-    assert torch.equal(carried.vote.argmax(1)[0, inside, inside], label[inside, inside].long())
-    torch.testing.assert_close(carried.weights, torch.ones(1, 1))
+    assert torch.equal(transferred.vote.argmax(1)[0, inside, inside], label[inside, inside].long())
+    torch.testing.assert_close(transferred.weights, torch.ones(1, 1))
 
 
 def test_shifts_farther_than_allowed_are_not_taken():
@@ -110,16 +110,16 @@ def test_a_patch_moves_no_farther_than_its_pass_reaches():
 def test_the_neighbour_that_looks_like_the_query_outvotes_the_other():
     query = picture()
     labels = torch.stack([disc(), torch.zeros_like(disc())])[None]
-    carried = vote_of(query[None], torch.stack([query, picture(seed=9)])[None], labels)
-    assert carried.weights[0, 0] > 0.6
-    assert carried.vote[0, 1, 12:20, 12:18].mean() > 0.7
+    transferred = vote_of(query[None], torch.stack([query, picture(seed=9)])[None], labels)
+    assert transferred.weights[0, 0] > 0.6
+    assert transferred.vote[0, 1, 12:20, 12:18].mean() > 0.7
 
 
 def test_the_vote_is_as_faint_as_the_neighbours_are_unlike():
     """Everything differs by 0.005 ** 0.5, so the squared difference is one likeness scale: the vote sums to 1/e."""
     query = torch.full((1, SIDE, SIDE), 0.5)
-    carried = vote_of(query, query[:, None] + 0.005**0.5, disc()[None, None])
-    torch.testing.assert_close(carried.vote.sum(1)[0, 16, 16], torch.tensor(-1.0).exp())
+    transferred = vote_of(query, query[:, None] + 0.005**0.5, disc()[None, None])
+    torch.testing.assert_close(transferred.vote.sum(1)[0, 16, 16], torch.tensor(-1.0).exp())
     equal = vote_of(query, query[:, None], disc()[None, None])
     torch.testing.assert_close(equal.vote.sum(1), torch.ones(1, SIDE, SIDE))
 
@@ -132,7 +132,7 @@ def test_votes_are_weighed_around_the_labels_alone_and_elsewhere_all_is_backgrou
     assert (area.rows, area.columns) == (slice(0, 32), slice(4, 36))
     query = torch.full((1, side, side), 0.5)
     image = query[:, None] + 0.005**0.5
-    vote = carry(query, image, disc(side)[None, None], torch.tensor([[[2, -4]]]), torch.ones(1, 1), 2).vote
+    vote = transfer_labels(query, image, disc(side)[None, None], torch.tensor([[[2, -4]]]), torch.ones(1, 1), 2).vote
     outside = torch.ones(side, side, dtype=torch.bool)
     outside[area.rows, area.columns] = False
     assert (vote[0, 0][outside] == 1).all()
@@ -144,10 +144,10 @@ def test_without_any_label_all_is_background_and_the_likest_has_the_greatest_sha
     query = picture()[None]
     empty = torch.zeros(1, 2, SIDE, SIDE, dtype=torch.uint8)
     shifts, likeness = torch.zeros(1, 2, 2, dtype=torch.long), torch.tensor([[0.9, 0.8]])
-    carried = carry(query, query[:, None].expand(-1, 2, -1, -1), empty, shifts, likeness, 2)
-    assert torch.equal(carried.vote[0, 0], torch.ones(SIDE, SIDE))
-    assert not carried.vote[0, 1].any()
-    torch.testing.assert_close(carried.weights[0, 0] / carried.weights[0, 1], torch.tensor(1.0).exp())
+    transferred = transfer_labels(query, query[:, None].expand(-1, 2, -1, -1), empty, shifts, likeness, 2)
+    assert torch.equal(transferred.vote[0, 0], torch.ones(SIDE, SIDE))
+    assert not transferred.vote[0, 1].any()
+    torch.testing.assert_close(transferred.weights[0, 0] / transferred.weights[0, 1], torch.tensor(1.0).exp())
 
 
 def test_patches_are_averaged_by_a_matrix():
@@ -187,8 +187,8 @@ def test_a_batch_gives_what_its_queries_give_alone(partly):
         chosen, shifts, likeness = best_matches(query[rows], images[rows], there[rows], 4)
         near = images[rows].gather(1, chosen[..., None, None].expand(-1, -1, SIDE, SIDE))
         known = None if annotated is None else annotated[rows]
-        carried = carry(query[rows], near, labels[rows], shifts, likeness, 3, known)
-        return chosen, shifts, carried.vote, carried.weights
+        transferred = transfer_labels(query[rows], near, labels[rows], shifts, likeness, 3, known)
+        return chosen, shifts, transferred.vote, transferred.weights
 
     together, alone = found(slice(None)), [found(slice(index, index + 1)) for index in range(3)]
     for whole, parts in zip(together, zip(*alone, strict=True), strict=True):
@@ -201,9 +201,9 @@ def test_neighbours_that_are_not_there_have_no_say():
     images = query[:, None].expand(-1, 2, -1, -1)
     labels = torch.stack([disc(), torch.full_like(disc(), 1)])[None]
     likeness = torch.tensor([[1.0, -torch.inf]])
-    carried = carry(query, images, labels, torch.zeros(1, 2, 2, dtype=torch.long), likeness, 2)
-    assert carried.weights.tolist() == [[1.0, 0.0]]
-    assert carried.vote[0, 1, 0, 0] == 0
+    transferred = transfer_labels(query, images, labels, torch.zeros(1, 2, 2, dtype=torch.long), likeness, 2)
+    assert transferred.weights.tolist() == [[1.0, 0.0]]
+    assert transferred.vote[0, 1, 0, 0] == 0
 
 
 def test_of_the_candidates_the_likest_are_chosen_though_they_lie_elsewhere():
@@ -242,9 +242,9 @@ def test_labels_larger_than_the_matched_images_are_carried_at_their_own_size():
     label = torch.zeros(192, 192, dtype=torch.uint8)
     label[80:110, 70:100] = 1
     image = matching_image(large.roll((8, -6), (0, 1)).expand(1, 3, -1, -1))
-    carried = vote_of(query, image[:, None], label.roll((8, -6), (0, 1))[None, None])
-    assert carried.vote.shape == (1, 2, 192, 192)
-    assert (carried.vote[0, 1] > 0.5).float().sub(label).abs().mean() < 0.002
+    transferred = vote_of(query, image[:, None], label.roll((8, -6), (0, 1))[None, None])
+    assert transferred.vote.shape == (1, 2, 192, 192)
+    assert (transferred.vote[0, 1] > 0.5).float().sub(label).abs().mean() < 0.002
 
 
 def test_large_labels_vote_at_a_size_of_their_own():

@@ -125,8 +125,10 @@ def test_a_bank_says_how_slices_are_prepared(study, tmp_path, call):
     """Coarser slices, along another axis, with thumbnails: what segments and what is added are prepared alike."""
     data, folder = load_datalist(study), tmp_path / "bank"
     write_datalist(tmp_path / "two.json", "hippocampus", {"training": data.section("training")[1:3]})
-    knobs = ("spacing_mm=[2, 3]", "slice_axis=1", "image_size=32", "descriptor=thumbnail", "carry=false")
-    code, *_ = call("index", "--data", tmp_path / "two.json", "--output", folder, *(f"--set={knob}" for knob in knobs))
+    options = ("spacing_mm=[2, 3]", "slice_axis=1", "image_size=32", "descriptor=thumbnail", "carry=false")
+    code, *_ = call(
+        "index", "--data", tmp_path / "two.json", "--output", folder, *(f"--set={option}" for option in options)
+    )
     assert code == 0
     assert call("index", "--output", folder, "--add", study, "--section", "validation")[0] == 0
     fit = Bank.open(folder).fit

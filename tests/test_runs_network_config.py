@@ -11,11 +11,11 @@ from ragsam.runs.settings import read_options, set_options
 from ragsam.runs.templates import CONFIGS, find_bundle
 
 
-def text(config="train", bundle="sam_lora", **knobs):
+def text(config="train", bundle="sam_lora", **options):
     """Return a config with options set, as a run has it."""
     texts = {name: (find_bundle(bundle) / "configs" / f"{name}.yaml").read_text() for name in CONFIGS}
-    untrained = untrained_network(read_options(set_options(texts["train"], knobs)))
-    return set_options(texts[config], {**knobs, "untrained": untrained})
+    untrained = untrained_network(read_options(set_options(texts["train"], options)))
+    return set_options(texts[config], {**options, "untrained": untrained})
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -43,8 +43,8 @@ def test_what_tunes_is_chosen_by_name_in_each_bundle_and_config(bundle, config):
         names = [peft] if isinstance(peft, str) else peft
         assert network.about["tuning"] == {name: own[name] or USUAL[name] for name in names}
     # The options that are set stay.
-    knobs = {"peft": "lora", "network_def.lora": {"rank": 2}, "network_def.adapter": {"depth": True}}
-    network = build_empty(network_options(text(config, bundle, **knobs), 2))
+    options = {"peft": "lora", "network_def.lora": {"rank": 2}, "network_def.adapter": {"depth": True}}
+    network = build_empty(network_options(text(config, bundle, **options), 2))
     assert network.about["tuning"] == {"lora": {"rank": 2}}
     assert not network.stacked
 
@@ -76,7 +76,7 @@ def test_a_config_without_a_network_is_refused(config):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "words"),
+    ("options", "words"),
     [
         ({"network_def.lora.rnk": 3}, "LoRALinear has no option 'rnk'"),
         ({"network_def.lora.targets": ["x"]}, "choose some of q, k, v, proj, mlp"),
@@ -89,6 +89,6 @@ def test_a_config_without_a_network_is_refused(config):
         ({"patch_size": 12}, "not a multiple of patch_size 12"),
     ],
 )
-def test_what_cannot_work_is_told_in_a_line(knobs, words):
+def test_what_cannot_work_is_told_in_a_line(options, words):
     with pytest.raises(InputError, match=f"^network: .*{words}"):
-        build_empty(network_options(text(**knobs), 2))
+        build_empty(network_options(text(**options), 2))

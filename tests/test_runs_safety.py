@@ -154,11 +154,11 @@ def test_early_stopping_ends_after_so_many_validations_without_a_better_one(scor
 
 
 def test_what_early_stopping_ended_does_not_begin_again_when_resumed(study, tmp_path):
-    knobs = {**SHORT, "epochs": 8, "validate_every": 1, "learning_rate": 0.0, "patience": 2}  # no score ever changes
-    run = train_run("sam_lora", study, tmp_path / "run", knobs)
+    options = {**SHORT, "epochs": 8, "validate_every": 1, "learning_rate": 0.0, "patience": 2}  # no score ever changes
+    run = train_run("sam_lora", study, tmp_path / "run", options)
     before = read_checkpoint(run / "checkpoints" / "last.pt")
     assert before["trainer"]["iteration"] == 3 * 2
-    train_run("sam_lora", study, run, knobs, resume=True)
+    train_run("sam_lora", study, run, options, resume=True)
     assert read_checkpoint(run / "checkpoints" / "last.pt")["trainer"]["iteration"] == 3 * 2
 
 

@@ -5,7 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from small_study import KNOBS
+from small_study import QUICK
 
 from ragsam.api.index import index_run
 from ragsam.api.segment import segment_with_run
@@ -18,8 +18,8 @@ from ragsam.runs.templates import fitting_image_size, make_run
 
 @pytest.fixture(scope="module")
 def coronal_run(study, tmp_path_factory):
-    knobs = {**KNOBS, "slice_axis": 1, "context_distance_mm": 2.5, "epochs": 1, "steps_per_epoch": 20}
-    run = train_run("sam_lora", study, tmp_path_factory.mktemp("coronal") / "run", knobs)
+    options = {**QUICK, "slice_axis": 1, "context_distance_mm": 2.5, "epochs": 1, "steps_per_epoch": 20}
+    run = train_run("sam_lora", study, tmp_path_factory.mktemp("coronal") / "run", options)
     index_run(run)
     return run
 
@@ -54,7 +54,7 @@ def test_the_slice_fits_its_own_axes(study):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "told"),
+    ("options", "told"),
     [
         ({"slice_axis": 3}, "slice_axis: 3 is not one of 0, 1, 2; the default is 2"),
         ({"context_slices": 2}, "the network takes three channels; choose 0 or 1"),
@@ -66,9 +66,9 @@ def test_the_slice_fits_its_own_axes(study):
         ({"slice_axis": 0, "mirror": True}, "mirror: sagittal slices have no left and right"),
     ],
 )
-def test_what_cannot_be_is_told(study, tmp_path, knobs, told):
+def test_what_cannot_be_is_told(study, tmp_path, options, told):
     with pytest.raises(InputError, match=told):
-        train_run("sam_lora", study, tmp_path / "run", {**KNOBS, **knobs})
+        train_run("sam_lora", study, tmp_path / "run", {**QUICK, **options})
     assert not (tmp_path / "run" / "models").exists()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from small_study import KNOBS
+from small_study import QUICK
 
 from ragsam.api.index import index_run
 from ragsam.api.segment import segment_with_run
@@ -26,8 +26,8 @@ from ragsam.transforms import preprocessing
 
 @pytest.fixture(scope="module")
 def file_run(study, tmp_path_factory):
-    knobs = {**KNOBS, "slice_layout": "file", "epochs": 1, "steps_per_epoch": 20}
-    run = train_run("sam_lora", study, tmp_path_factory.mktemp("file") / "run", knobs)
+    options = {**QUICK, "slice_layout": "file", "epochs": 1, "steps_per_epoch": 20}
+    run = train_run("sam_lora", study, tmp_path_factory.mktemp("file") / "run", options)
     index_run(run)
     return run
 

@@ -24,14 +24,20 @@ from ragsam.training.epoch_seeds import epoch_seed
 from ragsam.training.schedules import SCHEDULES, make_schedule, replay
 
 #: The bank follows the encoder, is built at epoch 1 and anew at 6: epochs 2 to 5 search one that is out of date.
-KNOBS = {
+QUICK = {
     "epochs": 7,
     "steps_per_epoch": 2,
     "batch_size": 4,
     "validate_every": 2,
     "descriptor": "embedding",
 }
-KNOBS |= {"fusion": "label_prior+vote_product", "image_size": 32, "elastic": 0.5, "mirror": True, "low_resolution": 0.5}
+QUICK |= {
+    "fusion": "label_prior+vote_product",
+    "image_size": 32,
+    "elastic": 0.5,
+    "mirror": True,
+    "low_resolution": 0.5,
+}
 
 
 class StopError(Exception):
@@ -80,7 +86,7 @@ def assert_same_end(run, reference):
 @pytest.fixture(scope="module")
 def reference(study, tmp_path_factory):
     """A training that nothing stopped."""
-    return train_run("sam_lora", study, tmp_path_factory.mktemp("reference") / "run", KNOBS)
+    return train_run("sam_lora", study, tmp_path_factory.mktemp("reference") / "run", QUICK)
 
 
 def stop_in_training(workflow, monkeypatch):
@@ -123,28 +129,28 @@ STOPS = [stop_in_training, stop_in_validation, stop_while_the_state_is_written, 
 
 @pytest.mark.parametrize("stop", STOPS)
 def test_a_stopped_training_ends_in_the_same_weights(study, reference, tmp_path, monkeypatch, stop):
-    run = make_run("sam_lora", study, tmp_path / "run", KNOBS)
+    run = make_run("sam_lora", study, tmp_path / "run", QUICK)
     workflow = workflow_of(run)
     stop(workflow, monkeypatch)
     with pytest.raises(RuntimeError) as raised:
         workflow.run()
     assert "StopError" in repr(raised.getrepr(chain=True)) or isinstance(raised.value.__cause__, StopError)
     monkeypatch.undo()
-    train_run("sam_lora", study, run, KNOBS, resume=True)
+    train_run("sam_lora", study, run, QUICK, resume=True)
     assert_same_end(run, reference)
 
 
 def test_a_killed_process_ends_in_the_same_weights(study, reference, tmp_path):
     """Killed at a random moment; the seed of the moments is not set, so that no run of the tests is the same."""
     run = tmp_path / "run"
-    options = [f"--set={name}={value}" for name, value in KNOBS.items()]
+    options = [f"--set={name}={value}" for name, value in QUICK.items()]
     command = [sys.executable, "-m", "ragsam.cli", "train", "sam_lora", "--data", str(study), "--output", str(run)]
     with subprocess.Popen([*command, *options, "--resume"], stderr=subprocess.PIPE, text=True) as process:
         for _ in range(random.randint(1, 8)):  # lines tell the bank, epochs and scores
             process.stderr.readline()
         time.sleep(random.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
-    train_run("sam_lora", study, run, KNOBS, resume=True)
+    train_run("sam_lora", study, run, QUICK, resume=True)
     assert_same_end(run, reference)
     assert not [name for name in files_below(run) if ".tmp-" in name]
 
@@ -163,7 +169,7 @@ def test_what_is_kept_is_the_last_state_and_the_best_weights_and_no_more(referen
 
 def test_resuming_what_is_done_changes_nothing(study, reference, tmp_path):
     before = {name: (reference / name).read_bytes() for name in files_below(reference)}
-    train_run("sam_lora", study, reference, KNOBS, resume=True)
+    train_run("sam_lora", study, reference, QUICK, resume=True)
     assert {name: (reference / name).read_bytes() for name in files_below(reference)} == before
 
 
@@ -184,13 +190,13 @@ def test_resume_begins_where_there_is_nothing_yet(study, tmp_path, capsys):
 def test_another_training_is_not_resumed(study, reference, edited_study):
     other = edited_study(lambda content: None)
     with pytest.raises(InputError, match=r"--set epochs: 5, but run was started with 7; resume it with its own"):
-        train_run("sam_lora", study, reference, {**KNOBS, "epochs": 5}, resume=True)
+        train_run("sam_lora", study, reference, {**QUICK, "epochs": 5}, resume=True)
     with pytest.raises(InputError, match=r"--set lora.rank: 2, but run was started with 4"):
-        train_run("sam_lora", study, reference, {**KNOBS, "network_def.lora.rank": 2}, resume=True)
+        train_run("sam_lora", study, reference, {**QUICK, "network_def.lora.rank": 2}, resume=True)
     with pytest.raises(InputError, match="--data: "):
-        train_run("sam_lora", other, reference, KNOBS, resume=True)
+        train_run("sam_lora", other, reference, QUICK, resume=True)
     with pytest.raises(InputError, match="or resume its training with --resume"):
-        train_run("sam_lora", study, reference, KNOBS)
+        train_run("sam_lora", study, reference, QUICK)
 
 
 LONGER = {"steps_per_epoch": 2, "batch_size": 2, "validate_every": 1, "retrieval": False, "image_size": 32}
@@ -228,12 +234,12 @@ def test_a_replayed_schedule_stands_where_the_longer_training_has_it(name):
 
 
 def test_a_damaged_state_is_told(study, tmp_path):
-    knobs = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2}
-    run = train_run("sam_lora", study, tmp_path / "run", knobs)
+    options = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2}
+    run = train_run("sam_lora", study, tmp_path / "run", options)
     path = run / "checkpoints" / "last.pt"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"last\.pt: not a readable"):
-        train_run("sam_lora", study, run, knobs, resume=True)
+        train_run("sam_lora", study, run, options, resume=True)
     assert (run / "models" / "model.safetensors").exists()
 
 

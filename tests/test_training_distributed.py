@@ -25,20 +25,27 @@ from ragsam.training.epoch_seeds import epoch_seed
 
 #: A step an epoch, so that the log has every step's loss; nothing random but what is drawn for all processes. In the
 #: last two the encoder is frozen.
-KNOBS = {"epochs": 6, "steps_per_epoch": 1, "validate_every": 1, "image_size": 32, "frozen_from": 5, "frozen_views": 1}
+QUICK = {
+    "epochs": 6,
+    "steps_per_epoch": 1,
+    "validate_every": 1,
+    "image_size": 32,
+    "frozen_from": 5,
+    "frozen_views": 1,
+}
 RANDOM = {"affine", "contrast", "intensity", "noise", "supports_withheld", "supports_wrong"}
-KNOBS |= dict.fromkeys(
+QUICK |= dict.fromkeys(
     RANDOM & read_options((find_bundle("sam_lora") / "configs" / "train.yaml").read_text()).keys(), 0.0
 )
 
 
-def torchrun(run, name, **knobs):
+def torchrun(run, name, **options):
     """Run a config of a run in two processes; return what they told."""
     configs = [str(run / "configs" / f"{part}{name}.yaml") for part in ("", "multi_gpu_")]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "monai.bundle", "run", "--bundle_root", str(run), "--config_file", str(configs)]
     command += ["--logging_file", str(run / "configs" / "logging.conf")]
-    command += [text for key, value in knobs.items() for text in (f"--{key}", str(value))]
+    command += [text for key, value in options.items() for text in (f"--{key}", str(value))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -66,12 +73,12 @@ def larger_study(study, tmp_path_factory):
 @pytest.fixture(scope="module")
 def two(larger_study, tmp_path_factory):
     """A training of two processes with a batch of 2 each, and what they told."""
-    run = make_run("sam_lora", larger_study, tmp_path_factory.mktemp("two") / "run", {**KNOBS, "batch_size": 2})
+    run = make_run("sam_lora", larger_study, tmp_path_factory.mktemp("two") / "run", {**QUICK, "batch_size": 2})
     return SimpleNamespace(run=run, told=torchrun(run, "train"))
 
 
 def test_two_processes_learn_as_one_with_twice_the_batch(larger_study, two, tmp_path):
-    one = train_run("sam_lora", larger_study, tmp_path / "one", {**KNOBS, "batch_size": 4})
+    one = train_run("sam_lora", larger_study, tmp_path / "one", {**QUICK, "batch_size": 4})
     rows, wanted = log_of(two.run), log_of(one)
     assert len(rows) == len(wanted) == 6
     for name in ("loss", "loss_dice", "loss_cross_entropy", "learning_rate"):

@@ -107,8 +107,8 @@ def test_what_an_embedding_depends_on_gets_no_gradient(options, channels):
 
 def test_freezing_later_stops_momentum_and_decay_and_builds_the_bank_once_more(study, tmp_path):
     """Slices are prepared by another process: there and here a copy is the same."""
-    knobs = {**FROZEN, "frozen_from": 2, "epochs": 3, "workers": 1, "descriptor": "embedding"}
-    workflow = prepared(study, tmp_path / "run", **knobs)
+    options = {**FROZEN, "frozen_from": 2, "epochs": 3, "workers": 1, "descriptor": "embedding"}
+    workflow = prepared(study, tmp_path / "run", **options)
     network, states, banks = handler_of(workflow).network, [], []
     retrieval_of(workflow).refresh_epochs = 2  # epochs 1 and 3
 
@@ -132,9 +132,16 @@ def test_freezing_later_stops_momentum_and_decay_and_builds_the_bank_once_more(s
 
 def test_a_stopped_training_ends_in_the_same_weights(study, tmp_path):
     """The bank is one of embeddings; it stops in the epoch after the freeze, with kept votes and embeddings lost."""
-    knobs = {**FROZEN, "frozen_from": 2, "epochs": 3, "steps_per_epoch": 2, "batch_size": 2, "descriptor": "embedding"}
-    whole = train_run("sam_lora", study, tmp_path / "whole", knobs)
-    run = make_run("sam_lora", study, tmp_path / "run", knobs)
+    options = {
+        **FROZEN,
+        "frozen_from": 2,
+        "epochs": 3,
+        "steps_per_epoch": 2,
+        "batch_size": 2,
+        "descriptor": "embedding",
+    }
+    whole = train_run("sam_lora", study, tmp_path / "whole", options)
+    run = make_run("sam_lora", study, tmp_path / "run", options)
     workflow = workflow_of(run)
 
     def stop(engine):
@@ -143,7 +150,7 @@ def test_a_stopped_training_ends_in_the_same_weights(study, tmp_path):
     workflow.trainer.add_event_handler(Events.ITERATION_STARTED(once=5), stop)  # epoch 3
     with pytest.raises(RuntimeError):
         workflow.run()
-    train_run("sam_lora", study, run, knobs, resume=True)
+    train_run("sam_lora", study, run, options, resume=True)
     assert_same_end(run, whole)
 
 
@@ -201,8 +208,8 @@ def test_what_encodes_how_often_by_hand():
 
 
 def test_a_check_tells_every_kind_of_step(study, tmp_path):
-    knobs = {"epochs": 7, "steps_per_epoch": 5, "batch_size": 2, "image_size": 32}
-    found = try_training("sam_lora", study, tmp_path / "run", {**knobs, "frozen_from": 4})
+    options = {"epochs": 7, "steps_per_epoch": 5, "batch_size": 2, "image_size": 32}
+    found = try_training("sam_lora", study, tmp_path / "run", {**options, "frozen_from": 4})
     assert [(stage.first_epoch, stage.steps) for stage in found.stages] == [(1, 15), (4, 20)]
     assert found.encodings == 40
     assert found.encode_s > 0

@@ -1,7 +1,7 @@
 """A fusion that learns through the whole way: a run is trained with it, indexed, and segments with its bank."""
 
 import pytest
-from small_study import KNOBS
+from small_study import QUICK
 
 from ragsam.api.index import index_run
 from ragsam.api.segment import segment_with_run
@@ -11,8 +11,8 @@ from ragsam.io.documents import read_json
 
 @pytest.fixture(scope="module")
 def fused(study, tmp_path_factory):
-    knobs = {**KNOBS, "steps_per_epoch": 4, "fusion": "label_prior"}
-    run = train_run("sam_lora", study, tmp_path_factory.mktemp("fused") / "run", knobs)
+    options = {**QUICK, "steps_per_epoch": 4, "fusion": "label_prior"}
+    run = train_run("sam_lora", study, tmp_path_factory.mktemp("fused") / "run", options)
     index_run(run)
     return run
 

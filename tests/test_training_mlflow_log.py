@@ -1,11 +1,11 @@
-"""MLflow by a knob: the run's losses and scores arrive; without the package a line says so."""
+"""MLflow by a option: the run's losses and scores arrive; without the package a line says so."""
 
 import importlib.util
 from types import SimpleNamespace
 
 import pytest
 from ignite.engine import Engine
-from small_study import KNOBS
+from small_study import QUICK
 
 from ragsam.api.train import train_run
 from ragsam.errors import InputError
@@ -19,7 +19,7 @@ needs_mlflow = pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, re
 def test_without_the_package_a_line_says_so(study, tmp_path, monkeypatch):
     monkeypatch.setattr(mlflow_log.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="mlflow: not installed; install the extra `mlflow`"):
-        train_run("sam_lora", study, tmp_path / "run", {**KNOBS, "mlflow": "sqlite:///x.db"})
+        train_run("sam_lora", study, tmp_path / "run", {**QUICK, "mlflow": "sqlite:///x.db"})
     assert not (tmp_path / "run").exists()
 
 
@@ -44,12 +44,12 @@ def test_losses_and_scores_arrive(study, tmp_path):
     import mlflow
 
     address = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    run = train_run("sam_lora", study, tmp_path / "run", {**KNOBS, "mlflow": address})
+    run = train_run("sam_lora", study, tmp_path / "run", {**QUICK, "mlflow": address})
     client = mlflow.MlflowClient(address)
     (told,) = client.search_runs([client.get_experiment_by_name("ragsam").experiment_id])
     assert (told.info.run_name, told.info.status) == ("run", "FINISHED")
     steps = client.get_metric_history(told.info.run_id, "step/loss")
-    assert [metric.step for metric in steps] == list(range(1, KNOBS["epochs"] * KNOBS["steps_per_epoch"] + 1))
+    assert [metric.step for metric in steps] == list(range(1, QUICK["epochs"] * QUICK["steps_per_epoch"] + 1))
     for row, metric in zip(
         read_log(run / "log.csv"), client.get_metric_history(told.info.run_id, "score"), strict=True
     ):
@@ -59,4 +59,4 @@ def test_losses_and_scores_arrive(study, tmp_path):
 @needs_mlflow
 def test_a_folder_is_refused_in_a_line(study, tmp_path):
     with pytest.raises(InputError, match="cannot be used"):
-        train_run("sam_lora", study, tmp_path / "run", {**KNOBS, "mlflow": str(tmp_path)})
+        train_run("sam_lora", study, tmp_path / "run", {**QUICK, "mlflow": str(tmp_path)})

@@ -272,8 +272,8 @@ def test_the_encoder_runs_once_and_everything_that_answers_learns():
 # In a run
 
 
-def prepared(study, folder, **knobs):
-    return workflow_of(make_run("sam_lora", study, folder, {**SHORT, **knobs}))
+def prepared(study, folder, **options):
+    return workflow_of(make_run("sam_lora", study, folder, {**SHORT, **options}))
 
 
 @pytest.mark.parametrize("prompts", [None, "trained"])
@@ -293,8 +293,8 @@ def test_prompts_are_drawn_only_where_the_network_trains_to_answer_them(study, t
 
 
 def test_a_run_that_trains_to_answer_prompts_is_the_same_again(study, tmp_path):
-    knobs = {**SHORT, "prompts": "trained"}
-    first, again = (load_weights(train_run("sam_lora", study, tmp_path / name, knobs) / "models" / "model.safetensors")
+    options = {**SHORT, "prompts": "trained"}
+    first, again = (load_weights(train_run("sam_lora", study, tmp_path / name, options) / "models" / "model.safetensors")
                     for name in ("first", "again"))  # fmt: skip
     assert any(key.startswith("prompt_head.") for key in first[0])
     assert all(torch.equal(first[0][key], again[0][key]) for key in first[0])

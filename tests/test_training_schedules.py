@@ -1,4 +1,4 @@
-"""Schedules of the learning rate, and recipes of knobs."""
+"""Schedules of the learning rate, and recipes of options."""
 
 import pytest
 import torch
@@ -73,10 +73,10 @@ def test_the_default_recipe_is_what_a_bundle_has_anyway(bundle):
 @pytest.mark.parametrize("bundle", ["sam_lora", "sam_adapter", "sam_frequency"])
 def test_every_recipe_is_of_knobs_that_every_bundle_has(name, bundle):
     text = (find_bundle(bundle) / "configs" / "train.yaml").read_text()
-    knobs = recipe(name)
-    assert checked_options(text, knobs) == knobs
-    assert knobs.get("schedule", "one_cycle") in SCHEDULES
-    assert name == "default" or any(yaml.safe_load(text)[knob] != value for knob, value in knobs.items())
+    options = recipe(name)
+    assert checked_options(text, options) == options
+    assert options.get("schedule", "one_cycle") in SCHEDULES
+    assert name == "default" or any(yaml.safe_load(text)[option] != value for option, value in options.items())
 
 
 def test_a_recipe_is_in_the_run_and_what_is_set_goes_before(study, tmp_path, capsys):

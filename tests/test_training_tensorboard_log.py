@@ -12,7 +12,7 @@ from ragsam.api.train import train_run
 from ragsam.training.tensorboard_log import volume_picture
 
 pytestmark = pytest.mark.usefixtures("full_pictures")
-KNOBS = {"epochs": 3, "steps_per_epoch": 2, "batch_size": 2, "validate_every": 1, "image_size": 32}
+QUICK = {"epochs": 3, "steps_per_epoch": 2, "batch_size": 2, "validate_every": 1, "image_size": 32}
 
 
 def read(folder):
@@ -22,7 +22,7 @@ def read(folder):
 
 
 def test_board_has_steps_validations_and_pictures_and_no_names(study, tmp_path):
-    run = train_run("sam_lora", study, tmp_path / "run", KNOBS)
+    run = train_run("sam_lora", study, tmp_path / "run", QUICK)
     board = read(run / "tensorboard")
     assert [event.step for event in board.Scalars("step/loss")] == [1, 2, 3, 4, 5, 6]
     for tag in ("training/score", "training/learning_rate", "loss/dice", "loss/cross_entropy", "dice/anterior"):
@@ -41,7 +41,7 @@ def test_board_has_steps_validations_and_pictures_and_no_names(study, tmp_path):
 
 
 def test_no_board_where_none_is_wanted(study, tmp_path):
-    run = train_run("sam_lora", study, tmp_path / "run", {**KNOBS, "epochs": 1, "board": None})
+    run = train_run("sam_lora", study, tmp_path / "run", {**QUICK, "epochs": 1, "board": None})
     assert not (run / "tensorboard").exists()
 
 
@@ -58,9 +58,9 @@ def test_a_resumed_training_writes_no_step_twice(study, tmp_path, monkeypatch):
 
     monkeypatch.setattr(History, "_write", stop)
     with pytest.raises(KeyboardInterrupt):
-        train_run("sam_lora", study, tmp_path / "run", KNOBS)
+        train_run("sam_lora", study, tmp_path / "run", QUICK)
     monkeypatch.undo()
-    run = train_run("sam_lora", study, tmp_path / "run", KNOBS, resume=True)
+    run = train_run("sam_lora", study, tmp_path / "run", QUICK, resume=True)
     board = read(run / "tensorboard")
     assert [event.step for event in board.Scalars("step/loss")] == [1, 2, 3, 4, 5, 6]
     assert [event.step for event in board.Scalars("training/score")] == [2, 4, 6]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_study import KNOBS
+from small_study import QUICK
 from test_api_train import prepared
 
 from ragsam.api.train import train_run
@@ -36,8 +36,8 @@ def two_validation_patients(study, folder):
 
 def chooser_of(study, folder):
     """A training that is ready to run, and what chooses the weight in it."""
-    knobs = {**KNOBS, "fusion": "vote_product"}
-    workflow = prepared(two_validation_patients(study, folder), folder / "run", **knobs)
+    options = {**QUICK, "fusion": "vote_product"}
+    workflow = prepared(two_validation_patients(study, folder), folder / "run", **options)
     (chooser,) = [handler for handler in workflow.val_handlers if isinstance(handler, VoteWeight)]
     return workflow, chooser
 
@@ -52,8 +52,8 @@ def trained(study, tmp_path_factory):
 
 def test_it_trains_the_network_that_trains_without_retrieval_to_the_bit(study, tmp_path):
     """With one validation patient the weight stays 1, and no score is another one's."""
-    run = train_run("sam_lora", study, tmp_path / "product", KNOBS)
-    plain = train_run("sam_lora", study, tmp_path / "plain", {**KNOBS, "fusion": None})
+    run = train_run("sam_lora", study, tmp_path / "product", QUICK)
+    plain = train_run("sam_lora", study, tmp_path / "plain", {**QUICK, "fusion": None})
     kept, without = weights_of(run), weights_of(plain)
     assert (float(kept.pop(NAME + "weight")), float(kept.pop(NAME + "patients"))) == (1.0, 4.0)
     last, last_without = (read_checkpoint(r / "checkpoints" / "last.pt")["network"] for r in (run, plain))

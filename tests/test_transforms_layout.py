@@ -9,7 +9,7 @@ import torch
 
 from ragsam.errors import InputError
 from ragsam.inference.ensemble import Turn
-from ragsam.inference.test_time_augmentation import Looks
+from ragsam.inference.test_time_augmentation import TestTimeAugmentation as Augmentation
 from ragsam.inference.volume_inferer import VolumeInferer
 from ragsam.transforms import layout, postprocessing, preprocessing
 from ragsam.transforms.layout import axis_across, orientation_of, runs_down, sides_axis
@@ -121,7 +121,7 @@ def test_it_is_the_patient_that_is_mirrored(tmp_path, codes):
         with pytest.raises(InputError, match="case7 is stored in sagittal slices; switch it off"):
             mirror({**slice_of, "sides_axis": sides, "case": "case7"})
         with pytest.raises(InputError, match="stored in sagittal slices shows no sides"):
-            Looks(mirror=True)(torch.zeros(1, 3, 4, 4), lambda slices: slices, sides)
+            Augmentation(mirror=True)(torch.zeros(1, 3, 4, 4), lambda slices: slices, sides)
         return
     mirrored = mirror({**slice_of, "sides_axis": sides})
     torch.testing.assert_close(mirrored["image"], other["image"].as_tensor()[..., 1].float())
@@ -131,11 +131,11 @@ def test_it_is_the_patient_that_is_mirrored(tmp_path, codes):
         bright = slices[:, 1]
         return torch.stack([bright * 0, 9 * bright * left, 9 * bright * (1 - left)], dim=1)
 
-    looks = VolumeInferer(8, context_slices=0, mirror=True, left_right=[(1, 2)]).looks
+    augmentation = VolumeInferer(8, context_slices=0, mirror=True, left_right=[(1, 2)]).augmentation
     slices = item["image"].as_tensor()[0].permute(2, 0, 1)[:, None].expand(-1, 3, -1, -1).float()
     plain = network(slices).softmax(1)
     swapped = network(slices.flip(sides - 2)).softmax(1).flip(sides - 2)[:, [0, 2, 1]]
-    torch.testing.assert_close(looks(slices, network, sides).exp(), (plain + swapped) / 2, atol=1e-5, rtol=0)
+    torch.testing.assert_close(augmentation(slices, network, sides).exp(), (plain + swapped) / 2, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)

@@ -1,4 +1,4 @@
-"""Several looks at the same slices: moved, mirrored or scaled, their probabilities averaged."""
+"""Test-time augmentation: the probabilities of moved, mirrored and scaled copies of slices, averaged."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ragsam.transforms.mirror import swap_classes
 
 
 @dataclass(frozen=True)
-class Look:
-    """One way of seeing slices.
+class AugmentedCopy:
+    """How one copy of the slices differs from them.
 
     Attributes:
         move: pixels by which the slice is rolled along H and W.
@@ -27,8 +27,8 @@ class Look:
     mirror: bool = False
     scale: float = 1.0
 
-    def show(self, slices: Tensor, sides: int = 0) -> Tensor:
-        """Return slices [S, C, H, W] as this look sees them.
+    def apply(self, slices: Tensor, sides: int = 0) -> Tensor:
+        """Return the copy of slices [S, C, H, W].
 
         Args:
             sides: the axis of slices, 0 or 1, that runs from side to side.
@@ -42,26 +42,26 @@ class Look:
             slices = _scaled(slices, shape, self.scale)
         return slices
 
-    def undo(self, seen: Tensor, shape: Sequence[int], sides: int = 0) -> Tensor:
-        """Return what is on slices as seen [S, C, H', W'] where it is on the slices themselves, of a shape."""
+    def undo(self, found: Tensor, shape: Sequence[int], sides: int = 0) -> Tensor:
+        """Return values found on the copy [S, C, H', W'] on the grid of the slices themselves, of a shape."""
         if self.scale != 1:
-            seen = _scaled(seen, shape, 1 / self.scale)
+            found = _scaled(found, shape, 1 / self.scale)
         if self.mirror:
-            seen = seen.flip(sides - 2)
-        return seen.roll((-self.move[0], -self.move[1]), (-2, -1))
+            found = found.flip(sides - 2)
+        return found.roll((-self.move[0], -self.move[1]), (-2, -1))
 
 
-class Looks:
-    """The looks of an inferer; without options one, at the slices as they are.
+class TestTimeAugmentation:
+    """The copies that an inferer averages over; without options only the slices themselves.
 
-    Every option adds looks: their probabilities count alike.
+    Every option adds copies; the probabilities of all copies have the same weight.
 
     Args:
-        shift: pixels; adds four, at the slices moved by as much to each side.
-        mirror: adds one at the mirrored slices, whose left and right organs change places in what comes back.
-        left_right: label values (left, right) that do so.
-        scales: adds one for each: the slices made larger (above 1) or smaller.
-        slice_axis: what the slices lie across (0 sagittal, 1 coronal, 2 axial).
+        shift: pixels; adds four copies, moved by as much in each direction.
+        mirror: adds a mirrored copy, whose left and right organs are swapped back.
+        left_right: label values (left, right) to swap.
+        scales: adds a copy for each factor: larger (above 1) or smaller.
+        slice_axis: the axis across which slices are cut (0 sagittal, 1 coronal, 2 axial).
 
     Raises:
         InputError: a mirror of sagittal slices, or a scale that is not between 0.5 and 2.
@@ -80,20 +80,21 @@ class Looks:
             raise InputError("test_mirror: sagittal slices show no left and right; switch it off")
         self.margin = shift
         self.left_right = left_right
-        self.looks = [Look()]
+        self.copies = [AugmentedCopy()]
         if shift:
-            self.looks += [Look((shift, 0)), Look((-shift, 0)), Look((0, shift)), Look((0, -shift))]
+            moves = ((shift, 0), (-shift, 0), (0, shift), (0, -shift))
+            self.copies += [AugmentedCopy(move) for move in moves]
         if mirror:
-            self.looks.append(Look(mirror=True))
+            self.copies.append(AugmentedCopy(mirror=True))
         for scale in scales:
             if not 0.5 <= scale <= 2:
                 raise InputError(f"test_scales: {scale} is not between 0.5 and 2; take scales such as [0.9, 1.1]")
-            self.looks.append(Look(scale=float(scale)))
+            self.copies.append(AugmentedCopy(scale=float(scale)))
 
     def __call__(self, slices: Tensor, run: Callable[[Tensor], Tensor], sides: int | None = 0) -> Tensor:
-        """Return logits [S, K + 1, H, W] of slices [S, C, H, W]: the network's own if there is one look.
+        """Return logits [S, K + 1, H, W] of slices [S, C, H, W]: the network's own if there is only one copy.
 
-        Of several looks they are the logarithms of the mean probabilities.
+        Of several copies they are the logarithms of the mean probabilities.
 
         Args:
             run: gives the logits [S, K + 1, H', W'] of slices of any size.
@@ -102,22 +103,22 @@ class Looks:
         Raises:
             InputError: a mirror of slices that show no left and right.
         """
-        if len(self.looks) == 1:
+        if len(self.copies) == 1:
             return run(slices)
         if sides is None:
-            if any(look.mirror for look in self.looks):
+            if any(copy.mirror for copy in self.copies):
                 raise InputError("test_mirror: a volume stored in sagittal slices shows no sides; switch it off")
             sides = 0
-        margin = self.margin  # of zeros on every side, so that what a move rolls over the edge is empty
+        margin = self.margin  # of zeros on every side, so that what a shift rolls over the edge is empty
         padded = F.pad(slices, (margin, margin, margin, margin))
         total = padded.new_zeros(())
-        for look in self.looks:
-            chances = look.undo(run(look.show(padded, sides)).softmax(1), padded.shape[-2:], sides)
-            if look.mirror:
-                chances = swap_classes(chances.movedim(1, 0), self.left_right).movedim(0, 1)
-            total = total + chances
+        for copy in self.copies:
+            probabilities = copy.undo(run(copy.apply(padded, sides)).softmax(1), padded.shape[-2:], sides)
+            if copy.mirror:
+                probabilities = swap_classes(probabilities.movedim(1, 0), self.left_right).movedim(0, 1)
+            total = total + probabilities
         height, width = slices.shape[-2:]
-        mean = total[..., margin : margin + height, margin : margin + width] / len(self.looks)
+        mean = total[..., margin : margin + height, margin : margin + width] / len(self.copies)
         return mean.clamp_min(1e-8).log()
 
 

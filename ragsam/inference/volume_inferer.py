@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ragsam.console.slice_progress import slice_progress
 from ragsam.errors import InputError
 from ragsam.inference.samed_slices import require_samed_alone, samed_volume
-from ragsam.inference.test_time_augmentation import Looks
+from ragsam.inference.test_time_augmentation import TestTimeAugmentation
 from ragsam.inference.volume_supports import VolumeSupports
 from ragsam.networks.int8 import int8_linears
 from ragsam.networks.lora import merged_lora
@@ -68,10 +68,11 @@ class VolumeInferer(Inferer):
         retrieval: gives the supports of a volume that comes without; None leaves it without.
         precision: of the network's arithmetic, one of `PRECISIONS`; see `autocast_dtype` and `is_int8`.
         samed_size: pixels, to which every slice is resized first, see `samed_slices`; None sees slices as they are.
-        looks: options of `Looks`.
+        augmentation: options of `TestTimeAugmentation`.
 
     Raises:
-        InputError: slices that are moved by more than half a window, what does not go with `samed_size`, or as `Looks`.
+        InputError: slices that are moved by more than half a window, an option that `samed_size` excludes, or as
+            `TestTimeAugmentation`.
     """
 
     def __init__(
@@ -87,10 +88,10 @@ class VolumeInferer(Inferer):
         retrieval: Retrieval | None = None,
         precision: str = "float32",
         samed_size: int | None = None,
-        **looks: Any,
+        **augmentation: Any,
     ) -> None:
         super().__init__()
-        shift = looks.get("shift", 0)
+        shift = augmentation.get("shift", 0)
         if shift > image_size // 2:  # every move pads the slices
             raise InputError(f"test_shift {shift}: slices of {image_size} pixels move by {image_size // 2} at most")
         self.image_size = image_size
@@ -102,11 +103,11 @@ class VolumeInferer(Inferer):
         self.probabilities = probabilities
         self.retrieval = retrieval
         self.precision = known_precision(precision)
-        self.looks = Looks(**looks)
+        self.augmentation = TestTimeAugmentation(**augmentation)
         self.samed_size = samed_size
         if samed_size is not None:
             extra = {"context_slices": context_slices, "uncertainty": uncertainty, "probabilities": probabilities}
-            extra["test_shift, test_mirror or test_scales"] = len(self.looks.looks) > 1
+            extra["test_shift, test_mirror or test_scales"] = len(self.augmentation.copies) > 1
             require_samed_alone({**extra, "precision int8": precision == "int8"})
         self._lock = threading.Lock()
 
@@ -188,7 +189,7 @@ class VolumeInferer(Inferer):
             numbers = range(where.start, where.stop)
             slices = torch.stack([slice_channels(voxels, z, offsets) for z in numbers])
             heights = slices.new_tensor([slice_height(slice_number(z, depth, down=down), depth) for z in numbers])
-            logits = self.looks(slices, lambda seen, heights=heights: self._windows(seen, heights, run), sides)
+            logits = self.augmentation(slices, lambda seen, heights=heights: self._windows(seen, heights, run), sides)
             yield where, logits if own is None else own.restore(logits)
 
     def _windows(self, slices: Tensor, heights: Tensor, run: Windows) -> Tensor:

@@ -82,7 +82,7 @@ class Matches(NamedTuple):
     likeness: Tensor
 
 
-class Carried(NamedTuple):
+class TransferredLabels(NamedTuple):
     """What neighbours say of a query.
 
     Attributes:
@@ -131,7 +131,7 @@ def best_matches(query: Tensor, images: Tensor, there: Tensor, count: int) -> Ma
     return Matches(chosen, shifts.gather(1, chosen[..., None].expand(-1, -1, 2)), best)
 
 
-def carry(
+def transfer_labels(
     query: Tensor,
     images: Tensor,
     labels: Tensor,
@@ -139,8 +139,8 @@ def carry(
     likeness: Tensor,
     num_classes: int,
     annotated: Tensor | None = None,
-) -> Carried:
-    """Carry the labels of neighbours over to a query, and let them vote.
+) -> TransferredLabels:
+    """Transfer the labels of neighbours to a query, and vote.
 
     Args:
         query: [B, s, s], 0-1, see `matching_image`.
@@ -153,7 +153,8 @@ def carry(
     if _one_at_a_time(query):
         known = [None] * len(query) if annotated is None else annotated.split(1)
         parts = zip(*(given.split(1) for given in (query, images, labels, shifts, likeness)), known, strict=True)
-        return Carried(*map(torch.cat, zip(*(carry(*part, num_classes, some) for *part, some in parts), strict=True)))
+        votes = [transfer_labels(*part, num_classes, some) for *part, some in parts]
+        return TransferredLabels(*map(torch.cat, zip(*votes, strict=True)))
     side, own = query.shape[-1], labels.shape[-1]
     size = min(own, VOTE_SIDE)
     if size != own:
@@ -162,15 +163,15 @@ def carry(
     vote[:, 0] = 1
     area = voting_area(labels, shifts, side)
     if area is None:
-        return Carried(vote, (likeness / CORRELATION_SCALE).softmax(1))
+        return TransferredLabels(vote, (likeness / CORRELATION_SCALE).softmax(1))
     near = query[:, area.rows, area.columns]
     places = shifts.to(query.dtype).movedim(2, 0)[:, :, None, None].expand(-1, -1, *near.shape[1:], -1)
-    carried = _shifted(images, shifts, area).movedim(1, 3).contiguous()
+    moved = _shifted(images, shifts, area).movedim(1, 3).contiguous()
     for one in PASSES:
-        places = places + local_shifts(near, carried, one)
-        carried = _sample(images, places, area)
+        places = places + local_shifts(near, moved, one)
+        moved = _sample(images, places, area)
     boxes = [box_matrix(extent, 1).to(query) for extent in near.shape[1:]]
-    difference = _mixed((near[..., None] - carried).square_(), *boxes).div_(LIKENESS_SCALE)
+    difference = _mixed((near[..., None] - moved).square_(), *boxes).div_(LIKENESS_SCALE)
     weights = ((likeness / CORRELATION_SCALE)[:, None, None] - difference).softmax(3)
     trust = (difference.neg_().exp_() * weights).sum(3)[:, None]
     weights, places = weights.movedim(3, 1), places.movedim(4, 2)
@@ -183,7 +184,7 @@ def carry(
         weights, trust = _resize(weights, extent), _resize(trust, extent)
     labels = _sample(labels.float(), places.movedim(2, 4), area, "nearest").movedim(3, 1)
     vote[:, :, area.rows, area.columns] = weighted_vote(labels, weights, num_classes, annotated) * trust
-    return Carried(vote, mean)
+    return TransferredLabels(vote, mean)
 
 
 def voting_area(labels: Tensor, shifts: Tensor, side: int) -> Area | None:

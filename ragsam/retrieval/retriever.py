@@ -16,7 +16,7 @@ from ragsam.retrieval.agreement import Agreement
 from ragsam.retrieval.agreement_measurement import measured_agreement
 from ragsam.retrieval.bank import Bank
 from ragsam.retrieval.descriptors import DESCRIPTORS
-from ragsam.retrieval.label_transfer import best_matches, carry, matching_image
+from ragsam.retrieval.label_transfer import best_matches, matching_image, transfer_labels
 from ragsam.retrieval.store import STORES, VectorStore, make_store
 
 
@@ -40,15 +40,15 @@ class Retriever:
         neighbours: supports a query (k).
         temperature: neighbours are weighted by softmax(cosine / temperature).
         store: how the bank is searched: a name in `STORES`, or auto, by the bank's size.
-        carry: whether the neighbours' labels are carried over to the query, see `ragsam.retrieval.label_transfer`; the
-            k are then those of twice as many candidates that look most like it, and their weights are what they
-            contribute. Otherwise they vote pixel on pixel.
+        carry: whether the neighbours' labels are transferred by matching patches, see `label_transfer`. The k
+            neighbours are then chosen from 2 k candidates by the match, and a weight is what a neighbour contributes.
+            Otherwise labels are copied pixel by pixel.
         memory: False; runs of earlier versions name it, whose network could look at its neighbours' embeddings.
         weigh: whether the network looks at how far the bank's vote can be trusted, and how it is to be counted.
 
     Attributes:
         bank: where it looks; None until one is attached.
-        keeps: what a bank of its making holds beside the labels: "images" where labels are carried over.
+        keeps: what a bank of its making holds beside the labels: "images" where labels are transferred.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Retriever:
     def search(
         self, vectors: np.ndarray, own: Sequence[set[str]], allowed: Sequence[np.ndarray | None] | None = None
     ) -> Neighbours:
-        """Return the nearest slices of other patients: k, or 2 k candidates where labels are carried over.
+        """Return the nearest slices of other patients: k, or 2 k candidates where labels are transferred.
 
         Args:
             vectors: [B, D], unit.
@@ -171,7 +171,7 @@ class Retriever:
         image: Tensor,
         alter: Callable[[Tensor, Tensor, np.ndarray], tuple[Tensor, Tensor]] | None = None,
     ) -> tuple[Supports, Neighbours]:
-        """Read what a search found for slices [B, 3, S, S], and carry it over to them where that is asked for.
+        """Read what a search found for slices [B, 3, S, S], and transfer its labels to them if asked for.
 
         Args:
             alter: changes candidates' images [B, m, s, s] and labels [B, m, S, S], those of rows [B, m], alike before
@@ -195,7 +195,7 @@ class Retriever:
         annotated = self._annotated(rows)
         classes = bank.present.shape[1]
         sound = there.any(1)
-        carried = carry(
+        transferred = transfer_labels(
             query,
             _chosen(images, chosen),
             labels,
@@ -204,12 +204,12 @@ class Retriever:
             classes,
             None if annotated is None else annotated.to(device)[..., :classes],
         )
-        weights = carried.weights * sound[:, None]
+        weights = transferred.weights * sound[:, None]
         supports = Supports(
             labels,
             weights,
             annotated,
-            carried.vote * sound[:, None, None, None],
+            transferred.vote * sound[:, None, None, None],
             patients=bank.patient_count,
             neighbours=there.sum(1).clamp_max(count),
         )

@@ -228,8 +228,9 @@ class Slices:
         None,
         "224: whole volumes are seen as by SAMed's own test; null: slices as they are",
         "VolumeInferer",
-        text="Every slice is resized to this size and from there to `image_size`, by cubic splines, and its labels "
-        "are brought back by the nearest. Needs `context_slices` 0 and no retrieval, ensemble, maps or further looks.",
+        text="Every slice is resized to this size and from there to `image_size`, by cubic splines; its labels are "
+        "resized back by the nearest neighbour. Needs `context_slices` 0 and no retrieval, ensemble, maps or "
+        "test-time augmentation.",
         minimum=16,
         maximum=4096,
     )
