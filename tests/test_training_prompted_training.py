@@ -294,8 +294,8 @@ def test_prompts_are_drawn_only_where_the_network_trains_to_answer_them(study, t
 
 def test_a_run_that_trains_to_answer_prompts_is_the_same_again(study, tmp_path):
     options = {**SHORT, "prompts": "trained"}
-    first, again = (load_weights(train_run("sam_lora", study, tmp_path / name, options) / "models" / "model.safetensors")
-                    for name in ("first", "again"))  # fmt: skip
+    runs = [train_run("sam_lora", study, tmp_path / name, options) for name in ("first", "again")]
+    first, again = (load_weights(run / "models" / "model.safetensors") for run in runs)
     assert any(key.startswith("prompt_head.") for key in first[0])
     assert all(torch.equal(first[0][key], again[0][key]) for key in first[0])
     assert first[1]["prompts"] == "trained"
