@@ -20,6 +20,7 @@ from ragsam.commands import (
     export,
     import_weights,
     index,
+    merge,
     pack,
     prepare,
     rank,
@@ -37,7 +38,7 @@ from ragsam.errors import InputError
 
 #: In the order of `ragsam --help`. They import what is heavy when they run, so that the help answers at once.
 COMMANDS = (
-    *(demo, cards, bases, prepare, check, train, index, rank, segment, evaluate, compare),
+    *(demo, cards, bases, prepare, check, train, index, rank, segment, evaluate, merge, compare),
     *(import_weights, export, describe, pack, unpack, doctor, verify, serve),
 )
 

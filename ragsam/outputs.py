@@ -110,6 +110,23 @@ def read_record(folder: Path) -> dict[str, str]:
     return states
 
 
+def written_files(folder: Path) -> list[str]:
+    """Return the files that commands wrote into a folder, in the order of their names.
+
+    Raises:
+        InputError: one that is missing, was not finished, or is not as it was written.
+    """
+    names = []
+    for name, state in sorted(read_record(folder).items()):
+        if state == _ABSENT:
+            continue
+        path = folder / name
+        if not path.is_file() or sha256_file(path) != state:
+            raise InputError(f"{path}: missing, or not as ragsam wrote it; run the command of this folder again")
+        names.append(name)
+    return names
+
+
 def _refuse_foreign(folder: Path, names: Sequence[str]) -> None:
     known = read_record(folder)
     foreign = []

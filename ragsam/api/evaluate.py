@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ragsam.console.library_warnings import told_once
 from ragsam.data.cards.load import load_card
-from ragsam.data.datalist import load_datalist
+from ragsam.data.cards.model import Card
+from ragsam.data.datalist import Case, load_datalist
 from ragsam.data.label_numbers import check_numbering
 from ragsam.errors import InputError
-from ragsam.evaluation.case_pairs import pairs_from_cases, pairs_from_folders, unmatched_predictions
+from ragsam.evaluation.case_pairs import CasePair, pairs_from_cases, pairs_from_folders, unmatched_predictions
 from ragsam.evaluation.metrics_file import read_metrics
+from ragsam.evaluation.numbering import with_numbering
+from ragsam.evaluation.part_scores import Results, read_scores, write_scores
+from ragsam.evaluation.score_cases import require_evaluable
 from ragsam.inference.evaluation import evaluation_warnings, report_evaluation
+from ragsam.parts import Part
 from ragsam.report.viewer import viewer_choice
 
 
@@ -34,6 +40,7 @@ def evaluate(
     viewer: Sequence[str] | None = None,
     labels: str | None = None,
     reference_labels: str | None = None,
+    part: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measure label volumes, and write `metrics.json`, `metrics.csv` and `report.html`.
@@ -54,42 +61,122 @@ def evaluate(
         reference_labels: the same of a folder of references; a datalist says it by its `label_map`.
         overwrite: replace files of `output` that are not the package's own, see `Outputs`.
 
+        part: `I/N`: only the scores of these of the cases, into `output`'s `part-I-of-N`, for `merge`. Needs `labels`,
+            and for a folder of references `reference_labels`: a part does not see all files to find them out.
+
     Returns:
-        The content of `metrics.json`, `unmatched`: names of predictions without a reference, and `warnings`: lines.
+        The content of `metrics.json`, `unmatched`: names of predictions without a reference, and `warnings`: lines. For
+        a part `n_cases` alone.
 
     Raises:
         InputError: no card, faulty datalist, or files that cannot be read or do not go together.
     """
     check_numbering(labels)
     check_numbering(reference_labels, "--reference-labels")
-    if Path(reference).suffix == ".json":
-        if reference_labels is not None:
-            raise InputError("--reference-labels: a datalist says it by its label_map; leave it out")
-        reference_labels = "card"
-        data = load_datalist(reference, card=None if card is None else load_card(card))
-        pairs = pairs_from_cases(data.section(section), prediction)
-        support_cases, card = data.sections.get("training", ()), card or data.card
-        unmatched = []
-    else:
-        pairs = pairs_from_folders(reference, prediction, image_dir=image)
-        support_cases = ()
-        unmatched = unmatched_predictions(reference, prediction)
-    if card is None:
+    of_datalist = Path(reference).suffix == ".json"
+    if of_datalist and reference_labels is not None:
+        raise InputError("--reference-labels: a datalist says it by its label_map; leave it out")
+    about = _Arguments(
+        *map(_absolute, (reference, prediction, card, image)), section, protocol, _absolute(bank), _absolute(baseline),
+        None if viewer is None else list(viewer), labels, "card" if of_datalist else reference_labels,
+    )  # fmt: skip
+    if part is None:
+        return _report(about, output, jobs=jobs, overwrite=overwrite)
+    return _score(about, Part.of_text(part), Path(output), jobs=jobs, overwrite=overwrite)
+
+
+@told_once()
+def merge_scores(output: str | os.PathLike[str], parts: Sequence[Path], *, overwrite: bool = False) -> dict[str, Any]:
+    """Write the evaluation whose scores all parts hold, as `evaluate` does; return what it returns.
+
+    Raises:
+        InputError: as `evaluate`, or parts that do not go together.
+    """
+    arguments, cases, results = read_scores(parts)
+    known = [field.name for field in fields(_Arguments)]
+    if sorted(arguments) != sorted(known):
+        raise InputError(f"{parts[0].name}: evaluated by another version; evaluate the parts again")
+    return _report(_Arguments(**arguments), output, scored=(cases, results), overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """What an evaluation is of, as JSON has it; see `evaluate`."""
+
+    reference: str
+    prediction: str
+    card: str | None
+    image: str | None
+    section: str
+    protocol: str
+    bank: str | None
+    baseline: str | None
+    viewer: list[str] | None
+    labels: str | None
+    reference_labels: str | None
+
+
+def _absolute(path: str | os.PathLike[str] | None) -> str | None:
+    """Return a path that holds from any folder; a card's name stays as it is."""
+    if path is None or (os.path.basename(path) == str(path) and not Path(path).exists()):
+        return path if path is None else str(path)
+    return str(Path(path).absolute())
+
+
+def _pairs(about: _Arguments) -> tuple[list[CasePair], Card, Sequence[Case], list[str]]:
+    """Return the pairs of an evaluation, its card, the cases that a bank may hold, and predictions of no reference."""
+    if Path(about.reference).suffix == ".json":
+        data = load_datalist(about.reference, card=None if about.card is None else load_card(about.card))
+        pairs = pairs_from_cases(data.section(about.section), about.prediction)
+        return pairs, load_card(about.card or data.card), data.sections.get("training", ()), []
+    pairs = pairs_from_folders(about.reference, about.prediction, image_dir=about.image)
+    if about.card is None:
         raise InputError("--card: needed with a folder of references; name a card or its .yaml file")
+    return pairs, load_card(about.card), (), unmatched_predictions(about.reference, about.prediction)
+
+
+def _report(
+    about: _Arguments,
+    output: str | os.PathLike[str],
+    *,
+    scored: tuple[list[str], Results] | None = None,
+    jobs: int | None = None,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Measure and report; with `scored`, the cases and their results, report alone."""
+    pairs, card, support_cases, unmatched = _pairs(about)
+    options: dict[str, Any] = {"protocol": about.protocol, "jobs": jobs}
+    if scored is not None:
+        names, options["results"] = scored
+        if [pair.case for pair in pairs] != names:
+            raise InputError(f"{output}: the cases are not those that were scored; evaluate the parts again")
+        pairs = with_numbering(pairs, card, labels=about.labels, reference_labels=about.reference_labels)
     metrics = report_evaluation(
         pairs,
-        load_card(card),
-        prediction,
+        card,
+        about.prediction,
         output,
-        bank=bank,
+        bank=about.bank,
         support_cases=support_cases,
-        baseline=read_metrics(baseline) if baseline else None,
-        reads=[path for path in (reference, card, baseline) if path is not None],
-        labels=labels,
-        reference_labels=reference_labels,
+        baseline=read_metrics(about.baseline) if about.baseline else None,
+        reads=[path for path in (about.reference, about.card, about.baseline) if path is not None],
+        labels=about.labels,
+        reference_labels=about.reference_labels,
         overwrite=overwrite,
-        viewer=viewer_choice(viewer, [pair.case for pair in pairs]),
-        protocol=protocol,
-        jobs=jobs,
+        viewer=viewer_choice(about.viewer, [pair.case for pair in pairs]),
+        **options,
     )
     return {**metrics, "unmatched": list(unmatched), "warnings": evaluation_warnings(metrics)}
+
+
+def _score(about: _Arguments, part: Part, output: Path, *, jobs: int | None, overwrite: bool) -> dict[str, Any]:
+    """Write the scores of a part."""
+    if about.labels is None or about.reference_labels is None:
+        option = "--labels" if about.labels is None else "--reference-labels"
+        raise InputError(f"{option}: needed with --part, which does not see all files; say card or raw")
+    pairs, card, _, _ = _pairs(about)
+    require_evaluable(pairs, card, about.protocol)
+    mine = with_numbering(part.of(pairs), card, labels=about.labels, reference_labels=about.reference_labels)
+    options = {"protocol": about.protocol, "jobs": jobs, "overwrite": overwrite}
+    write_scores(mine, card, part.folder(output), asdict(about), **options)
+    return {"n_cases": len(mine)}

@@ -19,7 +19,9 @@ from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
 from ragsam.inference.bank_building import bank_batches, bank_fit
 from ragsam.inference.bank_growth import case_stamp, measured
+from ragsam.parts import Part
 from ragsam.retrieval.bank_manifest import read_manifest
+from ragsam.retrieval.bank_merging import merge_banks, shared_salt
 from ragsam.retrieval.bank_removal import remove_patients
 from ragsam.retrieval.bank_writer import BankWriter
 from ragsam.retrieval.retriever import Retriever
@@ -38,6 +40,7 @@ def write_bank(
     section: str = "training",
     data: str | os.PathLike[str] | None = None,
     options: Mapping[str, Any] | None = None,
+    part: str | None = None,
 ) -> dict[str, Any]:
     """Put labelled slices into a bank, one volume after the other.
 
@@ -51,6 +54,7 @@ def write_bank(
         section: of the datalist.
         data: without a run, datalist of the cases that the bank is made of.
         options: without a run, values of `INDEX_OPTIONS`.
+        part: `I/N`: only these of the cases, into a bank in `folder`'s `part-I-of-N`, for `merge`.
 
     Returns:
         The bank's manifest.
@@ -61,12 +65,10 @@ def write_bank(
     """
     folder = Path(folder)
     growing = add is not None
-    if run is not None:
-        parser = plain_slices(RunFolder(run, "train").parser("train"))
-    elif growing:
-        parser = packaged_parser(grown_values(folder, add))
-    else:
-        parser = packaged_parser(bank_values(data, section, options or {}))
+    share = None if part is None else Part.of_text(part)
+    if share is not None and growing:
+        raise InputError("--part: not with --add; make a bank of the cases in parts, or add them at once")
+    parser = _parser(run, folder, add=add, section=section, data=data, options=options or {})
     get, part = parser.get_parsed_content, partial(part_of, parser)
     with bad_input():
         network = part("network")
@@ -80,15 +82,18 @@ def write_bank(
             cases = part("datalist_def").section(section)
         if run is not None:
             WeightsLoader(network, get("weights")).load()
+        salt = None
+        if share is not None:
+            cases, salt, folder = share.of(cases), shared_salt(folder), share.folder(folder)
         fit = bank_fit(retriever, network, preparation, cases)
         stamps = {case.case: case_stamp(case) for case in cases}
-        with BankWriter(folder, fit, keeps=keeps, stamps=stamps, grow=growing) as writer:
+        with BankWriter(folder, fit, keeps=keeps, stamps=stamps, grow=growing, salt=salt) as writer:
             left = set(writer.left())
             todo = [case for case in cases if case.case in left]
             if todo:
                 dataset = part("train#dataset")(data=todo)
                 fault = empty_fault("bank", part("card_def"), dataset.lacking)
-                if fault is not None and todo == list(cases) and not growing:
+                if fault is not None and todo == list(cases) and not growing and share is None:
                     raise InputError(fault)
                 batches = bank_batches(retriever, network, dataset)
                 for batch in progress(batches, done=len(cases) - len(todo), total=len(cases)):
@@ -100,6 +105,23 @@ def write_bank(
             _tell_agreement(retriever)
             _tell_doubtful(retriever, cases)
         return manifest
+
+
+def _parser(
+    run: str | os.PathLike[str] | None,
+    folder: Path,
+    *,
+    add: str | os.PathLike[str] | None,
+    section: str,
+    data: str | os.PathLike[str] | None,
+    options: Mapping[str, Any],
+) -> Any:
+    """Return the config whose slices become a bank's: a run's, or, without one, that of a bank or of data."""
+    if run is not None:
+        return plain_slices(RunFolder(run, "train").parser("train"))
+    if add is not None:
+        return packaged_parser(grown_values(folder, add))
+    return packaged_parser(bank_values(data, section, options))
 
 
 @told_once()
@@ -118,13 +140,40 @@ def prune_bank(
         InputError: no run, or see `remove_patients`.
     """
     folder = Path(folder)
-    carry = read_manifest(folder)["fit"].get("carry", False)
-    parser = packaged_parser({"carry": carry}) if run is None else RunFolder(run, "train").parser("train")
-    retriever = part_of(parser, "retriever")
+    retriever = _retriever_of(run, folder)
     manifest = remove_patients(folder, patients, partial(measured, folder, retriever))
     if retriever.bank is not None:
         _tell_agreement(retriever)
     return manifest
+
+
+@told_once()
+def merge_parts(
+    run: str | os.PathLike[str] | None, folder: str | os.PathLike[str], parts: Sequence[Path]
+) -> dict[str, Any]:
+    """Make one bank of the banks of all parts, see `merge_banks`, and ask it how well it agrees with itself.
+
+    Args:
+        run: of the bank, whose neighbours are counted; None counts as many as by default.
+
+    Returns:
+        The bank's manifest.
+
+    Raises:
+        InputError: no run, or as `merge_banks`.
+    """
+    folder = Path(folder)
+    retriever = _retriever_of(run, parts[0])
+    manifest = merge_banks(folder, parts, partial(measured, folder, retriever))
+    _tell_agreement(retriever)
+    return manifest
+
+
+def _retriever_of(run: str | os.PathLike[str] | None, folder: Path) -> Retriever:
+    """Return the retriever of a run, or, without one, of a bank."""
+    carry = read_manifest(folder)["fit"].get("carry", False)
+    parser = packaged_parser({"carry": carry}) if run is None else RunFolder(run, "train").parser("train")
+    return part_of(parser, "retriever")
 
 
 def _tell_agreement(retriever: Retriever) -> None:
@@ -192,6 +241,7 @@ def index_run(
     section: str = "training",
     data: str | os.PathLike[str] | None = None,
     options: Mapping[str, Any] | None = None,
+    part: str | None = None,
 ) -> tuple[Path, int, int]:
     """Put the labelled slices of a run's training patients into a bank, or those of more patients beside them.
 
@@ -200,7 +250,7 @@ def index_run(
         output: folder of the bank; None takes the run's own `bank/`.
         add: datalist whose `section` is added to the bank that is there; nothing of that bank is encoded again.
         data: without a run, the datalist, see `write_bank`.
-        options: without a run, see `write_bank`.
+        options, part: see `write_bank`.
 
     Returns:
         The folder, and how many slices of how many patients it holds.
@@ -209,5 +259,6 @@ def index_run(
         InputError: as `write_bank`.
     """
     folder = Path(output) if output else RunFolder(run, "train").bank
-    manifest = write_bank(run, folder, add=add, section=section, data=data, options=options)
+    manifest = write_bank(run, folder, add=add, section=section, data=data, options=options, part=part)
+    folder = folder if part is None else Part.of_text(part).folder(folder)
     return folder, manifest["slices"], manifest["patients"]

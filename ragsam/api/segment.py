@@ -22,6 +22,7 @@ from ragsam.inference.inputs import cases_of_inputs, files_read, is_dicom, skipp
 from ragsam.inference.provenance import PROVENANCE_NAME
 from ragsam.inference.volume_writer import written_names
 from ragsam.outputs import Outputs
+from ragsam.parts import Part
 from ragsam.retrieval.bank_manifest import read_manifest
 from ragsam.runs.bank_only import BUNDLE, segment_values
 from ragsam.runs.run import RunFolder, bad_input, part_of
@@ -52,6 +53,7 @@ def segment_with_run(
     probabilities: bool = False,
     options: Mapping[str, Any] | None = None,
     labels: str = "card",
+    part: str | None = None,
     overwrite: bool = False,
 ) -> list[Case]:
     """Write a label volume for every input, on the input's own grid.
@@ -72,6 +74,7 @@ def segment_with_run(
         probabilities: write `probabilities/CASE/ORGAN.nii.gz` too.
         options: values of `SEGMENT_OPTIONS`, for this time; None leaves the run's own.
         labels: the numbers that are written: the card's, or `raw`, the data set's own; `CASE.labels.json` names them.
+        part: `I/N`: only these of the inputs, into `output`'s `part-I-of-N`, for `merge`.
         overwrite: replace files of `output` that are not the package's own, see `Outputs`.
 
     Returns:
@@ -84,12 +87,16 @@ def segment_with_run(
     """
     check_numbering(labels)
     folder = RunFolder(find_bundle(BUNDLE) if run is None else run)
-    values: dict[str, Any] = {"output_dir": str(Path(output).absolute()), **retrieval_values(folder, bank, retrieval)}
+    share = None if part is None else Part.of_text(part)
+    output = Path(output) if share is None else share.folder(Path(output))
+    values: dict[str, Any] = {"output_dir": str(output.absolute()), **retrieval_values(folder, bank, retrieval)}
     values |= _segment_options(folder, options or {})
     if run is None:
         values |= segment_values(card, bank, base)
     organs = folder.card if run is not None else load_card(card)
     cases = cases_of_inputs(inputs, card=organs, section=section, series=series)
+    if share is not None:
+        cases = share.of(cases)
     if dicom_seg:
         require_dicom(cases)
     values["ensemble"] = [str(Path(other).absolute()) for other in ensemble]
@@ -103,7 +110,7 @@ def segment_with_run(
     with Outputs(output, names, reads=files_read(inputs, cases), overwrite=overwrite):
         faults = _run(folder, cases, values | maps)
         sound = [case for case in cases if case.case not in faults]
-        faults |= _finish_dicom(sound, Path(output), organs if dicom_seg else None)
+        faults |= _finish_dicom(sound, output, organs if dicom_seg else None)
     if sound and labels == "card" and organs.label_map is not None:
         told = "segment: label volumes have the numbers of card %s, not the data set's own, which --labels raw writes"
         logger.info(told, organs.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ragsam.commands.terminal import add_overwrite, complain, say
+from ragsam.commands.terminal import add_overwrite, add_part, complain, say
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -30,6 +30,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--labels", help="card or raw: whose numbers the predictions have, if the files do not say")
     parser.add_argument("--reference-labels", help="the same of a folder of references")
+    add_part(parser)
     add_overwrite(parser)
     parser.set_defaults(job=run)
 
@@ -53,8 +54,12 @@ def run(args: argparse.Namespace) -> int:
         viewer=args.viewer,
         labels=args.labels,
         reference_labels=args.reference_labels,
+        part=args.part,
         overwrite=args.overwrite,
     )
+    if args.part:
+        say(f"scores: {metrics['n_cases']} cases; next, once all parts are there: ragsam merge {args.output}")
+        return 0
     for name in metrics["unmatched"]:
         complain(f"warning: {name}: a prediction without a reference; it is not evaluated")
     for line in metrics["warnings"]:

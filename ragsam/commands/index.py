@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ragsam.commands.terminal import add_options, chosen_options, say
+from ragsam.commands.terminal import add_options, add_part, chosen_options, say
 from ragsam.errors import InputError
+from ragsam.parts import Part
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -19,6 +20,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--section", help="of the datalist (default: training)")
     add_options(parser, "with --data, as image_size=96")
     parser.add_argument("--remove", nargs="+", metavar="PATIENT", help="remove patients from the bank, by their keys")
+    add_part(parser)
     parser.set_defaults(job=run, kept=kept)
 
 
@@ -44,9 +46,12 @@ def run(args: argparse.Namespace) -> None:
         section=args.section or "training",
         data=args.data,
         options=chosen_options(args),
+        part=args.part,
     )
     say(f"bank: {folder}, {slices} slices of {patients} patients")
-    if args.data:
+    if args.part:
+        say(f"next, once all parts are there: ragsam merge {_bank_folder(args)}")
+    elif args.data:
         from ragsam.data.datalist import load_datalist
 
         say(f"next: ragsam segment --card {load_datalist(args.data).card} --bank {folder} INPUT --output DIR")
@@ -54,7 +59,10 @@ def run(args: argparse.Namespace) -> None:
 
 def kept(args: argparse.Namespace) -> str:
     """Return what an interrupted indexing keeps, and how to continue."""
-    draft = _bank_folder(args) / "draft.jsonl"
+    folder = _bank_folder(args)
+    if args.part:
+        folder = Part.of_text(args.part).folder(folder)
+    draft = folder / "draft.jsonl"
     if not draft.is_file():
         return "an existing bank is complete; run the command again to be sure that it finished"
     finished = max(len(draft.read_text(encoding="utf-8").splitlines()) - 1, 0)
@@ -70,7 +78,7 @@ def _bank_folder(args: argparse.Namespace) -> Path:
 def _remove(args: argparse.Namespace) -> None:
     from ragsam.api.index import prune_bank
 
-    if given := [name for name in ("add", "data", "set") if getattr(args, name)]:
+    if given := [name for name in ("add", "data", "set", "part") if getattr(args, name)]:
         raise InputError(f"--remove: not with --{given[0]}; do one after the other")
     folder = _bank_folder(args)
     manifest = prune_bank(args.run, folder, args.remove)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ragsam.commands.terminal import add_options, add_overwrite, chosen_options, say
+from ragsam.commands.terminal import add_options, add_overwrite, add_part, chosen_options, say
 from ragsam.errors import InputError
 
 
@@ -40,6 +40,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--prompts", type=Path, metavar="JSON", help="objects to find by clicks, boxes and drafts")
     parser.add_argument("--add-to-bank", action="store_true", help="with --prompts: their organs become neighbours")
     parser.add_argument("--labels", default="card", help="numbers to write: card (default), or raw, the data set's own")
+    add_part(parser)
     add_overwrite(parser)
     parser.set_defaults(job=run, kept=kept)
 
@@ -75,9 +76,12 @@ def run(args: argparse.Namespace) -> None:
         probabilities=args.probabilities,
         options=chosen_options(args),
         labels=args.labels,
+        part=args.part,
         overwrite=args.overwrite,
     )
     say(f"label volumes: {len(cases)} in {args.output}")
+    if args.part:
+        say(f"next, once all parts are there: ragsam merge {args.output}")
 
 
 def kept(args: argparse.Namespace) -> str:
@@ -130,7 +134,7 @@ def _segment_by_base(args: argparse.Namespace) -> None:
 
 
 def _refuse_with_prompts(args: argparse.Namespace, more: Sequence[str] = ()) -> None:
-    others = ("dicom_seg", "ensemble", "uncertainty", "probabilities", "set", *more)
+    others = ("dicom_seg", "ensemble", "uncertainty", "probabilities", "set", "part", *more)
     if given := [name for name in others if getattr(args, name)]:
         raise InputError(f"--{given[0].replace('_', '-')}: not with --prompts; leave one of them out")
     if args.labels != "card":

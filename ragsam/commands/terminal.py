@@ -39,6 +39,13 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_part(parser: argparse.ArgumentParser) -> None:
+    """Add `--part I/N`."""
+    parser.add_argument(
+        "--part", metavar="I/N", help="only the I-th of N parts of the cases, into OUTPUT/part-I-of-N; see merge"
+    )
+
+
 def json_output(args: argparse.Namespace, reads: Iterable[Path]) -> AbstractContextManager[object]:
     """Return the context in which `--json` is written, where it is given; see `Outputs`."""
     return Outputs.of_file(args.json, reads=reads, overwrite=args.overwrite) if args.json else nullcontext()

@@ -54,7 +54,7 @@ def evaluate_cases(
         InputError: if there is no case, a name occurs twice, the protocol or an annotated organ is unknown, the
             protocol is not for the card's organs, or there is no process.
     """
-    rules = _check(pairs, card, protocol)
+    rules = require_evaluable(pairs, card, protocol)
     if jobs is None:
         jobs = cores()
     if jobs < 1:
@@ -102,8 +102,12 @@ def score_table(cases: Cases, organs: Iterable[str], metric: str) -> Table:
     return table
 
 
-def _check(pairs: Sequence[CasePair], card: Card, protocol: str) -> Protocol:
-    """Return the protocol; refuse what no case could correct."""
+def require_evaluable(pairs: Sequence[CasePair], card: Card, protocol: str) -> Protocol:
+    """Return the protocol; refuse what no case could correct.
+
+    Raises:
+        InputError: as `evaluate_cases`.
+    """
     if protocol not in PROTOCOLS:
         raise InputError(f"{protocol}: no such protocol; choose one of {', '.join(PROTOCOLS)}")
     rules = PROTOCOLS[protocol]
