@@ -117,10 +117,14 @@ def test_label_volumes_of_other_weights_or_that_were_changed_are_refused(run, st
     assert not (out / "provenance.json").exists()
 
 
-def test_an_evaluation_of_parts_is_that_of_one_call(study, segmented, tmp_path):
-    single = evaluate(study, segmented, tmp_path / "single", labels="card")
+def test_an_evaluation_of_parts_is_that_of_one_call(study, segmented, tmp_path, monkeypatch):
+    """A folder that is called as the card does not stand for it."""
+    single = evaluate(study, segmented, tmp_path / "single", labels="card", card="hippocampus")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hippocampus").mkdir()
     for number in (1, 2, 3):
         words = ["--reference", study, "--prediction", segmented, "--output", tmp_path / "parts", "--labels", "card"]
+        words += ["--card", "hippocampus"]
         assert main(["evaluate", *map(str, words), "--part", f"{number}/3"]) == 0
         assert not (tmp_path / "parts" / "metrics.json").exists()
     assert main(["merge", str(tmp_path / "parts")]) == 0

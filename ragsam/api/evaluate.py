@@ -77,9 +77,18 @@ def evaluate(
     if of_datalist and reference_labels is not None:
         raise InputError("--reference-labels: a datalist says it by its label_map; leave it out")
     about = _Arguments(
-        *map(_absolute, (reference, prediction, card, image)), section, protocol, _absolute(bank), _absolute(baseline),
-        None if viewer is None else list(viewer), labels, "card" if of_datalist else reference_labels,
-    )  # fmt: skip
+        reference=_absolute(reference),
+        prediction=_absolute(prediction),
+        card=_card(card),
+        image=_absolute(image),
+        section=section,
+        protocol=protocol,
+        bank=_absolute(bank),
+        baseline=_absolute(baseline),
+        viewer=None if viewer is None else list(viewer),
+        labels=labels,
+        reference_labels="card" if of_datalist else reference_labels,
+    )
     if part is None:
         return _report(about, output, jobs=jobs, overwrite=overwrite)
     return _score(about, Part.of_text(part), Path(output), jobs=jobs, overwrite=overwrite)
@@ -117,10 +126,13 @@ class _Arguments:
 
 
 def _absolute(path: str | os.PathLike[str] | None) -> str | None:
-    """Return a path that holds from any folder; a card's name stays as it is."""
-    if path is None or (os.path.basename(path) == str(path) and not Path(path).exists()):
-        return path if path is None else str(path)
-    return str(Path(path).absolute())
+    """Return a path that holds from any folder."""
+    return None if path is None else str(Path(path).absolute())
+
+
+def _card(card: str | os.PathLike[str] | None) -> str | None:
+    """Return a card's file by a path that holds from any folder; its name as it is."""
+    return _absolute(card) if card is not None and Path(card).suffix else card
 
 
 def _pairs(about: _Arguments) -> tuple[list[CasePair], Card, Sequence[Case], list[str]]:
