@@ -250,7 +250,8 @@ def index_run(
         output: folder of the bank; None takes the run's own `bank/`.
         add: datalist whose `section` is added to the bank that is there; nothing of that bank is encoded again.
         data: without a run, the datalist, see `write_bank`.
-        options, part: see `write_bank`.
+        options: without a run, see `write_bank`.
+        part: see `write_bank`.
 
     Returns:
         The folder, and how many slices of how many patients it holds.
