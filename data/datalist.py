@@ -32,6 +32,11 @@ class Case:
     `annotated` is None if every organ of the card is. `label_map` leads from the label file's values to the
     card's; None: they are the same, and 0 is background always. A value that it does not name is a fault.
     `fill_nonfinite` is what NaN and infinite voxels of the image are read as; None refuses them.
+
+    Example:
+        >>> case = Case("ct007", "patient3", Path("ct007.nii.gz"), annotated=("liver",))
+        >>> case.patient, case.label
+        ('patient3', None)
     """
 
     case: str

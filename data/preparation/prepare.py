@@ -61,8 +61,13 @@ def prepare(
 
     Raises:
         InputError: unknown or ambiguous layout or label numbers, image without label or label without image, a case
-            whose patient is not known, a DICOM folder of several series, too few patients for the split, folds that
-            cannot be.
+            whose patient is not known, a DICOM folder of several series, too few patients for the split, or invalid
+            folds.
+
+    Example:
+        >>> import ragsam
+        >>> ragsam.prepare("hippocampus", "Task04_Hippocampus", "list.json", validation=1, test=1).name
+        'list.json'
     """
     card = load_card(card_name)
     check_numbering(labels)

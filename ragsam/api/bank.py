@@ -24,6 +24,17 @@ class RunBank:
 
     Attributes:
         path: its folder.
+
+    Example:
+        >>> import ragsam
+        >>> bank = ragsam.load("runs/hippocampus").bank
+        >>> bank.manifest["patients"]
+        4
+        >>> case = {"case": "new", "patient": "new", "image": "mr.nii.gz", "label": "labels/mr.nii.gz"}
+        >>> bank.add([case])["patients"]
+        5
+        >>> bank.remove(["new"])["patients"]
+        4
     """
 
     def __init__(self, run: RunFolder, changed: Callable[[], Callable[[], None] | None]) -> None:

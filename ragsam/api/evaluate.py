@@ -70,6 +70,13 @@ def evaluate(
 
     Raises:
         InputError: no card, faulty datalist, or files that cannot be read or do not go together.
+
+    Example:
+        >>> import ragsam
+        >>> cases = ragsam.segment("runs/hippocampus", ["runs/hippocampus.json"], "predictions")
+        >>> found = ragsam.evaluate("runs/hippocampus.json", "predictions", "evaluation")
+        >>> len(found["cases"])
+        3
     """
     check_numbering(labels)
     check_numbering(reference_labels, "--reference-labels")

@@ -258,6 +258,12 @@ def index_run(
 
     Raises:
         InputError: as `write_bank`.
+
+    Example:
+        >>> import ragsam
+        >>> folder, slices, patients = ragsam.index(None, "bank", data="runs/hippocampus.json")
+        >>> slices, patients
+        (30, 4)
     """
     folder = Path(output) if output else RunFolder(run, "train").bank
     manifest = write_bank(run, folder, add=add, section=section, data=data, options=options, part=part)

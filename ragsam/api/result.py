@@ -30,6 +30,17 @@ class Result:
             Empty without retrieval.
         novelty: how unlike the bank's volumes it is; None without retrieval.
         objects: what `prompts.json` gives of each object that was asked for.
+
+    Example:
+        >>> import ragsam
+        >>> result = ragsam.load("runs/hippocampus").segment("mr.nii.gz")
+        >>> list(result.volumes_ml)
+        ['anterior', 'posterior']
+        >>> result.probabilities("anterior").shape
+        (32, 32, 6)
+        >>> sorted(result.neighbours[2][0])
+        ['case', 'patient', 'row', 'similarity', 'slice', 'weight']
+        >>> result.labels.to_filename("labels.nii.gz")
     """
 
     case: str

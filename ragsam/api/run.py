@@ -49,6 +49,12 @@ def load(path: str | os.PathLike[str], *, base: str | os.PathLike[str] | None = 
 
     Raises:
         InputError: none of these, a run that is not trained, or a packed one whose configs run code of their own.
+
+    Example:
+        >>> import ragsam
+        >>> run = ragsam.load("runs/hippocampus")
+        >>> run.card.labels
+        {'anterior': 1, 'posterior': 2}
     """
     if not Path(path).is_file():
         return Run(path)
@@ -77,6 +83,16 @@ class Run:
 
     Raises:
         InputError: no run, or one that is not trained.
+
+    Example:
+        >>> import ragsam
+        >>> run = ragsam.load("runs/hippocampus")
+        >>> result = run.segment("mr.nii.gz")
+        >>> result.labels.shape
+        (32, 32, 6)
+        >>> alone = run.segment("mr.nii.gz", retrieval=False, probabilities=False)
+        >>> alone.neighbours
+        {}
     """
 
     _unpacked: tempfile.TemporaryDirectory[str] | None = None

@@ -84,6 +84,11 @@ def segment_with_run(
         InputError: two inputs of one name, a bank that does not fit the run, `dicom_seg` with an input that is not
             DICOM, an unknown option, or another run that is none or for other organs; and, once the other inputs are
             segmented, an input that cannot be read.
+
+    Example:
+        >>> import ragsam
+        >>> [case.case for case in ragsam.segment("runs/hippocampus", ["mr.nii.gz"], "predictions")]
+        ['mr']
     """
     check_numbering(labels)
     folder = RunFolder(find_bundle(BUNDLE) if run is None else run)

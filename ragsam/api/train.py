@@ -42,6 +42,13 @@ def train(
 
     Raises:
         InputError: as `train_run`.
+
+    Example:
+        >>> import ragsam
+        >>> short = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2}
+        >>> run = ragsam.train("sam_lora", "runs/hippocampus.json", "runs/short", short)
+        >>> run.path.name
+        'short'
     """
     chosen = named_recipe(recipe) if recipe else {}
     return Run(train_run(bundle, datalist, output, {**chosen, **(options or {})}, resume=resume))

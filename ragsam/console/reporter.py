@@ -122,7 +122,12 @@ _reporter: Reporter = TerminalReporter()
 
 
 def set_reporter(reporter: Reporter | None) -> Reporter:
-    """Show how far long work is by another reporter from now on; None shows nothing. Return the one before."""
+    """Set the reporter that shows the progress of long work, and return the previous one; None shows nothing.
+
+    Example:
+        >>> before = set_reporter(None)  # a quiet program
+        >>> _ = set_reporter(before)
+    """
     global _reporter
     before = _reporter
     _reporter = reporter or QuietReporter()
