@@ -27,6 +27,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m proselint check --config docs/proselint.json $(PROSE)
+	$(BIN)/python docs/check_words.py
 
 bundles: $(VENV)/.installed
 	$(BIN)/python -m ragsam.runs.write_bundles

@@ -81,7 +81,7 @@ def load_datalist(path: str | os.PathLike[str], card: Card | None = None) -> Dat
         card: whose labels its own card must have, which is warned of where its images differ; None takes any.
 
     Raises:
-        InputError: missing or invalid JSON; no card, or one of other labels; a label map that is none; a case without
+        InputError: missing or invalid JSON; no card, or one of other labels; an invalid label map; a case without
             name, patient or image; a case or image named twice; a patient in two sections.
     """
     datalist, faults = read_datalist(path)
@@ -113,7 +113,7 @@ def read_datalist(path: str | os.PathLike[str]) -> tuple[Datalist, list[str]]:
     """Read a datalist as `load_datalist` does, leaving out cases at fault; return it and the faults, a line each.
 
     Raises:
-        InputError: missing or invalid JSON, no card, no section, or a shared value that is none.
+        InputError: missing or invalid JSON, no card, no section, or an invalid shared value.
     """
     file = Path(path).absolute()
     content = read_json(file)

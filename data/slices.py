@@ -135,7 +135,7 @@ class SliceDataset(Dataset, Randomizable):
     def vote_by(self, vote: Vote) -> None:
         """Let neighbours vote on every slice from now on: its item has "vote" [K + 1, S, S], augmented with it.
 
-        `vote` gives the votes of items before augmentation, told of each whether it is the same whenever it comes.
+        `vote` gives the votes of items before augmentation, given for each whether it is the same every time.
         """
         self._vote = vote
 

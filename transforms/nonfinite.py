@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 def fill_nonfinite(voxels: NDArray, value: float) -> NDArray:
-    """Return the voxels with `value` for every NaN and infinity; the same array if there is none."""
+    """Return the voxels with `value` for every NaN and infinity; the same array if all are finite."""
     finite = np.isfinite(voxels)
     if finite.all():
         return voxels

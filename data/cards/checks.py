@@ -80,12 +80,12 @@ def one_of(value: Any, known: tuple[str, ...], where: str) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number; yaml's true and false are none."""
+    """Return whether a value is a finite number; yaml's true and false do not count."""
     return type(value) in (int, float) and abs(value) < float("inf")
 
 
 def is_whole(value: Any) -> bool:
-    """Return whether a value is a whole number; yaml's true and false are none."""
+    """Return whether a value is a whole number; yaml's true and false do not count."""
     return type(value) is int
 
 

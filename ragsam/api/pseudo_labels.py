@@ -41,7 +41,7 @@ class PseudoLabels:
     """What a run made of volumes without labels.
 
     Attributes:
-        datalist: of the volumes that are learnt from; None if there are none.
+        datalist: of the volumes that are learnt from; None if absent.
         volumes: how many these are.
         novel: how many were left out as unlike the bank's.
         share: of all organs and slices of the volumes, those that are learnt from, 0 to 1.

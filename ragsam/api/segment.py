@@ -65,7 +65,7 @@ def segment_with_run(
         output: folder for `CASE.nii.gz` and `retrieval.json`.
         card: without a run, of the bank's organs: a card's name, or the path of its yaml file.
         base: without a run, weights that the vote prompts; see `load_answering`.
-        bank: folder of the bank; None takes the run's own, and if there is none segments without retrieval.
+        bank: folder of the bank; None takes the run's own, and without one segments without retrieval.
         retrieval: False segments without the bank, as a run does that was trained so, unless a bank is named.
         series: Series Instance UIDs to take from DICOM folders that hold several.
         dicom_seg: write `CASE.seg.dcm` too, a DICOM segmentation of the case's series.
@@ -82,8 +82,8 @@ def segment_with_run(
 
     Raises:
         InputError: two inputs of one name, a bank that does not fit the run, `dicom_seg` with an input that is not
-            DICOM, an unknown option, or another run that is none or for other organs; and, once the other inputs are
-            segmented, an input that cannot be read.
+            DICOM, an unknown option, or an ensemble member that is not a run or has other organs; and, once the
+            other inputs are segmented, an input that cannot be read.
 
     Example:
         >>> import ragsam
@@ -171,7 +171,7 @@ def retrieval_values(run: RunFolder, bank: str | os.PathLike[str] | None, retrie
     """Return the entries of a run's config that say with what bank it segments, if with any.
 
     Raises:
-        InputError: a bank that is named, and is none.
+        InputError: a named folder that is not a bank.
     """
     if not retrieval:
         return {"retrieval": False}

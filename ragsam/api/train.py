@@ -67,7 +67,7 @@ def train_run(
     is left.
 
     Args:
-        resume: continue with the run of `output` after the last epoch that it finished; if there is none, begin. With
+        resume: continue with the run of `output` after the last epoch that it finished, or begin a new one. With
             more `epochs` it trains longer.
 
     Raises:

@@ -40,7 +40,7 @@ class _ListOptions(argparse.Action):
     """Lists the options and ends, as --help does."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
-        """Write the list, or one option in full; a name that is none is bad input."""
+        """Write the list, or one option in full; an unknown name is bad input."""
         from ragsam.runs.option_list import packaged_lines
 
         try:

@@ -1,4 +1,4 @@
-"""How far long work is: told to one reporter, which shows bars or lines and may be replaced."""
+"""Progress of long work: one reporter, which may be replaced, shows it as bars or lines."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class CasePair:
         case: the study's own key of the volume.
         patient: the study's own key of the patient; None if none is known: the case then counts as its own patient.
         reference: label volume to compare with.
-        prediction: label volume to be scored; None if there is none.
+        prediction: label volume to be scored; None if absent.
         image: the volume both belong to, for pictures only.
         annotated: the organs the reference covers; None if it covers the whole card.
         label_map: the reference's values to the card's; None if they are the card's.

@@ -55,7 +55,7 @@ def attach_bank(
 
 
 def finds_bank(folder: str | os.PathLike[str]) -> bool:
-    """Whether there is a bank to segment with; if there is none that is said, once of each folder."""
+    """Whether there is a bank to segment with; its absence is logged once per folder."""
     found = has_bank(folder)
     if not found:
         _tell_missing(os.fspath(folder))

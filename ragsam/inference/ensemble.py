@@ -123,7 +123,7 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class Turn:
-    """How one run's volume lies in another's.
+    """Where one run's volume is placed in another's.
 
     Attributes:
         axes: (3,), the other's axis that each of its axes runs along.

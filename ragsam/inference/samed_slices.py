@@ -23,7 +23,7 @@ def require_samed_alone(beside: Mapping[str, Any]) -> None:
     """Refuse what SAMed's test has not.
 
     Raises:
-        InputError: one of these names has a value; the first is told.
+        InputError: one of these names has a value; the message names the first.
     """
     for name, value in beside.items():
         if value:

@@ -64,7 +64,7 @@ class VolumeRetrieval:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        """Open the bank; if there is none, volumes are segmented without."""
+        """Open the bank; without one, volumes are segmented without."""
         if self.bank is not None and finds_bank(self.bank):
             attach_bank(self.retriever, self.network, self.bank, self.preparation)
         self.cases = {}

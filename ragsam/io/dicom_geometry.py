@@ -33,7 +33,7 @@ def stack_slices(
         The order of the slices, and the affine (4, 4) from (column, row, slice) to mm in the DICOM world (LPS).
 
     Raises:
-        InputError: slices of several orientations or spacings, a direction that is none, doubled or missing slices,
+        InputError: slices of several orientations or spacings, an invalid direction, doubled or missing slices,
             uneven spacing, slices that shift sideways (gantry tilt), one slice of unknown thickness.
 
     Source:

@@ -282,7 +282,7 @@ def _real(data: Dataset, name: str, absent: float) -> float:
 
 
 def _positive(data: Dataset, name: str, malformed: list[str]) -> float | None:
-    """Return a number that few series need, None if there is none above 0; note what is no number."""
+    """Return a number that few series need, None if every one is 0; note what is no number."""
     number = _real(data, name, 0.0)
     if not math.isfinite(number) and data.get_item(name).value:
         malformed.append(name)

@@ -26,7 +26,7 @@ _MOST_RATIO = 100  # no image of a body is packed more closely; a bomb is
 
 
 def require_sound_pixels(headers: Sequence[SliceHeader], case: str) -> None:
-    """Raise InputError where a slice's pixel format is none, or its pixels cannot be what the header promises."""
+    """Raise InputError where a slice's pixel format is invalid, or its pixels cannot be what the header promises."""
     faults = [fault for header in headers if (fault := _fault(header))]
     if faults:
         told = f"{len(faults)} of {len(headers)} slices: {faults[0]}"

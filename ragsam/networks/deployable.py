@@ -81,7 +81,7 @@ class PromptedDecoder(_Part):
         Args:
             inputs: the encoder's outputs, of N slices, one an object; row, column and kind [N, P] of points, in pixels,
                 see `PointPrompts`, after which a box is a `TOP_LEFT` and a `BOTTOM_RIGHT`, and no box one `PADDING`;
-                mask [N, 1, 4 h, 4 w], logits; has_mask [N], float, 0 if there is none.
+                mask [N, 1, 4 h, 4 w], logits; has_mask [N], float, 0 if absent.
         """
         *encoded, row, column, kind, mask, has_mask = inputs
         encoder = self.network.sam.prompt_encoder

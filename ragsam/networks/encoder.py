@@ -31,7 +31,7 @@ class Block(nn.Module):
 
     Attributes:
         dim: C.
-        space_adapter, mlp_adapter, depth_adapter: see `ragsam.networks.adapter`; None where there is none.
+        space_adapter, mlp_adapter, depth_adapter: see `ragsam.networks.adapter`; None where absent.
         normed_padding: see `add_adapters`.
         recompute_mlp: keeps nothing of the MLP's inside for the backward pass, which works it out again.
     """
@@ -101,7 +101,7 @@ class ImageEncoder(nn.Module):
         out_chans: channels of the embedding.
 
     Attributes:
-        frequency: frequency prompts, None where there are none.
+        frequency: frequency prompts, None where absent.
         checkpointing: of `CHECKPOINTING`; see `checkpoint`.
     """
 

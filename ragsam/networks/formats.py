@@ -86,7 +86,7 @@ def vit_options(state: State) -> dict[str, Any]:
 
 
 def tiny_vit_options(state: State) -> dict[str, Any]:
-    """Return the options of a network for a TinyViT: the size of its first kernel tells LiteMedSAM's from MobileSAM's.
+    """Return the options of a network for a TinyViT: its first kernel's size separates LiteMedSAM from MobileSAM.
 
     The image size is not in the file; it is what each was trained at.
     """
@@ -158,7 +158,7 @@ def medical_sam_adapter_options(
 
 
 def _is_of_2024(state: State) -> bool:
-    """Whether a Medical-SAM-Adapter file is of its code from 2024-01 on, told by the names of its parts."""
+    """Whether a Medical-SAM-Adapter file is of its code from 2024-01 on, judged by the names of its parts."""
     found = {match[1] for pattern in (_TABLE, _MLP) for key in state if (match := pattern.fullmatch(key))}
     if found <= _OF_2023:
         return False

@@ -111,7 +111,7 @@ class MultiScaleBlock(nn.Module):
 
     Attributes:
         dim: channels of what the block gives.
-        space_adapter, mlp_adapter: see `ragsam.networks.adapter`; None where there is none.
+        space_adapter, mlp_adapter: see `ragsam.networks.adapter`; None where absent.
         recompute_mlp: see `checkpoint_blocks`.
     """
 
@@ -226,7 +226,7 @@ class Hiera(nn.Module):
 
     Attributes:
         no_mem_embed: [1, 1, out_chans], what SAM 2 adds to an embedding without memory.
-        frequency: frequency prompts of each stage; None if there are none.
+        frequency: frequency prompts of each stage; None if absent.
 
     Raises:
         ValueError: an image size that 32 does not divide.

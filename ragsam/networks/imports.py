@@ -95,7 +95,7 @@ def import_checkpoint(
 def _built(
     base: str | os.PathLike[str] | None, options: Mapping[str, Any], *, full_tuning: bool, file: str
 ) -> Segmenter:
-    """Return the network; what is wrong with its base weights is told under their own name."""
+    """Return the network; what is wrong with its base weights is reported under their own name."""
     try:
         with torch.random.fork_rng(devices=[]):  # the random weights are not kept
             full_tuning = full_tuning and base is not None

@@ -24,7 +24,7 @@ def known_precision(precision: str) -> str:
 
 
 def autocast_dtype(precision: str, device: torch.device | str) -> torch.dtype | None:
-    """Return what autocast computes in on a device; None if there is none, in float32.
+    """Return what autocast computes in on a device; None for float32.
 
     Args:
         precision: `auto` is bfloat16 on a GPU that has it, float16 on another, float32 on a CPU.

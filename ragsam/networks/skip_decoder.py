@@ -17,7 +17,7 @@ SKIPS = ("skip_8", "skip_4")
 class SkipMaskDecoder(MaskDecoder):
     """SAM's mask decoder with what SAM 2 adds to it; `Segmenter` runs it.
 
-    Its head that tells whether the object is there is left out: nothing here asks for it.
+    Its head that predicts whether the object is present is left out: nothing here asks for it.
 
     Attributes:
         obj_score_token: stands before the other tokens.

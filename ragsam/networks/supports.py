@@ -23,7 +23,7 @@ class Supports:
         weights: [B, k], float, trust in each neighbour, summing to 1 a query; all zero means that the query has no
             supports, and then the network's output is exactly that without retrieval.
         annotated: [B, k, K + 1], bool, the classes that each neighbour annotates; None if all annotate all.
-        vote: [B, K + 1 or fewer, H, W], 0-1, what the neighbours say once their labels are carried over to the query,
+        vote: [B, K + 1 or fewer, H, W], 0-1, what the neighbours say once their labels are transferred to the query,
             the fainter the less they look like it there, see `ragsam.retrieval.label_transfer`; classes that it leaves
             out get nothing. None: the labels vote pixel on pixel.
         patients: how many there are in the bank that was searched; None: not known.
@@ -66,8 +66,8 @@ def label_prior(supports: Supports, num_classes: int) -> Tensor:
     """Return the neighbours' weighted vote: [B, num_classes, H, W], 0-1, summing to the sum of the weights or less.
 
     Of a class only those neighbours are asked that annotate it, their weights scaled up to the sum of all; background
-    gets what the organs leave. A class that no neighbour annotates gets no vote. A vote of labels that were carried
-    over is taken as it is, times the sum of the weights.
+    gets what the organs leave. A class that no neighbour annotates gets no vote. A vote of transferred
+    labels is taken as it is, times the sum of the weights.
     """
     if supports.vote is not None:
         vote = supports.vote * supports.weights.sum(1)[:, None, None, None]

@@ -167,7 +167,7 @@ class TinyViTBlock(nn.Module):
 
     Attributes:
         dim: C.
-        space_adapter, mlp_adapter: see `ragsam.networks.adapter`; None if there is none.
+        space_adapter, mlp_adapter: see `ragsam.networks.adapter`; None if absent.
     """
 
     #: The layers of the MLP, by the names in a published file.
@@ -221,7 +221,7 @@ class TinyViT(nn.Module):
         out_chans: channels of the embedding.
 
     Attributes:
-        frequency: frequency prompts of the stages of transformer blocks, None if there are none.
+        frequency: frequency prompts of the stages of transformer blocks, None if absent.
 
     Raises:
         ValueError: another stride.

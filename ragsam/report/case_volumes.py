@@ -24,9 +24,9 @@ class CaseVolumes:
     Attributes:
         notes: lines about what cannot be shown.
         expected: reference, [X, Y, Z], the annotated organs alone; None if it cannot be read.
-        found: prediction, likewise; empty if there is none to show, None without a reference.
+        found: prediction, likewise; empty if it cannot be shown, None without a reference.
         predicted: whether there is a prediction to show.
-        image: on the same grid, None if there is none to show.
+        image: on the same grid, None if it cannot be shown.
         spacing_mm: (3,), mm, array order.
         window: values drawn black and white.
     """

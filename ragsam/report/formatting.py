@@ -53,7 +53,7 @@ def probability(p: float | None) -> str:
 
 
 def verdict(paired: Mapping[str, Any], metric: str) -> str:
-    """Return "better" or "worse"; "unclear" where the interval reaches zero, or there is none."""
+    """Return "better" or "worse"; "unclear" where the interval reaches zero, or is missing."""
     bounds = paired["ci95"]
     if bounds is None or bounds[0] <= 0 <= bounds[1]:
         return "unclear"

@@ -245,7 +245,7 @@ def manifest_of(
 
 @contextmanager
 def writer_lock(folder: Path) -> Iterator[None]:
-    """Keep other writers out of a bank's folder, which is made if there is none. Readers need no lock.
+    """Keep other writers out of a bank's folder, which is made if absent. Readers need no lock.
 
     Raises:
         InputError: another process writes, or the folder cannot be written.

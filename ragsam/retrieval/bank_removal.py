@@ -40,7 +40,7 @@ def remove_patients(
 
     Args:
         folder: of the bank.
-        patients: their keys. They are not told; of those that leave a hash is kept until the bank changes next.
+        patients: their keys. Errors do not show them; of those that leave a hash is kept until the bank changes next.
         measure: see `BankWriter.commit`.
 
     Returns:

@@ -124,7 +124,7 @@ def rows_of_table(text: str) -> Rows:
     """Read what `table_text` wrote, after a head.
 
     Raises:
-        ValueError, IndexError: it is none.
+        ValueError, IndexError: it is not one.
     """
     lines = csv.reader(io.StringIO(text))
     if tuple(next(lines, ())) != COLUMNS:

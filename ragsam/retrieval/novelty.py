@@ -121,7 +121,7 @@ def _nearest_of_all(descriptors: np.ndarray, patients: np.ndarray, volumes: Sequ
 
 
 def _nearest(queries: np.ndarray, descriptors: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the cosines [n] of the nearest of the others, block by block; -inf where there are none."""
+    """Return the cosines [n] of the nearest of the others, block by block; -inf where absent."""
     best = np.full(len(queries), -np.inf)
     for start in range(0, len(descriptors), 65536):
         block = slice(start, start + 65536)

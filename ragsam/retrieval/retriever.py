@@ -22,7 +22,7 @@ from ragsam.retrieval.store import STORES, VectorStore, make_store
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What a search found: rows of the bank [B, k], -1 where there is none, cosines [B, k], weights [B, k].
+    """What a search found: rows of the bank [B, k], -1 where absent, cosines [B, k], weights [B, k].
 
     Candidates that were looked at and left out have weight 0.
     """

@@ -73,7 +73,7 @@ def _adds_to_folder(node: ast.AST) -> bool:
 
 
 def _tree(text: str) -> ast.Expression | None:
-    """Return the syntax tree of an expression, its references replaced; None if it is none."""
+    """Return the syntax tree of an expression, its references replaced; None if it is not one."""
     from monai.bundle import ReferenceResolver  # takes a second; only needed here
 
     try:

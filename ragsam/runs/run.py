@@ -61,7 +61,7 @@ class RunFolder:
         """Return the path of a config.
 
         Raises:
-            InputError: there is none.
+            InputError: no such config.
         """
         if not self.is_one(self.path, name):
             raise InputError(f"{self.given}: not a run (no configs/{name}.yaml); make one with `ragsam train`")

@@ -28,7 +28,7 @@ def network_of_weights(
     """Return the network that a weights file was made for, its weights not yet in it.
 
     Args:
-        weights: the file. Where there is none yet, the network is that of `untrained`.
+        weights: the file. Before it exists, the network is that of `untrained`.
         num_classes: organs, without background.
         preparation: of the slices, as the config has it: image_size, slice_axis, ...
         untrained: options of `Segmenter`.

@@ -51,7 +51,7 @@ def require_layout(weights: Path, about: Mapping[str, Any]) -> str:
     """Return the layout of slices that weights were trained in.
 
     Raises:
-        InputError: weights that an earlier version imported, which fed them slices in another layout than their own.
+        InputError: weights that an earlier version imported, which fed them slices in a layout other than their own.
     """
     layout = slice_layout_of(about)
     if layout is None:

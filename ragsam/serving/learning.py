@@ -39,7 +39,7 @@ class LearningBank:
         self.folder = self.run.path / BANK
 
     def learn(self, store: Datastore, image_id: str) -> str:
-        """Put an image with its final label into the bank; return what came of it, nothing where there is none.
+        """Put an image with its final label into the bank; return what came of it, nothing without one.
 
         Of organs that the label does not have nothing is voted: they may not have been drawn. A label that the bank
         refuses stays saved.

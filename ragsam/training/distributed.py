@@ -52,7 +52,7 @@ def part_processes() -> None:
 
 
 def own_device() -> torch.device:
-    """Return the GPU of this process, or the CPU if there is none."""
+    """Return the GPU of this process, or the CPU without one."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -66,7 +66,7 @@ class TrainingRetrieval:
         engine.add_event_handler(Events.ITERATION_STARTED, self.inject)
 
     def refresh(self, engine: Engine) -> None:
-        """Build the bank if there is none or its encoder has changed, and let its slices vote."""
+        """Build the bank if absent or its encoder has changed, and let its slices vote."""
         epoch = engine.state.epoch
         fusion = self.network.fusion
         bank = self.retriever.bank
