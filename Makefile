@@ -20,8 +20,9 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/ragsam demo --output runs/demo
 
+# Files are given to workers in the order of tests/conftest.py, not by their number of tests.
 test: $(VENV)/.installed-test lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

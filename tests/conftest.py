@@ -18,9 +18,27 @@ from ragsam.data.datalist import load_datalist
 from ragsam.report import figures, plots
 from ragsam.retrieval import bank_rows
 
+#: The files that take longest, and begin first, so that workers end together.
+_LONGEST = (
+    "test_fuzz.py",
+    "test_tutorials.py",
+    "test_docs.py",
+    "test_bundle_monai.py",
+    "test_api_export_torchscript.py",
+    "test_training_distributed.py",
+    "test_training_checkpoints.py",
+    "test_monailabel.py",
+    "test_monailabel_access.py",
+    "test_packaging.py",
+    "test_first_layout.py",
+    "test_cli.py",
+)
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip slow tests unless the command line chooses by marker."""
+    """Sort the longest files first; skip slow tests unless the command line chooses by marker."""
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
     if config.option.markexpr:
         return
     for item in items:

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import monai.bundle
 import nibabel as nib
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+from forked import run_python
 from monai.bundle import ConfigParser, ConfigWorkflow
 from small_study import QUICK, TRAINING, files_below
 
@@ -33,17 +32,16 @@ CONFIGS = ("train", "inference", "evaluate")
 def monai_run(config, *, cwd, **overrides):
     """Run a bundle's config as MONAI's user does, in another working folder."""
     bundle = config.parent.parent
-    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle), "--config_file", str(config)]
+    command = ["-m", "monai.bundle", "run", "--bundle_root", bundle, "--config_file", config]
     for name, value in overrides.items():
-        command += [f"--{name}", str(value)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+        command += [f"--{name}", value]
+    done = run_python(command, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done
 
 
 def ragsam(*arguments, cwd):
-    command = [sys.executable, "-m", "ragsam.cli", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+    done = run_python(["-m", "ragsam.cli", *arguments], cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done
 

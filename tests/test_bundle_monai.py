@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 
 import monai.bundle
@@ -13,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from forked import run_python
 from monai.bundle import ConfigParser, ConfigWorkflow
 from small_study import QUICK, files_below
 
@@ -137,10 +136,8 @@ def test_evaluation_laid_over_training_runs_from_another_folder(own_run, tmp_pat
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     configs = [str(own_run / "configs" / f"{name}.yaml") for name in ("train", "evaluate")]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(own_run)]
-    done = subprocess.run(
-        [*command, "--config_file", str(configs)], cwd=elsewhere, capture_output=True, text=True, timeout=120
-    )
+    command = ["-m", "monai.bundle", "run", "--bundle_root", own_run, "--config_file", str(configs)]
+    done = run_python(command, cwd=elsewhere)
     assert done.returncode == 0, done.stderr
     metrics = (own_run / "evaluation" / "metrics.json").read_bytes()
     dice = json.loads(metrics)["summary"]["mean"]["dice"]["mean"]
@@ -150,10 +147,7 @@ def test_evaluation_laid_over_training_runs_from_another_folder(own_run, tmp_pat
 
     # Without retrieval: label volumes and report in folders of their own
     labels = {path.name: path.read_bytes() for path in (own_run / "predictions").glob("*.nii.gz")}
-    done = subprocess.run(
-        [*command, "--config_file", str(configs), "--retrieval", "False"],
-        cwd=elsewhere, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done = run_python([*command, "--retrieval", "False"], cwd=elsewhere)
     assert done.returncode == 0, done.stderr
     assert (own_run / "evaluation-without-retrieval" / "metrics.json").is_file()
     assert len(list((own_run / "predictions-without-retrieval").glob("*.nii.gz"))) == 3

@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from forked import run_python
 from small_study import (
     HEADER_NAME,
     QUICK,
@@ -55,10 +56,9 @@ def refused(capsys):
     return call
 
 
-def command(*arguments, cwd=None, env=None):
-    """Run a command as a user does."""
-    full = [sys.executable, "-m", "ragsam.cli", *map(str, arguments)]
-    return subprocess.run(full, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+def command(*arguments):
+    """Run a command in a process of its own."""
+    return run_python(["-m", "ragsam.cli", *arguments])
 
 
 def first(content, section="training"):
@@ -525,7 +525,8 @@ def test_as_a_process_bad_input_is_exit_code_2_without_a_traceback(run, edited_s
 
 
 def test_unknown_option_is_exit_code_2():
-    done = command("segment", "--fast")
+    full = [sys.executable, "-m", "ragsam.cli", "segment", "--fast"]
+    done = subprocess.run(full, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert QUICK  # the options of the study, which the fixtures train with

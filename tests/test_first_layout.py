@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from forked import run_python
 
 from ragsam.cli import main
 
@@ -114,8 +113,7 @@ def test_monai_runs_its_evaluation(run, before, tmp_path):
         "evaluation_dir": tmp_path / "evaluated",
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "monai.bundle", "run", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = run_python(["-m", "monai.bundle", "run", *words], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert_same_labels(tmp_path / "segmented", before / "segmented")
     assert_same_json(tmp_path / "segmented" / "retrieval.json", before / "segmented" / "retrieval.json")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import run_python
 
 from ragsam.api.evaluate import evaluate
 
@@ -56,7 +57,7 @@ def results():
     paths = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
     code = f"import sys; sys.path[:0] = {paths}; from fuzz import Trial, run_forked; from test_fuzz import TRIALS\n"
     code += "for command, judge, _ in TRIALS: print(run_forked(Trial(command, judge), limit_s=10)[0])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = run_python(["-c", code])
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 

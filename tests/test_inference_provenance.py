@@ -104,5 +104,5 @@ def test_of_several_processes_the_first_writes(tmp_path, processes):
     if processes == 1:
         on_a_rank(0, tmp_path)
     else:
-        idist.spawn("gloo", on_a_rank, args=(tmp_path,), nproc_per_node=processes)
+        idist.spawn("gloo", on_a_rank, args=(tmp_path,), nproc_per_node=processes, start_method="forkserver")
     assert read_json(tmp_path / "out" / "provenance.json")["network"] == {"rank": 0}

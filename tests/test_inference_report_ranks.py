@@ -66,7 +66,7 @@ def on_a_rank(rank, folder, shares):
 def test_two_processes_write_what_one_does(scene):
     """A sampler may fill up the last share with a case that another has too, and a case may have reached none."""
     shares = [["case0", "case1"], ["case2", "case0"]]
-    idist.spawn("gloo", on_a_rank, args=(scene, shares), nproc_per_node=2)
+    idist.spawn("gloo", on_a_rank, args=(scene, shares), nproc_per_node=2, start_method="forkserver")
     assert read_json(scene / "evaluation" / "metrics.json") == expected(scene)
     assert "report.html" in files_below(scene / "evaluation")
     scored = [(scene / f"scored{rank}.txt").read_text() for rank in (0, 1)]

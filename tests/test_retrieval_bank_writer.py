@@ -3,14 +3,14 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import start_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -171,11 +171,15 @@ with BankWriter({folder!r}, FIT, stamps=STAMPS, keeps=("images",)) as writer:
 def test_a_process_that_is_killed_is_taken_up_by_another_and_keeps_others_out(tmp_path):
     """SIGKILL after four cases: three of them are finished, and never written again."""
     script = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "bank"))
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
-        assert [process.stdout.readline().strip() for _ in range(5)] == ["6", *list(CASES)[:4]]
-        with pytest.raises(InputError, match="another process writes to it"):
-            write(tmp_path / "bank")
-        process.kill()
+    out, errors = tmp_path / "out.txt", tmp_path / "errors.txt"
+    process = start_python(["-c", script], out, errors)
+    while process.is_alive() and out.read_text().count("\n") < 5:
+        time.sleep(0.01)
+    assert out.read_text().split() == ["6", *list(CASES)[:4]], errors.read_text()
+    with pytest.raises(InputError, match="another process writes to it"):
+        write(tmp_path / "bank")
+    process.kill()
+    process.join()
     assert write(tmp_path / "bank") == list(CASES)[3:]
     assert holds(Bank.open(tmp_path / "bank"), CASES)
 

@@ -2,13 +2,11 @@
 
 import csv
 import random
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
+from forked import start_python
 from ignite.engine import Engine, Events
 from small_study import files_below, workflow_of
 
@@ -144,12 +142,14 @@ def test_a_killed_process_ends_in_the_same_weights(study, reference, tmp_path):
     """Killed at a random moment; the seed of the moments is not set, so that no run of the tests is the same."""
     run = tmp_path / "run"
     options = [f"--set={name}={value}" for name, value in QUICK.items()]
-    command = [sys.executable, "-m", "ragsam.cli", "train", "sam_lora", "--data", str(study), "--output", str(run)]
-    with subprocess.Popen([*command, *options, "--resume"], stderr=subprocess.PIPE, text=True) as process:
-        for _ in range(random.randint(1, 8)):  # lines tell the bank, epochs and scores
-            process.stderr.readline()
-        time.sleep(random.uniform(0, 0.5))
-        process.send_signal(signal.SIGKILL)
+    command = ["-m", "ragsam.cli", "train", "sam_lora", "--data", study, "--output", run, *options, "--resume"]
+    log, lines = tmp_path / "log.txt", random.randint(1, 8)  # lines tell the bank, epochs and scores
+    process = start_python(command, tmp_path / "out.txt", log)
+    while process.is_alive() and log.read_text().count("\n") < lines:
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.5))
+    process.kill()
+    process.join()
     train_run("sam_lora", study, run, QUICK, resume=True)
     assert_same_end(run, reference)
     assert not [name for name in files_below(run) if ".tmp-" in name]

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from forked import start_python
+from label_server import free_port
 from small_study import files_below
 from torch.utils.data import SequentialSampler
 
@@ -34,22 +36,40 @@ QUICK = {
     "frozen_views": 1,
 }
 RANDOM = {"affine", "contrast", "intensity", "noise", "supports_withheld", "supports_wrong"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 QUICK |= dict.fromkeys(
     RANDOM & read_options((find_bundle("sam_lora") / "configs" / "train.yaml").read_text()).keys(), 0.0
 )
 
 
 def torchrun(run, name, **options):
-    """Run a config of a run in two processes; return what they told."""
-    configs = [str(run / "configs" / f"{part}{name}.yaml") for part in ("", "multi_gpu_")]
+    """Run a config of a run in two processes by torchrun; return what they told."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "monai.bundle", "run", "--bundle_root", str(run), "--config_file", str(configs)]
-    command += ["--logging_file", str(run / "configs" / "logging.conf")]
-    command += [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    command += bundle_command(run, name, **options)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr
+
+
+def two_ranks(run, name, folder, **options):
+    """Run a config in two processes that are forked and find each other as torchrun's do; return what they told."""
+    common = {**ENVIRONMENT, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started, logs = [], [folder / f"{name}-{rank}.txt" for rank in "01"]
+    for rank, log in zip("01", logs, strict=True):
+        environment = {**common, "RANK": rank, "LOCAL_RANK": rank}
+        started.append(start_python(bundle_command(run, name, **options), log, log, env=environment))
+    for process in started:
+        process.join(300)
+    told = "".join(log.read_text() for log in logs)
+    assert [process.exitcode for process in started] == [0, 0], told[-3000:]
+    return told
+
+
+def bundle_command(run, name, **options):
+    configs = [str(run / "configs" / f"{part}{name}.yaml") for part in ("", "multi_gpu_")]
+    command = ["-m", "monai.bundle", "run", "--bundle_root", str(run), "--config_file", str(configs)]
+    command += ["--logging_file", str(run / "configs" / "logging.conf")]
+    return command + [text for key, value in options.items() for text in (f"--{key}", str(value))]
 
 
 def log_of(run):
@@ -99,8 +119,8 @@ def test_one_process_tells_and_writes(two):
     assert not [name for name in files_below(two.run) if ".tmp-" in name]
 
 
-def test_two_processes_resume(two):
-    told = torchrun(two.run, "train", resume=True)
+def test_two_processes_resume(two, tmp_path):
+    told = two_ranks(two.run, "train", tmp_path, resume=True)
     assert "train: resumed after epoch 6 of 6" in told
     assert len(log_of(two.run)) == 6
 
@@ -108,7 +128,7 @@ def test_two_processes_resume(two):
 def test_two_processes_evaluate_as_one(two, tmp_path):
     index_run(two.run)
     places = {name: {key: str(tmp_path / name / key) for key in ("output_dir", "evaluation_dir")} for name in "ab"}
-    torchrun(two.run, "evaluate", section="validation", **places["a"])
+    two_ranks(two.run, "evaluate", tmp_path, section="validation", **places["a"])
     run_config(two.run, "evaluate", section="validation", **places["b"])
     results = {name: read_json(tmp_path / name / "evaluation_dir" / "metrics.json") for name in "ab"}
     assert results["a"]["cases"] == results["b"]["cases"]
