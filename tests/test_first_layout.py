@@ -1,4 +1,8 @@
-"""A run of the first layout, packed and not, is opened, segmented with and evaluated as it was then."""
+"""A run of the first layout, packed and not, is opened, segmented with and evaluated as it was then.
+
+With retrieval as of 2026-12-01: since then labels are transferred only near the neighbours' labels, which changed 4 of
+18,432 voxels. Without retrieval every voxel is that of then.
+"""
 
 import json
 import re
