@@ -33,7 +33,7 @@ class Case:
     card's; None: they are the same, and 0 is background always. A value that it does not name is a fault.
     `fill_nonfinite` is what NaN and infinite voxels of the image are read as; None refuses them.
 
-    Example:
+    Examples:
         >>> case = Case("ct007", "patient3", Path("ct007.nii.gz"), annotated=("liver",))
         >>> case.patient, case.label
         ('patient3', None)

@@ -8,7 +8,7 @@ class InputError(ValueError):
 
     The command line prints it to stderr without a traceback and exits with code 2.
 
-    Example:
+    Examples:
         >>> try:
         ...     raise InputError("img0007: no such file; check the path")
         ... except InputError as error:

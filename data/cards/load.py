@@ -39,7 +39,7 @@ def load_card(name_or_path: str | Path) -> Card:
     Raises:
         InputError: unknown name, missing file, not yaml, or a card that breaks the rules of `parse_card`.
 
-    Example:
+    Examples:
         >>> load_card("hippocampus").labels
         {'anterior': 1, 'posterior': 2}
     """

@@ -64,7 +64,7 @@ def prepare(
             whose patient is not known, a DICOM folder of several series, too few patients for the split, or invalid
             folds.
 
-    Example:
+    Examples:
         >>> import ragsam
         >>> ragsam.prepare("hippocampus", "Task04_Hippocampus", "list.json", validation=1, test=1).name
         'list.json'

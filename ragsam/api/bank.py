@@ -25,7 +25,7 @@ class RunBank:
     Attributes:
         path: its folder.
 
-    Example:
+    Examples:
         >>> import ragsam
         >>> bank = ragsam.load("runs/hippocampus").bank
         >>> bank.manifest["patients"]

@@ -71,7 +71,7 @@ def evaluate(
     Raises:
         InputError: no card, faulty datalist, or files that cannot be read or do not go together.
 
-    Example:
+    Examples:
         >>> import ragsam
         >>> cases = ragsam.segment("runs/hippocampus", ["runs/hippocampus.json"], "predictions")
         >>> found = ragsam.evaluate("runs/hippocampus.json", "predictions", "evaluation")

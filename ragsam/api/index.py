@@ -259,7 +259,7 @@ def index_run(
     Raises:
         InputError: as `write_bank`.
 
-    Example:
+    Examples:
         >>> import ragsam
         >>> folder, slices, patients = ragsam.index(None, "bank", data="runs/hippocampus.json")
         >>> slices, patients

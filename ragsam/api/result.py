@@ -31,7 +31,7 @@ class Result:
         novelty: how unlike the bank's volumes it is; None without retrieval.
         objects: what `prompts.json` gives of each object that was asked for.
 
-    Example:
+    Examples:
         >>> import ragsam
         >>> result = ragsam.load("runs/hippocampus").segment("mr.nii.gz")
         >>> list(result.volumes_ml)

@@ -50,7 +50,7 @@ def load(path: str | os.PathLike[str], *, base: str | os.PathLike[str] | None = 
     Raises:
         InputError: none of these, a run that is not trained, or a packed one whose configs run code of their own.
 
-    Example:
+    Examples:
         >>> import ragsam
         >>> run = ragsam.load("runs/hippocampus")
         >>> run.card.labels
@@ -84,7 +84,7 @@ class Run:
     Raises:
         InputError: no run, or one that is not trained.
 
-    Example:
+    Examples:
         >>> import ragsam
         >>> run = ragsam.load("runs/hippocampus")
         >>> result = run.segment("mr.nii.gz")

@@ -85,7 +85,7 @@ def segment_with_run(
             DICOM, an unknown option, or an ensemble member that is not a run or has other organs; and, once the
             other inputs are segmented, an input that cannot be read.
 
-    Example:
+    Examples:
         >>> import ragsam
         >>> [case.case for case in ragsam.segment("runs/hippocampus", ["mr.nii.gz"], "predictions")]
         ['mr']

@@ -43,7 +43,7 @@ def train(
     Raises:
         InputError: as `train_run`.
 
-    Example:
+    Examples:
         >>> import ragsam
         >>> short = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2}
         >>> run = ragsam.train("sam_lora", "runs/hippocampus.json", "runs/short", short)

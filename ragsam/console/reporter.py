@@ -124,7 +124,7 @@ _reporter: Reporter = TerminalReporter()
 def set_reporter(reporter: Reporter | None) -> Reporter:
     """Set the reporter that shows the progress of long work, and return the previous one; None shows nothing.
 
-    Example:
+    Examples:
         >>> before = set_reporter(None)  # a quiet program
         >>> _ = set_reporter(before)
     """

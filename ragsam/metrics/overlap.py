@@ -21,7 +21,7 @@ def dice(reference: Mask, prediction: Mask) -> float | None:
     Raises:
         ValueError: where the shapes differ.
 
-    Example:
+    Examples:
         >>> dice(np.array([True, True, False]), np.array([True, False, False]))
         0.6666666666666666
     """

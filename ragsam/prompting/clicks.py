@@ -23,7 +23,7 @@ class Click:
         inside: whether it marks the object or what does not belong to it.
         object: an organ of the run's card, or any other name.
 
-    Example:
+    Examples:
         >>> Click(120, 98, 40, object="liver").inside
         True
     """
@@ -43,7 +43,7 @@ class Box:
         i, j, k: (first, last).
         object: an organ of the run's card, or any other name.
 
-    Example:
+    Examples:
         >>> Box(i=(100, 140), j=(80, 120), k=(38, 42), object="cyst").k
         (38, 42)
     """
