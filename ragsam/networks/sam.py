@@ -45,13 +45,13 @@ class Backbone:
 BACKBONES: dict[str, Backbone] = {
     "vit_tiny": Backbone(192, 4, 6, (1, 3), patch_size=8, decoder_mlp_dim=512),
     "vit_t": Backbone(320, 10, 10, (), family="tiny_vit"),
+    "vit_b": Backbone(768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": Backbone(1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": Backbone(1280, 32, 16, (7, 15, 23, 31)),
     **{
         name: Backbone(size.widths[-1], sum(size.stages), 8 * size.num_heads, size.global_blocks, family="hiera")
         for name, size in SIZES.items()
     },
-    "vit_b": Backbone(768, 12, 12, (2, 5, 8, 11)),
-    "vit_l": Backbone(1024, 24, 16, (5, 11, 17, 23)),
-    "vit_h": Backbone(1280, 32, 16, (7, 15, 23, 31)),
 }
 
 
