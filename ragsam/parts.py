@@ -6,14 +6,21 @@ the order of a single call.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ragsam.errors import InputError
+from ragsam.files import write_json_atomic
+from ragsam.io.documents import read_json
 
+#: In a part's folder: what all parts of a command must have in common.
+STAMP_NAME = "part.json"
 T = TypeVar("T")
 _TEXT = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})")
 _FOLDER = re.compile(r"part-([1-9]\d{0,5})-of-([1-9]\d{0,5})")
@@ -79,3 +86,37 @@ def part_folders(output: Path) -> list[Path]:
         if (count, number) not in found:
             raise InputError(f"{output}: part {number} of {count} is missing; run it with --part {number}/{count}")
     return [found[count, number] for number in range(1, count + 1)]
+
+
+def write_stamp(folder: Path, cases: Iterable[str], arguments: Mapping[str, Any]) -> None:
+    """Write what all parts of a command have in common into a part's folder: a hash of all cases, and arguments.
+
+    Args:
+        cases: a text for every case of the command, in order, those of the other parts too.
+        arguments: everything else that the outputs depend on, as JSON.
+    """
+    digest = hashlib.sha256(json.dumps(list(cases)).encode()).hexdigest()
+    write_json_atomic(folder / STAMP_NAME, {**arguments, "cases": digest})
+
+
+def require_same_stamps(parts: Sequence[Path]) -> None:
+    """Check that parts are of one command.
+
+    Raises:
+        InputError: a part without a stamp, or one of other cases or arguments.
+    """
+    for part in parts:
+        if not (part / STAMP_NAME).is_file():
+            raise InputError(f"{part.name}: was not finished; run this part again")
+    stamps = [read_json(part / STAMP_NAME, {"type": "object"}) for part in parts]
+    for part, stamp in zip(parts, stamps, strict=True):
+        for name in sorted(stamps[0].keys() | stamp.keys()):
+            if stamp.get(name) != stamps[0].get(name):
+                raise InputError(f"{part.name}: `{name}` is not as in {parts[0].name}; run this part again")
+
+
+def as_text(value: Any) -> Any:
+    """Return a value of a stamp: paths as texts, absolute."""
+    if isinstance(value, os.PathLike):
+        return str(Path(value).absolute())
+    return [as_text(one) for one in value] if isinstance(value, list | tuple) else value

@@ -13,6 +13,7 @@ from ragsam.api.index import write_bank
 from ragsam.api.merge import merge
 from ragsam.api.segment import segment_with_run
 from ragsam.cli import main
+from ragsam.data.datalist import load_datalist
 from ragsam.errors import InputError
 from ragsam.parts import Part, part_folders
 from ragsam.retrieval.bank import Bank
@@ -82,6 +83,9 @@ def test_banks_that_do_not_go_together_are_refused(run, tmp_path):
         merge(tmp_path / "bank", run=run)
     shutil.rmtree(tmp_path / "bank" / "part-2-of-2")
     shutil.copytree(run / "bank", tmp_path / "bank" / "part-2-of-2")
+    with pytest.raises(InputError, match="part-2-of-2: was not finished; run this part again"):
+        merge(tmp_path / "bank", run=run)
+    shutil.copy(tmp_path / "bank" / "part-1-of-2" / "part.json", tmp_path / "bank" / "part-2-of-2")
     with pytest.raises(InputError, match="part-2-of-2: made with another salt than part-1-of-2"):
         merge(tmp_path / "bank", run=run)
     assert not (tmp_path / "bank" / "manifest.json").exists()
@@ -108,8 +112,16 @@ def test_label_volumes_of_other_weights_or_that_were_changed_are_refused(run, st
     out = tmp_path / "out"
     segment_with_run(run, [study], out, part="1/2")
     segment_with_run(run, [study], out, part="2/2", retrieval=False)
-    with pytest.raises(InputError, match="part-2-of-2: another bank than in part-1-of-2; segment the part again"):
+    with pytest.raises(InputError, match="part-2-of-2: `retrieval` is not as in part-1-of-2; run this part again"):
         merge(out)
+    segment_with_run(run, [study], out, part="2/2", options={"test_shift": 2})
+    with pytest.raises(InputError, match="part-2-of-2: `options` is not as in part-1-of-2"):
+        merge(out)
+    fewer = load_datalist(study).section("test")
+    segment_with_run(run, [case.image for case in fewer[:2]], out, part="2/2")
+    with pytest.raises(InputError, match="part-2-of-2: `cases` is not as in part-1-of-2"):
+        merge(out)
+    shutil.rmtree(out / "part-2-of-2")
     segment_with_run(run, [study], out, part="2/2")
     (out / "part-1-of-2" / "case-te-ras.nii.gz").write_bytes(b"other")
     with pytest.raises(InputError, match=r"case-te-ras.nii.gz: missing, or not as ragsam wrote it"):

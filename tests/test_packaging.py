@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
     {"errors", "drafts"},
     {"files"},
-    {"io", "console", "metrics", "outputs", "parts"},
+    {"io", "console", "metrics", "outputs"},
+    {"parts"},
     {"transforms"},
     {"data"},
     {"networks", "evaluation"},

@@ -19,7 +19,7 @@ from ragsam.data.datalist import Case, load_datalist
 from ragsam.errors import InputError
 from ragsam.inference.bank_building import bank_batches, bank_fit
 from ragsam.inference.bank_growth import case_stamp, measured
-from ragsam.parts import Part
+from ragsam.parts import STAMP_NAME, Part, write_stamp
 from ragsam.retrieval.bank_manifest import read_manifest
 from ragsam.retrieval.bank_merging import merge_banks, shared_salt
 from ragsam.retrieval.bank_removal import remove_patients
@@ -83,8 +83,10 @@ def write_bank(
         if run is not None:
             WeightsLoader(network, get("weights")).load()
         salt = None
+        everything = [f"{case.case} {case.image} {case.label}" for case in cases]
         if share is not None:
             cases, salt, folder = share.of(cases), shared_salt(folder), share.folder(folder)
+            (folder / STAMP_NAME).unlink(missing_ok=True)  # a part that is run again is not finished until its end
         fit = bank_fit(retriever, network, preparation, cases)
         stamps = {case.case: case_stamp(case) for case in cases}
         with BankWriter(folder, fit, keeps=keeps, stamps=stamps, grow=growing, salt=salt) as writer:
@@ -99,6 +101,8 @@ def write_bank(
                 for batch in progress(batches, done=len(cases) - len(todo), total=len(cases)):
                     writer.add(batch)
             manifest = writer.commit(partial(measured, folder, retriever))
+        if share is not None:
+            write_stamp(folder, everything, {})
         if writer.there:
             logger.info("bank: %d of %d cases are in it already, made of the same files", len(writer.there), len(cases))
         if todo:

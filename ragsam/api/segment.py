@@ -22,7 +22,7 @@ from ragsam.inference.inputs import cases_of_inputs, files_read, is_dicom, skipp
 from ragsam.inference.provenance import PROVENANCE_NAME
 from ragsam.inference.volume_writer import written_names
 from ragsam.outputs import Outputs
-from ragsam.parts import Part
+from ragsam.parts import STAMP_NAME, Part, as_text, write_stamp
 from ragsam.retrieval.bank_manifest import read_manifest
 from ragsam.runs.bank_only import BUNDLE, segment_values
 from ragsam.runs.run import RunFolder, bad_input, part_of
@@ -100,6 +100,7 @@ def segment_with_run(
         values |= segment_values(card, bank, base)
     organs = folder.card if run is not None else load_card(card)
     cases = cases_of_inputs(inputs, card=organs, section=section, series=series)
+    everything = cases
     if share is not None:
         cases = share.of(cases)
     if dicom_seg:
@@ -112,10 +113,17 @@ def segment_with_run(
         names += [*written_names(case.case, organs.labels, **maps), sidecar_name(case.case)]
         if dicom_seg:
             names.append(seg_name(case.case))
+    if share is not None:
+        names.append(STAMP_NAME)
     with Outputs(output, names, reads=files_read(inputs, cases), overwrite=overwrite):
+        (output / STAMP_NAME).unlink(missing_ok=True)  # a part that is run again is not finished until its end
         faults = _run(folder, cases, values | maps)
         sound = [case for case in cases if case.case not in faults]
         faults |= _finish_dicom(sound, output, organs if dicom_seg else None)
+        if share is not None and not faults:
+            about = {"options": dict(options or {}), "labels": labels, "retrieval": retrieval, "bank": as_text(bank)}
+            about |= {**maps, "dicom_seg": dicom_seg, "ensemble": as_text(list(ensemble)), "base": as_text(base)}
+            write_stamp(output, [f"{case.case} {case.image}" for case in everything], about)
     if sound and labels == "card" and organs.label_map is not None:
         told = "segment: label volumes have the numbers of card %s, not the data set's own, which --labels raw writes"
         logger.info(told, organs.name)

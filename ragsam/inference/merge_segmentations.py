@@ -13,6 +13,7 @@ from ragsam.inference.evaluation import TRACE_NAME
 from ragsam.inference.provenance import PROVENANCE_NAME
 from ragsam.io.documents import read_json
 from ragsam.outputs import Outputs, written_files
+from ragsam.parts import STAMP_NAME, require_same_stamps
 from ragsam.report.trace_file import read_trace
 
 
@@ -29,11 +30,12 @@ def merge_segmentations(folder: Path, parts: Sequence[Path], *, overwrite: bool 
         InputError: parts that differ in run, bank, options or package, a file that is not as the part wrote it, two
             parts with one file, or an output that may not be replaced.
     """
+    require_same_stamps(parts)
     provenance = _common_provenance(parts)
     files: dict[str, Path] = {}
     for part in parts:
         for name in written_files(part):
-            if name in (PROVENANCE_NAME, TRACE_NAME):
+            if name in (PROVENANCE_NAME, TRACE_NAME, STAMP_NAME):
                 continue
             if name in files:
                 raise InputError(f"{name}: in {files[name].parent.name} and in {part.name}; segment the parts again")

@@ -12,6 +12,7 @@ from typing import Any
 
 from ragsam.errors import InputError
 from ragsam.files import write_text_atomic
+from ragsam.parts import require_same_stamps
 from ragsam.retrieval.bank_manifest import (
     manifest_of,
     read_manifest,
@@ -59,6 +60,7 @@ def merge_banks(
             in two of them.
     """
     require_own(folder)
+    require_same_stamps(parts)
     manifests = [read_manifest(part) for part in parts]
     first = manifests[0]
     seen: set[str] = set()
